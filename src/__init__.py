@@ -1,0 +1,22 @@
+"""SqueezeNet for MindSpore. Importing this package, before MindSpore, keeps convolutions on the CPU fast.
+
+MindSpore 2.9 and 2.10 ship oneDNN 3.10, which on processors with AVX-512 runs its scalar reference kernel for every
+convolution larger than 1x1 in MindSpore's layout: 60 to 120 times slower than the matrix product kernel it uses when
+held to AVX2. oneDNN reads its variable once, when MindSpore loads it, so this has to happen at import. A value that
+the user has set stays.
+"""
+
+import os
+from importlib import metadata
+
+
+def _hold_onednn_to_avx2() -> None:
+    try:
+        major, minor = (int(part) for part in metadata.version("mindspore").split(".")[:2])
+    except (metadata.PackageNotFoundError, ValueError):
+        return
+    if (major, minor) >= (2, 9):
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2_VNNI")
+
+
+_hold_onednn_to_avx2()
