@@ -1,0 +1,495 @@
+"""The typed configuration: defaults < YAML file < command line.
+
+Every concern is a dataclass; its fields are the YAML keys and the flags. An unknown key, a wrong type or an impossible
+value is a UserError of one line. The defaults are the recipe of the MindSpore tutorial on CIFAR-10.
+
+    python -m src.config > docs/CONFIGURATION.md       # the reference of all keys
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, List, Literal, Optional, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse.typing import OpenUnitInterval, restricted_number_type
+
+from src.errors import UserError
+
+_INF = float("inf")
+Count = restricted_number_type("Count", int, [(">=", 1), ("<", 2**31)])
+CountOrZero = restricted_number_type("CountOrZero", int, [(">=", 0), ("<", 2**31)])
+Amount = restricted_number_type("Amount", float, [(">=", 0), ("<", _INF)])
+Share = restricted_number_type("Share", float, [(">=", 0), ("<", 1)])
+OpenShare = OpenUnitInterval
+Ratio = restricted_number_type("Ratio", float, [(">", 0), ("<=", 8)])
+_DESCRIPTIONS = {
+    Count: "a whole number, at least 1",
+    CountOrZero: "a whole number, at least 0",
+    Amount: "a number, at least 0",
+    Share: "a number from 0 to below 1",
+    OpenShare: "a number between 0 and 1",
+    Ratio: "a number above 0, at most 8",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    type(None): "null",
+}
+
+Augmentation = Literal["crop_flip", "color_jitter", "cutout"]
+Dataset = Literal["cifar10", "cifar10_binary", "image_folder", "image_csv", "digits"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network. Each is an argument of SqueezeNet (src/squeezenet.py)."""
+
+    version: Literal["1_0", "1_1", "cifar"] = "1_0"
+    """1_0: the paper's; 1_1: the authors' later one, with 2.4 times fewer operations; cifar: small, for 32x32"""
+    bypass: Literal["none", "simple", "complex"] = "none"
+    """connections around Fire modules: none, identities, or identities and 1x1 convolutions"""
+    batch_norm: Literal["none", "squeeze", "all"] = "none"
+    """batch normalisation after no convolution, the squeeze convolutions, or all but the last"""
+    stem: Literal["imagenet", "small"] = "imagenet"
+    """first convolution: the version's own, or 3x3 with stride 1 for small images"""
+    ceil_mode: bool = False
+    """round the sizes of pooled maps up, as torchvision does"""
+    classifier_padding: CountOrZero = 0
+    """zeros around the input of the last convolution (the authors' Caffe release: 1)"""
+    final_relu: bool = True
+    """ReLU after the last convolution, as in the paper; false cures a dead start"""
+    dropout: Share = 0.5
+    """probability of dropping a value before the last convolution"""
+    num_classes: Optional[Count] = None
+    """classes; null: as many as the data set has"""
+    base_e: Optional[Count] = None
+    """metaparameter (paper, section 5.1): expand filters of the first Fire module; null: the version's own widths"""
+    incr_e: Optional[CountOrZero] = None
+    """metaparameter: expand filters added every `freq` modules"""
+    freq: Optional[Count] = None
+    """metaparameter: modules of equal width in a row"""
+    pct_3x3: Optional[OpenShare] = None
+    """metaparameter: share of 3x3 among the expand filters"""
+    squeeze_ratio: Optional[Ratio] = None
+    """metaparameter: squeeze filters per expand filter"""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The images and their way into the network."""
+
+    dataset: Dataset = "cifar10"
+    """cifar10 (pickled batches), cifar10_binary, image_folder (train/, val/ with a folder a class), image_csv (train/
+    with a folder a class, val/ with labels in val.csv), digits (scikit-learn's, needs no files)"""
+    data_path: str = "./data"
+    """folder that holds the data set, or a .zip/.tar/.tar.gz of it, which is unpacked beside"""
+    download: bool = False
+    """fetch CIFAR-10 into data_path when it is not there"""
+    val_split: Share = 0.0
+    """share of the training images set aside for validation, always the same ones"""
+    train_images: Optional[Count] = None
+    """use only so many training images, evenly over the classes"""
+    batch_size: Count = 32
+    """images a step on each device"""
+    image_size: Count = 224
+    """side of the network's input in pixels"""
+    fit: Literal["resize", "crop", "center_crop"] = "resize"
+    """how an image gets to image_size: both sides resized; cropped or zero-padded; shorter side resized to 8/7 of
+    it and the centre cropped"""
+    augment: Union[Literal["none"], Augmentation, List[Augmentation]] = "none"
+    """training augmentations, one or a list: crop_flip, color_jitter, cutout"""
+    crop_padding: Optional[CountOrZero] = None
+    """zeros around an image before crop_flip crops it; null: an eighth of image_size"""
+    normalize: Literal["dataset", "per_image"] = "dataset"
+    """by the data set's mean and standard deviation, or each image by its own"""
+    csv_columns: List[str] = dataclasses.field(default_factory=lambda: ["image", "label"])
+    """image_csv: the columns of val.csv with the file name and with the class name or index"""
+    num_workers: CountOrZero = 0
+    """threads that load images; 0: as many as cores, at most 8"""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Loss and optimizer."""
+
+    optimizer: Literal["momentum", "nesterov", "sgd", "adam"] = "momentum"
+    """update rule"""
+    momentum: Share = 0.9
+    """of momentum and nesterov"""
+    weight_decay: Amount = 1e-4
+    """L2 penalty"""
+    decay_biases: bool = True
+    """weight decay on biases and batch norm parameters too"""
+    label_smoothing: Share = 0.0
+    """share of the target spread over all classes"""
+    amp_level: Literal["O0", "O1", "O2", "O3", "auto"] = "O0"
+    """mixed precision of mindspore.amp; Ascend and GPU"""
+    loss_scale: Amount = 1.0
+    """fixed loss scale; 0: dynamic (Ascend and GPU)"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """Epochs and learning rate (src/lr_generator.py)."""
+
+    epochs: Count = 30
+    """passes over the training images"""
+    lr_decay_mode: Literal[
+        "steps", "poly", "linear", "cosine", "reference_steps", "reference_poly", "reference_linear", "reference_cosine"
+    ] = "reference_linear"
+    """decay curve; reference_*: the model zoo's own, bit for bit"""
+    lr_init: Amount = 0.0
+    """learning rate where the warm-up starts"""
+    lr_max: Amount = 0.01
+    """learning rate after the warm-up"""
+    lr_end: Amount = 0.0
+    """learning rate where the decay ends"""
+    warmup_epochs: CountOrZero = 5
+    """epochs of linear warm-up"""
+    pretrain_epochs: CountOrZero = 0
+    """epochs of the schedule already done; they are cut off its start"""
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceConfig:
+    """Where it runs."""
+
+    device_target: Literal["auto", "Ascend", "GPU", "CPU"] = "auto"
+    """auto: the best that works"""
+    device_id: CountOrZero = 0
+    """which of several"""
+    strict_device: bool = False
+    """stop when device_target is not there, instead of falling back"""
+    mode: Literal["graph", "pynative"] = "graph"
+    """GRAPH_MODE or PYNATIVE_MODE"""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What a training run starts from, and what it writes."""
+
+    output_path: Optional[str] = None
+    """folder of the run; null: runs/<name of the configuration>"""
+    overwrite: bool = False
+    """replace the run that is in output_path"""
+    pretrained: Optional[str] = None
+    """checkpoint to start from"""
+    seed: CountOrZero = 1
+    """of weights, order of the images, augmentation and dropout"""
+    keep_checkpoint_max: Count = 10
+    """checkpoints kept"""
+    save_checkpoint_steps: Optional[Count] = None
+    """steps between checkpoints; null: an epoch"""
+    eval_steps: Optional[Count] = None
+    """steps between evaluations; null: an epoch"""
+    log_steps: Count = 50
+    """steps between lines in the log and between scalars"""
+    scalars: Literal["tensorboard", "visualdl", "none"] = "tensorboard"
+    """dashboard that the scalars are written for (visualdl: pip install visualdl)"""
+    dataset_sink: Optional[bool] = None
+    """feed the device an epoch at a time; null: on Ascend and GPU when no eval_steps are given"""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything train.py knows, one dataclass per concern."""
+
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    device: DeviceConfig
+    run: RunConfig
+
+    def check(self) -> None:
+        """Raise UserError for values that do not fit together."""
+        schedule, data = self.schedule, self.data
+        for key in ("warmup_epochs", "pretrain_epochs"):
+            value = getattr(schedule, key)
+            if value > schedule.epochs:
+                raise UserError(f"{key}: {value} is not allowed: at most epochs ({schedule.epochs}); give --{key} too")
+        if schedule.pretrain_epochs == schedule.epochs:
+            raise UserError(f"pretrain_epochs: {schedule.epochs} leaves no epoch to train: raise epochs")
+        if data.val_split and data.dataset in ("image_folder", "image_csv"):
+            raise UserError(f"val_split: {data.dataset} has validation images of its own (val/): leave val_split at 0")
+        if len(data.csv_columns) != 2:
+            raise UserError(f"csv_columns: {data.csv_columns} is not allowed: two names, of file and of class")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """What eval.py evaluates. What the checkpoint was trained with (network, image size, normalisation) is in it."""
+
+    ckpt_path: str
+    """checkpoint"""
+    dataset: Optional[Dataset] = None
+    """null: the data set it was trained on"""
+    data_path: str = "./data"
+    """folder that holds the data set"""
+    split: Optional[Literal["train", "val", "test"]] = None
+    """null: test, or val where the data set has no test images"""
+    batch_size: Count = 32
+    """images a step"""
+    num_workers: CountOrZero = 0
+    """threads that load images; 0: as many as cores, at most 8"""
+    csv_columns: List[str] = dataclasses.field(default_factory=lambda: ["image", "label"])
+    """image_csv: the columns of val.csv with the file name and with the class"""
+    output_path: Optional[str] = None
+    """folder for result.json, the confusion matrix and the gallery; null: eval_<checkpoint>_<split> beside it"""
+
+
+@dataclasses.dataclass(frozen=True)
+class InferConfig:
+    """What infer.py classifies, with what."""
+
+    images: List[str]
+    """image files, and folders of them"""
+    ckpt_path: Optional[str] = None
+    """checkpoint"""
+    model_path: Optional[str] = None
+    """exported model (.mindir, .onnx) with its .json beside it"""
+    top_k: Count = 5
+    """classes named per image"""
+    batch_size: Count = 32
+    """images a step, where the model leaves the choice"""
+    output_path: str = "predictions"
+    """folder for predictions.json and the gallery"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """What export.py writes."""
+
+    ckpt_path: str
+    """checkpoint"""
+    file_format: Literal["MINDIR", "AIR", "ONNX"] = "MINDIR"
+    """AIR needs an Ascend"""
+    file_name: Optional[str] = None
+    """file to write; null: the checkpoint's name with the format's ending"""
+    batch_size: Count = 1
+    """images a call"""
+    dynamic_batch: bool = False
+    """any number of images a call (MINDIR, ONNX)"""
+    image_size: Optional[Count] = None
+    """side of the input in pixels; null: as trained"""
+    softmax: bool = False
+    """probabilities instead of logits"""
+    uint8_input: bool = False
+    """take pixels (N, H, W, 3) from 0 to 255 and normalise them inside the graph"""
+
+
+def parse(argv: list[str], description: str, *concerns: type) -> list:
+    """Return one instance of each dataclass in `concerns`, filled by defaults < --config FILE < argv.
+
+    Exits with 0 after --help. Raises UserError, one line that names the key, the value and what is allowed.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    fields = {name: kind for concern in concerns for name, kind in get_type_hints(concern).items()}
+    parser = ArgumentParser(exit_on_error=False, description=description, allow_abbrev=False)
+    parser.add_argument("--config", help="YAML file with any of the keys below; flags take precedence over it")
+    for concern in concerns:
+        parser.add_class_arguments(concern, None, help=concern.__doc__.splitlines()[0])
+    flags = _explicit(argv, fields)
+    config_file = next((flag.split("=", 1)[1] for flag in reversed(flags) if flag.startswith("--config=")), None)
+    from_file = []
+    if config_file is not None:
+        from_file = _flags_of_yaml(config_file, fields)
+        _parse(parser, from_file + _required_placeholders(concerns, from_file), fields, f"{config_file}: ")
+    values = _parse(parser, from_file + flags, fields, "")
+    return [concern(**{f.name: _plain(values[f.name]) for f in dataclasses.fields(concern)}) for concern in concerns]
+
+
+def _plain(value: Any) -> Any:
+    """Return a restricted number as the int or float it is, which YAML and MindSpore know."""
+    for kind in (int, float):
+        if isinstance(value, kind) and not isinstance(value, bool):
+            return kind(value)
+    return value
+
+
+def parse_train(argv: list[str], description: str) -> TrainConfig:
+    """Return the checked configuration of a training run, with output_path filled in."""
+    concerns = [field for field in get_type_hints(TrainConfig).values()]
+    config = TrainConfig(*parse(argv, description, *concerns))
+    config.check()
+    if config.run.output_path is None:
+        flags = _explicit(argv, {"config": str})
+        name = next((Path(flag.split("=", 1)[1]).stem for flag in flags if flag.startswith("--config=")), None)
+        run = dataclasses.replace(config.run, output_path=f"runs/{name or 'squeezenet_cifar10'}")
+        config = dataclasses.replace(config, run=run)
+    return config
+
+
+def to_yaml(config: Any) -> str:
+    """Return a dataclass of concerns as flat YAML that `--config` reads back to the same configuration."""
+    lines = []
+    for concern in dataclasses.fields(config):
+        lines.append(f"# {concern.name}\n")
+        lines.append(yaml.safe_dump(dataclasses.asdict(getattr(config, concern.name)), sort_keys=False))
+    return "".join(lines)
+
+
+def describe(kind: Any) -> str:
+    """Return what values a type allows, in words."""
+    if kind in _DESCRIPTIONS:
+        return _DESCRIPTIONS[kind]
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) is list:
+        return f"a list of: {describe(get_args(kind)[0])}"
+    return ", or ".join(describe(option) for option in get_args(kind))
+
+
+def _parse(parser: ArgumentParser, flags: list[str], fields: dict, where: str) -> dict:
+    try:
+        return vars(parser.parse_args(flags))
+    except (ArgumentError, UnicodeError) as error:
+        raise UserError(where + _one_line(str(error), flags, fields)) from None
+
+
+def _one_line(message: str, flags: list[str], fields: dict) -> str:
+    """Return jsonargparse's message as key, value and what is allowed."""
+    key = re.search(r'(?:Parser key "|argument --|Key ")(\w+)', message)
+    if key and key.group(1) in fields:
+        name = key.group(1)
+        given = [flag.split("=", 1)[1] for flag in flags if flag.startswith(f"--{name}=")]
+        if given:
+            return f"{name}: {given[-1]!r} is not allowed; it takes {describe(fields[name])}"
+        return f"{name}: a value is missing (--{name} ...); it takes {describe(fields[name])}"
+    unknown = re.search(r"unrecognized arguments: (--)?([^\s=]+)", message)
+    if unknown:
+        return _unknown(unknown.group(2), fields) if unknown.group(1) else f"unexpected argument {unknown.group(2)!r}"
+    return " ".join(message.split())
+
+
+def _unknown(key: str, fields: dict) -> str:
+    close = difflib.get_close_matches(key, fields, 1)
+    return f"unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else "; --help lists all")
+
+
+def _explicit(argv: list[str], fields: dict) -> list[str]:
+    """Return the flags as --key=value each: switches get their "true", lists their brackets."""
+    flags: list[str] = []
+    tokens = list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        if not token.startswith("--") or "=" in token:
+            flags.append(token)
+            continue
+        values = []
+        while tokens and not tokens[0].startswith("--"):
+            values.append(tokens.pop(0))
+        kind = fields.get(token[2:])
+        if kind is bool and not values:
+            flags.append(f"{token}=true")
+        elif get_origin(kind) is list and values and not values[0].startswith("["):
+            flags.append(f"{token}={json.dumps(values)}")
+        elif values:
+            flags += [f"{token}={values[0]}", *values[1:]]
+        else:
+            flags.append(token)
+    return flags
+
+
+def _required_placeholders(concerns: tuple, flags: list[str]) -> list[str]:
+    """Return a flag for each required key that a YAML file need not give, so that the file can be checked alone."""
+    required = [
+        f.name
+        for concern in concerns
+        for f in dataclasses.fields(concern)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    return [f"--{name}=[]" for name in required if not any(flag.startswith(f"--{name}=") for flag in flags)]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars, so that `version: 1_0` is a text and not ten, and 1e-4 a number; a repeated key is an error."""
+
+    yaml_implicit_resolvers: dict = {}
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key) for key, _ in node.value]
+        for key, (key_node, _) in zip(keys, node.value):
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def load_yaml(path: str) -> dict:
+    """Return the mapping in a YAML file. Raises UserError that names the file and the line."""
+    try:
+        loaded = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+        raise UserError(f"{path}: a configuration is a list of lines `key: value`")
+    return loaded
+
+
+def _flags_of_yaml(path: str, fields: dict) -> list[str]:
+    flags = []
+    for key, value in load_yaml(path).items():
+        if key not in fields:
+            raise UserError(f"{path}: {_unknown(key, fields)}")
+        flags.append(f"--{key}={value if isinstance(value, str) else json.dumps(value, default=str)}")
+    return flags
+
+
+def reference() -> str:
+    """Return the configuration reference as Markdown."""
+    lines = [
+        "# Configuration",
+        "",
+        "Made by `python -m src.config > docs/CONFIGURATION.md`. Each key is a line in a YAML file given with "
+        "`--config`, and a flag: `--key value`. Flags take precedence over the file, the file over the defaults. "
+        "The defaults of `train.py` are the recipe of the MindSpore tutorial on CIFAR-10.",
+    ]
+    programs = [
+        ("train.py", list(get_type_hints(TrainConfig).values())),
+        ("eval.py", [EvalConfig, DeviceConfig]),
+        ("infer.py", [InferConfig, DeviceConfig]),
+        ("export.py", [ExportConfig, DeviceConfig]),
+    ]
+    for program, concerns in programs:
+        lines += ["", f"## {program}"]
+        for concern in concerns:
+            lines += ["", concern.__doc__.splitlines()[0], "", "| key | default | values | what |", "|---|---|---|---|"]
+            meanings, hints = _field_docs(concern), get_type_hints(concern)
+            for field in dataclasses.fields(concern):
+                default = field.default_factory() if callable(field.default_factory) else field.default
+                shown = "(required)" if default is dataclasses.MISSING else json.dumps(default)
+                lines.append(f"| `{field.name}` | {shown} | {describe(hints[field.name])} | {meanings[field.name]} |")
+    return "\n".join(lines) + "\n"
+
+
+def _field_docs(concern: type) -> dict[str, str]:
+    from docstring_parser import parse_from_object
+
+    return {param.arg_name: " ".join(param.description.split()) for param in parse_from_object(concern).params}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

@@ -1,0 +1,154 @@
+"""Data sets. Every source yields the same columns: `image` (N, 3, H, W) float32 and `label` (N,) int32."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Callable, Sequence
+
+import mindspore.dataset as ds
+import numpy as np
+
+from src.config import DataConfig
+from src.dataset import cifar10, cifar10_binary
+from src.dataset.cifar10 import open_cifar10
+from src.dataset.cifar10_binary import open_cifar10_binary
+from src.dataset.digits import open_digits
+from src.dataset.download import download, unpacked
+from src.dataset.image_csv import open_image_csv
+from src.dataset.image_folder import open_image_folder
+from src.dataset.source import Source, Subset, split_by_class
+from src.dataset.transforms import Preprocessing, evaluation_transforms, training_transforms
+from src.errors import UserError
+
+MAX_WORKERS = 8
+_DOWNLOADS = {
+    "cifar10": (cifar10.FOLDER, cifar10.ARCHIVE),
+    "cifar10_binary": (cifar10_binary.FOLDER, cifar10_binary.ARCHIVE),
+}
+
+
+def create_dataset(source: str, split: str, *, num_shards: int = 1, shard_id: int = 0, seed: int = 1, **options):
+    """Return a batched MindSpore data set.
+
+    source, split: see open_source; `options` are further fields of DataConfig.
+    num_shards, shard_id: the part of the images that this device reads.
+
+        create_dataset("cifar10", "train", data_path="./data", batch_size=32, image_size=224)
+    """
+    config = DataConfig(dataset=source, **options)
+    images = open_source(config, split)
+    preprocessing = preprocessing_of(config, images)
+    if split == "train":
+        return training_pipeline(images, config, preprocessing, seed, num_shards, shard_id)
+    return evaluation_pipeline(
+        images, preprocessing, config.batch_size, config.num_workers, num_shards=num_shards, shard_id=shard_id
+    )
+
+
+def splits(config: DataConfig) -> tuple[str, ...]:
+    """Return the splits that a data set has: train, and val and test as there are."""
+    if config.dataset in ("image_folder", "image_csv"):
+        names = ["train", "val"] if config.dataset == "image_csv" else ["train", "val", "test"]
+        return tuple(name for name in names if (unpacked(Path(config.data_path)) / name).is_dir())
+    return ("train", "val", "test") if config.val_split else ("train", "test")
+
+
+def open_source(config: DataConfig, split: str) -> Source:
+    """Return the images of a split: "train", "val" or "test".
+
+    `val` is a data set's own, or `val_split` of the training images, which `train` then lacks. Raises UserError for
+    data that is missing or not sound.
+    """
+    path = unpacked(Path(config.data_path).expanduser())
+    if config.download and config.dataset in _DOWNLOADS:
+        folder, archive = _DOWNLOADS[config.dataset]
+        if path.name != folder and not (path / folder).is_dir():
+            download(archive, path)
+    if config.dataset == "image_folder":
+        source = open_image_folder(path, split)
+    elif config.dataset == "image_csv":
+        source = open_image_csv(path, split, tuple(config.csv_columns))
+    else:
+        open_split: Callable = {
+            "cifar10": open_cifar10,
+            "cifar10_binary": open_cifar10_binary,
+            "digits": open_digits,
+        }[config.dataset]
+        if split == "val" and not config.val_split:
+            raise UserError(f"{config.dataset} has no validation images of its own: set some aside with --val_split")
+        source = open_split(path, "test" if split == "test" else "train")
+        if split != "test" and config.val_split:
+            counts = np.round(np.bincount(source.labels, minlength=len(source.classes)) * config.val_split)
+            val, train = split_by_class(source.labels, counts.astype(int))
+            source = Subset(source, val if split == "val" else train)
+            if not len(source):
+                raise UserError(f"val_split: {config.val_split} leaves no image for {split}")
+    return _limited(source, config.train_images) if split == "train" and config.train_images else source
+
+
+def _limited(source: Source, total: int) -> Source:
+    """Return `total` images of a source, as evenly over its classes as they are."""
+    if total > len(source):
+        raise UserError(f"train_images: {total} are more than the {len(source)} training images there are")
+    available = np.bincount(source.labels, minlength=len(source.classes))
+    counts = np.zeros_like(available)
+    while counts.sum() < total:
+        open_classes = np.flatnonzero(counts < available)
+        share = max(1, (total - counts.sum()) // len(open_classes))
+        for c in open_classes[: total - counts.sum()]:
+            counts[c] += min(share, available[c] - counts[c])
+    return Subset(source, split_by_class(source.labels, counts)[0])
+
+
+def preprocessing_of(config: DataConfig, source: Source) -> Preprocessing:
+    """Return how images of this source are brought to the network in evaluation."""
+    return Preprocessing(config.image_size, config.fit, config.normalize, source.mean, source.std)
+
+
+def training_pipeline(
+    source: Source,
+    config: DataConfig,
+    preprocessing: Preprocessing,
+    seed: int,
+    num_shards: int = 1,
+    shard_id: int = 0,
+) -> ds.Dataset:
+    """Return shuffled, augmented batches, all of the same size: the remainder is dropped."""
+    if config.batch_size * num_shards > len(source):
+        raise UserError(
+            f"batch_size: {config.batch_size} is not allowed: there are {len(source)} training images"
+            + (f" for {num_shards} devices" if num_shards > 1 else "")
+        )
+    ds.config.set_seed(seed)
+    sampler = ds.DistributedSampler(num_shards, shard_id, shuffle=True)
+    augment = [config.augment] if isinstance(config.augment, str) else config.augment
+    transforms = training_transforms(preprocessing, augment, config.crop_padding)
+    return _pipeline(source, sampler, transforms, config.num_workers).batch(config.batch_size, drop_remainder=True)
+
+
+def evaluation_pipeline(
+    source: Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    num_workers: int = 0,
+    num_shards: int = 1,
+    shard_id: int = 0,
+) -> ds.Dataset:
+    """Return batches in the source's order, each image once over all shards; the last batch may be smaller."""
+    if num_shards > 1:
+        source = Subset(source, np.arange(shard_id, len(source), num_shards))
+    transforms = evaluation_transforms(preprocessing)
+    return _pipeline(source, ds.SequentialSampler(), transforms, num_workers).batch(batch_size, drop_remainder=False)
+
+
+def _pipeline(source: Source, sampler: ds.Sampler, transforms: Sequence[Callable], num_workers: int) -> ds.Dataset:
+    workers = min(num_workers or MAX_WORKERS, os.cpu_count() or 1)
+    generator = ds.GeneratorDataset(
+        source,
+        ["image", "label"],
+        sampler=sampler,
+        num_parallel_workers=workers if source.decodes else 1,
+        python_multiprocessing=False,
+    )
+    return generator.map(list(transforms), input_columns="image", num_parallel_workers=workers)

@@ -1,0 +1,59 @@
+"""Class folders for training, and a CSV file that labels the validation images: train/<class>/*, val/*, val.csv."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from src.dataset.image_folder import class_folders, open_image_folder
+from src.dataset.source import FileSource
+from src.errors import UserError
+
+
+def open_image_csv(path: Path, split: str, columns: tuple[str, str]) -> FileSource:
+    """Return the images of a split. `columns` are those of val.csv with the file name and the class.
+
+    A file name is relative to val/; a class is a folder's name in train/, or its index among them.
+    """
+    if split == "train":
+        return open_image_folder(path, "train")
+    classes = class_folders(path / "train")
+    table = path / f"{split}.csv"
+    files, labels = [], []
+    for line, name, label in _rows(table, columns):
+        file = path / split / name
+        if not file.is_file():
+            raise UserError(f"{table}, line {line}: there is no file {file}")
+        files.append(file)
+        labels.append(_class_index(label, classes, f"{table}, line {line}"))
+    if not files:
+        raise UserError(f"{table}: no rows below the header; give it one for every image in {path / split}")
+    return FileSource(files, labels, classes)
+
+
+def _rows(table: Path, columns: tuple[str, str]):
+    """Yield line number, file name and class of every row."""
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            for column in columns:
+                if column not in (reader.fieldnames or ()):
+                    found = ", ".join(reader.fieldnames or ()) or "none"
+                    raise UserError(f"{table}: no column {column!r} (found: {found}); name yours with --csv_columns")
+            for row in reader:
+                name, label = (row[column] for column in columns)
+                if not name or label is None:
+                    raise UserError(f"{table}, line {reader.line_num}: the row is short of a value")
+                yield reader.line_num, name.strip(), label.strip()
+    except OSError as error:
+        raise UserError(f"{table}: cannot read the labels: {error.strerror}") from None
+    except (csv.Error, UnicodeError) as error:
+        raise UserError(f"{table}: not a CSV file in UTF-8: {error}") from None
+
+
+def _class_index(label: str, classes: list[str], where: str) -> int:
+    if label in classes:
+        return classes.index(label)
+    if label.isdecimal() and int(label) < len(classes):
+        return int(label)
+    raise UserError(f"{where}: unknown class {label!r}; the classes are {', '.join(classes[:20])}")

@@ -1,0 +1,33 @@
+"""mindvision's reader of CIFAR-10, made usable with today's MindSpore.
+
+Its last release (0.1.0, 2022) imports `mindspore.dataset.vision.c_transforms` and `py_transforms`, which MindSpore
+has since merged into `mindspore.dataset.vision`: naming the merged module by the old names is enough. It also calls a
+setting that MindSpore has deprecated, without effect on us and with a warning each time.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+from mindspore.dataset import vision
+
+for _old in ("c_transforms", "py_transforms"):
+    sys.modules.setdefault(f"mindspore.dataset.vision.{_old}", vision)
+
+from mindvision.classification.dataset import Cifar10  # noqa: E402
+
+
+def read_cifar10(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return images (N, 32, 32, 3) uint8 and labels (N,) int32 of path/cifar-10-batches-py.
+
+    mindvision unpickles whatever the files hold, so check them first (src/dataset/cifar10.py does).
+    """
+    logging.disable(logging.WARNING)
+    try:
+        batches = Cifar10(str(path), split)
+    finally:
+        logging.disable(logging.NOTSET)
+    return batches.image, batches.label
