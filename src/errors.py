@@ -1,6 +1,5 @@
 """A user's mistake is one line and exit code 2; a bug keeps its traceback."""
 
-import re
 import sys
 from typing import Callable, NoReturn, Optional
 
@@ -15,10 +14,11 @@ class UserError(Exception):
 def user_error_within(error: BaseException) -> Optional[UserError]:
     """Return the UserError that a data set worker raised, or None if there was none.
 
-    MindSpore re-raises what Python code in a data set raises as a RuntimeError whose text holds the traceback.
+    MindSpore re-raises what Python code in a data set raises as a RuntimeError whose text holds the tracebacks, the
+    original exception last, and then sections of its own.
     """
-    found = re.search(r"^(?:\w+\.)*UserError: (.+)$", str(error), re.MULTILINE)
-    return UserError(found.group(1)) if found else None
+    _, found, rest = str(error).rpartition("UserError: ")
+    return UserError(rest.split("\n\n---")[0]) if found else None
 
 
 def run(main: Callable[[], Optional[int]]) -> NoReturn:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from src.errors import UserError
+from src.output import make_folder
 
 TIMEOUT_SECONDS = 30
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -102,10 +103,3 @@ def _require_inside(name: str, folder: Path, file: Path) -> None:
     if not Path(os.path.abspath(folder / name)).is_relative_to(os.path.abspath(folder)):
         raise UserError(f"{file}: {name} would be unpacked outside {folder}; nothing was unpacked")
 
-
-def make_folder(folder: Path) -> None:
-    """Make a folder with its parents. Raises UserError when that is not possible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot make this folder: {error.strerror}") from None

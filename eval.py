@@ -1,0 +1,29 @@
+"""Evaluate a checkpoint: top-1 and top-5 accuracy, loss, accuracy per class, confusion matrix, worst mistakes.
+
+    python eval.py --ckpt_path runs/squeezenet_digits/best.ckpt
+    python eval.py --ckpt_path runs/squeezenet_cifar10/squeezenet.ckpt --data_path ./data --batch_size 100
+"""
+
+import sys
+
+from src.config import DeviceConfig, EvalConfig, parse
+from src.errors import run
+
+
+def main() -> None:
+    config, device = parse(sys.argv[1:], "Evaluate a checkpoint.", EvalConfig, DeviceConfig)
+
+    from src.evaluation import evaluate_checkpoint  # After the arguments are checked.
+
+    result = evaluate_checkpoint(config, device)
+    print(
+        f"{result['dataset']} {result['split']}, {result['images']:,} images: top-1 {result['accuracy']:.2%}, "
+        f"top-5 {result['top_5_accuracy']:.2%}, loss {result['loss']:.4f}"
+    )
+    for name, accuracy in result["accuracy_per_class"].items():
+        print(f"  {name:<20} " + ("no images" if accuracy is None else f"{accuracy:.2%}"))
+    print(f"confusion matrix, worst mistakes and result.json: {result['output_path']}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,133 @@
+"""Checkpoints that say what they are: the weights, and with them all that is needed to use them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from src.dataset.transforms import Preprocessing
+from src.errors import UserError
+from src.squeezenet import SqueezeNet
+
+# MindSpore stores numbers and tensors beside the weights, no texts: the card is a tensor of its JSON's bytes.
+CARD_KEY = "model_card"
+# What belongs to the network; an optimizer's state and counters in the same file do not.
+_NETWORK_PREFIXES = ("features.", "classifier.")
+_HEAD = ("classifier.1.weight", "classifier.1.bias")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCard:
+    """What a network is and what it was trained on; saved in each checkpoint, and as JSON beside each exported model.
+
+    model: arguments of SqueezeNet.
+    classes: class names, in the order of the logits.
+    dataset, val_split: as in DataConfig.
+    """
+
+    model: dict[str, Any]
+    classes: list[str]
+    preprocessing: Preprocessing
+    dataset: str
+    val_split: float
+    mindspore_version: str = ms.__version__
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the card as values that JSON knows."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ModelCard:
+        """Return the card of to_json's values. Raises TypeError or KeyError when they are not a card's."""
+        preprocessing = dict(values["preprocessing"])
+        preprocessing.update((key, tuple(preprocessing[key])) for key in ("mean", "std"))
+        return cls(**{**values, "preprocessing": Preprocessing(**preprocessing)})
+
+    def to_tensor(self) -> Tensor:
+        """Return the card as it is stored in a checkpoint, (bytes,) uint8."""
+        return Tensor(np.frombuffer(json.dumps(self.to_json()).encode(), np.uint8))
+
+    def build(self) -> SqueezeNet:
+        """Return the network, with fresh weights."""
+        return SqueezeNet(**self.model)
+
+
+def save_checkpoint(net: nn.Cell, path: Path, card: ModelCard) -> None:
+    """Save a network and its card. A file of that name stays whole until the new one is complete."""
+    temporary = path.with_name(f".{path.stem}.tmp.ckpt")
+    ms.save_checkpoint(net, str(temporary), append_dict={CARD_KEY: card.to_tensor()}, crc_check=True)
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+
+
+def load_network(path: str | Path) -> tuple[SqueezeNet, ModelCard]:
+    """Return the network of a checkpoint, set to evaluation, and its card. Raises UserError when it is not sound."""
+    parameters = read_checkpoint(path)
+    if CARD_KEY not in parameters:
+        raise UserError(f"{path}: no architecture is recorded in it; give a checkpoint written by train.py")
+    try:
+        card = ModelCard.from_json(json.loads(bytes(parameters[CARD_KEY].asnumpy())))
+        net = card.build()
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: its model card cannot be read ({error}); is it from a newer version?") from None
+    load_weights(net, parameters, path)
+    return net.set_train(False), card
+
+
+def load_pretrained(net: nn.Cell, path: str | Path) -> None:
+    """Load the weights of a checkpoint into a network to train on.
+
+    A last convolution for another number of classes is left as it is, with a notice. Raises UserError for any other
+    difference.
+    """
+    parameters = read_checkpoint(path)
+    own = {name: parameter.shape for name, parameter in net.parameters_and_names()}
+    if any(name in parameters and parameters[name].shape != own[name] for name in _HEAD):
+        classes = parameters[_HEAD[0]].shape[0]
+        print(f"{path}: its last convolution has {classes} classes instead of {own[_HEAD[0]][0]}, and starts anew")
+        for name in _HEAD:
+            parameters[name] = dict(net.parameters_and_names())[name]
+    load_weights(net, parameters, path)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, ms.Parameter]:
+    """Return what a checkpoint file holds. Raises UserError for a file that is missing, damaged or none."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: there is no such checkpoint")
+    if Path(path).suffix != ".ckpt":
+        raise UserError(f"{path}: a checkpoint's name ends in .ckpt; for .mindir and .onnx use infer.py --model_path")
+    try:
+        return ms.load_checkpoint(str(path), crc_check=True)
+    except Exception as error:  # MindSpore raises a different type for each way in which a file can be broken.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a checkpoint, or damaged ({reason})") from None
+
+
+def load_weights(net: nn.Cell, parameters: dict[str, ms.Parameter], path: str | Path) -> None:
+    """Load a checkpoint's weights into a network. Raises UserError, which names differences, unless all fit."""
+    own = dict(net.parameters_and_names())
+    differences = [f"{name} is missing" for name in own if name not in parameters]
+    differences += [
+        f"{name} is {parameters[name].shape} in the file and {parameter.shape} in the network"
+        for name, parameter in own.items()
+        if name in parameters and parameters[name].shape != parameter.shape
+    ]
+    differences += [
+        f"{name} is not in the network"
+        for name in parameters
+        if name.startswith(_NETWORK_PREFIXES) and name not in own
+    ]
+    if differences:
+        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise UserError(f"{path}: does not fit the network: {'; '.join(differences[:3])}{more}")
+    broken = [name for name in own if not np.isfinite(parameters[name].asnumpy()).all()]
+    if broken:
+        raise UserError(f"{path}: {broken[0]} holds values that are not finite; take an earlier checkpoint")
+    ms.load_param_into_net(net, {name: parameters[name] for name in own}, strict_load=True)

@@ -1,0 +1,102 @@
+"""Evaluation of a checkpoint, and the files that come of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mindspore import Model, nn
+
+from src.checkpoint import load_network
+from src.config import DataConfig, DeviceConfig, EvalConfig
+from src.dataset import evaluation_pipeline, open_source, splits
+from src.dataset.source import Source
+from src.dataset.transforms import Preprocessing
+from src.device import select_device
+from src.errors import UserError
+from src.loss import CrossEntropy
+from src.metrics import Classification, Evaluation
+from src.output import make_folder, write_json, write_text
+
+RESULT, CONFUSION_TABLE = "result.json", "confusion_matrix.csv"
+CONFUSION_PICTURE, MISTAKES_PICTURE = "confusion_matrix.png", "worst_mistakes.png"
+MISTAKES = 32
+
+
+def evaluate(
+    net: nn.Cell, source: Source, preprocessing: Preprocessing, batch_size: int, num_workers: int
+) -> Evaluation:
+    """Return the outcome of a network on every image of a source, each counted once."""
+    dataset = evaluation_pipeline(source, preprocessing, batch_size, num_workers)
+    model = Model(net, CrossEntropy(), metrics={"evaluation": Classification()})
+    return model.eval(dataset)["evaluation"]
+
+
+def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
+    """Evaluate a checkpoint as configured, write the folder of results, and return what is in result.json.
+
+    Raises UserError for a checkpoint, data or a folder that cannot be used.
+    """
+    target = select_device(device)
+    net, card = load_network(config.ckpt_path)
+    data = DataConfig(
+        dataset=config.dataset or card.dataset,
+        data_path=config.data_path,
+        val_split=0.0 if config.dataset in ("image_folder", "image_csv") else card.val_split,
+        csv_columns=config.csv_columns,
+    )
+    present = splits(data)
+    split = config.split or next((name for name in ("test", "val") if name in present), "val")
+    source = open_source(data, split)
+    if source.classes != card.classes[: len(source.classes)]:
+        raise UserError(
+            f"{config.ckpt_path}: was trained on the {len(card.classes)} classes {_some(card.classes)}; "
+            f"{data.dataset} has the {len(source.classes)} classes {_some(source.classes)}"
+        )
+    checkpoint = Path(config.ckpt_path)
+    folder = Path(config.output_path or checkpoint.with_name(f"eval_{checkpoint.stem}_{split}"))
+    make_folder(folder)
+    evaluation = evaluate(net, source, card.preprocessing, config.batch_size, config.num_workers)
+    result = {
+        "checkpoint": str(checkpoint),
+        "dataset": data.dataset,
+        "split": split,
+        **evaluation.summary(),
+        "accuracy_per_class": dict(zip(card.classes, evaluation.accuracy_per_class())),
+        "device": target,
+    }
+    write_json(folder / RESULT, result)
+    _write_confusion(folder, evaluation, card.classes)
+    _write_mistakes(folder, evaluation, source, card.classes)
+    return {**result, "output_path": str(folder)}
+
+
+def _write_confusion(folder: Path, evaluation: Evaluation, classes: list[str]) -> None:
+    from src import visualize
+
+    confusion = evaluation.confusion()
+    lines = [",".join(["true \\ predicted", *map(_csv_cell, classes)])]
+    lines += [",".join([_csv_cell(name), *map(str, row)]) for name, row in zip(classes, confusion)]
+    write_text(folder / CONFUSION_TABLE, "\n".join(lines) + "\n")
+    visualize.confusion_matrix(folder / CONFUSION_PICTURE, confusion, classes)
+
+
+def _write_mistakes(folder: Path, evaluation: Evaluation, source: Source, classes: list[str]) -> None:
+    from src import visualize
+
+    worst = evaluation.worst_mistakes(MISTAKES)
+    titles = [
+        f"{classes[evaluation.predictions[i]]} {evaluation.confidences[i]:.0%}\nis {classes[evaluation.labels[i]]}"
+        for i in worst
+    ]
+    if len(worst):
+        visualize.image_grid(folder / MISTAKES_PICTURE, [source.image(i) for i in worst], titles)
+    else:
+        (folder / MISTAKES_PICTURE).unlink(missing_ok=True)
+
+
+def _csv_cell(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n') else text
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

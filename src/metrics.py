@@ -1,0 +1,103 @@
+"""What an evaluation measures, over any number of batches, each image counting once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from mindspore import nn
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The outcome for each of N images, in their order.
+
+    labels, predictions: class indices, (N,) int.
+    confidences: probability of the predicted class, (N,).
+    losses: cross entropy, (N,).
+    in_top_5: whether the label is among the five largest logits, (N,) bool.
+    num_classes: length of the logits.
+    """
+
+    labels: np.ndarray
+    predictions: np.ndarray
+    confidences: np.ndarray
+    losses: np.ndarray
+    in_top_5: np.ndarray
+    num_classes: int
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy, 0 to 1."""
+        return float(np.mean(self.predictions == self.labels))
+
+    @property
+    def top_5_accuracy(self) -> float:
+        """Share of images whose class is among the five most likely."""
+        return float(np.mean(self.in_top_5))
+
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy."""
+        return float(np.mean(self.losses))
+
+    def confusion(self) -> np.ndarray:
+        """Return how many images of each class (rows) were taken for each class (columns)."""
+        pairs = self.labels * self.num_classes + self.predictions
+        return np.bincount(pairs, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
+
+    def accuracy_per_class(self) -> list[float | None]:
+        """Return the share of each class's images that were recognised; None for a class without images."""
+        confusion = self.confusion()
+        return [float(row[c] / row.sum()) if row.sum() else None for c, row in enumerate(confusion)]
+
+    def worst_mistakes(self, count: int) -> np.ndarray:
+        """Return the indices of the wrong predictions with the highest loss, worst first."""
+        wrong = np.flatnonzero(self.predictions != self.labels)
+        return wrong[np.argsort(-self.losses[wrong], kind="stable")][:count]
+
+    def summary(self) -> dict[str, float | int]:
+        """Return the figures for a whole data set."""
+        return {
+            "images": len(self.labels),
+            "accuracy": self.accuracy,
+            "top_5_accuracy": self.top_5_accuracy,
+            "loss": self.loss,
+        }
+
+
+class Classification(nn.Metric):
+    """A metric for `Model.eval` whose value is an Evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.clear()
+
+    def clear(self):
+        """Forget all images."""
+        self._batches = []
+
+    def update(self, *inputs):
+        """Add a batch: logits (N, num_classes) and labels (N,)."""
+        logits, labels = (value.asnumpy() for value in inputs)
+        rows = np.arange(len(labels))
+        log_probabilities = logits - logits.max(1, keepdims=True)
+        log_probabilities = log_probabilities - np.log(np.exp(log_probabilities).sum(1, keepdims=True))
+        predictions = logits.argmax(1)
+        # Of equal logits the lower index comes first, as in argmax.
+        better = (logits > logits[rows, labels][:, None]).sum(1)
+        equal_before = ((logits == logits[rows, labels][:, None]) & (np.arange(logits.shape[1]) < labels[:, None])).sum(1)
+        self._num_classes = logits.shape[1]
+        self._batches.append(
+            (
+                labels,
+                predictions,
+                np.exp(log_probabilities[rows, predictions]),
+                -log_probabilities[rows, labels],
+                better + equal_before < 5,
+            )
+        )
+
+    def eval(self) -> Evaluation:
+        """Return the outcome for the images so far."""
+        return Evaluation(*(np.concatenate(parts) for parts in zip(*self._batches)), self._num_classes)

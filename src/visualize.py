@@ -1,0 +1,106 @@
+"""Pictures: images with their classes, learning curves, the learning rate, the confusion matrix."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+RIGHT, WRONG = "blue", "red"
+# Above so many classes a confusion matrix has no room for numbers and names.
+MAX_NAMED_CLASSES = 30
+
+
+def image_grid(
+    path: Path,
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    colors: Sequence[str] | None = None,
+    columns: int = 8,
+) -> None:
+    """Write a grid of images (H, W, 3) uint8 with a title above each, in its color."""
+    rows = max(1, -(-len(images) // columns))
+    columns = max(1, min(columns, len(images)))
+    figure = Figure(figsize=(1.7 * columns, 2.0 * rows))
+    for i, (image, title) in enumerate(zip(images, titles)):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        axes.imshow(image, interpolation="nearest")
+        axes.set_title(title, color=colors[i] if colors else "black", fontsize=8)
+        axes.axis("off")
+    _save(figure, path)
+
+
+def prediction_grid(
+    path: Path, images: Sequence[np.ndarray], predicted: Sequence[str], right: Sequence[bool] | None = None
+) -> None:
+    """Write a grid of images titled "predict:<class>", blue where right and red where wrong."""
+    colors = None if right is None else [RIGHT if r else WRONG for r in right]
+    image_grid(path, images, [f"predict:{_short(name)}" for name in predicted], colors)
+
+
+def learning_curves(path: Path, history: Sequence[dict]) -> None:
+    """Write loss, accuracy and learning rate over the steps of a run.
+
+    history: rows with `step` and any of loss, accuracy, lr, val_loss, val_accuracy.
+    """
+    figure = Figure(figsize=(12, 3.6))
+    panels = (("loss", ("loss", "val_loss")), ("accuracy", ("accuracy", "val_accuracy")), ("learning rate", ("lr",)))
+    for i, (title, keys) in enumerate(panels):
+        axes = figure.add_subplot(1, 3, i + 1)
+        for key in keys:
+            points = [(row["step"], row[key]) for row in history if row.get(key) is not None]
+            if points:
+                label = "validation" if key.startswith("val_") else "training"
+                axes.plot(*zip(*points), marker="." if len(points) < 40 else None, label=label)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if len(axes.get_lines()) > 1:
+            axes.legend()
+    _save(figure, path)
+
+
+def learning_rate(path: Path, rates: np.ndarray, steps_per_epoch: int) -> None:
+    """Write the learning rate of each step over the epochs."""
+    figure = Figure(figsize=(6, 3.6))
+    axes = figure.add_subplot()
+    axes.plot(np.arange(len(rates)) / steps_per_epoch, rates)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("learning rate")
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def confusion_matrix(path: Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
+    """Write a confusion matrix, rows the true classes, each scaled to its number of images."""
+    count = len(classes)
+    size = min(12.0, 3 + 0.5 * count)
+    figure = Figure(figsize=(size, size))
+    axes: Axes = figure.add_subplot()
+    share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if count <= MAX_NAMED_CLASSES:
+        names = [_short(name) for name in classes]
+        axes.set_xticks(range(count), names, rotation=90)
+        axes.set_yticks(range(count), names)
+        for row, column in np.argwhere(confusion > 0):
+            color = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, confusion[row, column], ha="center", va="center", color=color, fontsize=7)
+    _save(figure, path)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 20 else name[:19] + "…"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.tight_layout()
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, dpi=110, format=path.suffix[1:])
+    os.replace(temporary, path)

@@ -1,0 +1,30 @@
+"""Train a SqueezeNet.
+
+    python train.py --data_path ./data                                          # the default recipe, on CIFAR-10
+    python train.py --config config/squeezenet_digits.yaml                      # two minutes on a laptop
+    python train.py --config config/squeezenet_cifar10_small.yaml --epochs 5 --warmup_epochs 1 --output_path runs/try
+"""
+
+import sys
+
+from src.config import parse_train
+from src.errors import run
+
+
+def main() -> None:
+    config = parse_train(sys.argv[1:], "Train a SqueezeNet.")
+
+    from src.training import train  # After the arguments are checked: MindSpore takes seconds to import.
+
+    result = train(config)
+    for split in ("validation", "test"):
+        if result[split]:
+            print(f"{split} accuracy {result[split]['accuracy']:.2%} ({result['checkpoint']})")
+    print(
+        f"{result['images_per_second'] or 0:.0f} images/s, {result['seconds']:.0f} s, "
+        f"peak memory {result['peak_memory_mb']:.0f} MiB; all of it in {config.run.output_path}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
