@@ -46,9 +46,7 @@ class ModelCard:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelCard:
         """Return the card of to_json's values. Raises TypeError or KeyError when they are not a card's."""
-        preprocessing = dict(values["preprocessing"])
-        preprocessing.update((key, tuple(preprocessing[key])) for key in ("mean", "std"))
-        return cls(**{**values, "preprocessing": Preprocessing(**preprocessing)})
+        return cls(**{**values, "preprocessing": Preprocessing.from_json(values["preprocessing"])})
 
     def to_tensor(self) -> Tensor:
         """Return the card as it is stored in a checkpoint, (bytes,) uint8."""

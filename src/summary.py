@@ -12,7 +12,7 @@ from typing import NamedTuple
 import mindspore as ms
 from mindspore import nn
 
-from src.config import DataConfig, parse_train
+from src.config import parse_train
 from src.errors import UserError, run
 from src.squeezenet import SqueezeNet
 
@@ -76,12 +76,12 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def check_image_size(net: SqueezeNet, data: DataConfig) -> None:
+def check_image_size(net: SqueezeNet, image_size: int) -> None:
     """Raise UserError when nothing is left of images of this size at the end of the network."""
-    if net.feature_size(data.image_size) < 1:
+    if net.feature_size(image_size) < 1:
         smallest = next(size for size in range(1, 4096) if net.feature_size(size) >= 1)
         raise UserError(
-            f"image_size: {data.image_size} is too small for this network, which takes {smallest} or more; "
+            f"image_size: {image_size} is too small for this network, which takes {smallest} or more; "
             "or choose --stem small, --ceil_mode true or --version cifar"
         )
 
@@ -91,7 +91,7 @@ def main() -> None:
     config = parse_train(sys.argv[1:], "layers, parameters and multiply-adds of a network")
     ms.set_device("CPU")
     net = SqueezeNet(**{**dataclasses.asdict(config.model), "num_classes": config.model.num_classes or 10})
-    check_image_size(net, config.data)
+    check_image_size(net, config.data.image_size)
     print(table(summarize(net, config.data.image_size)))
 
 

@@ -118,7 +118,7 @@ def prepare(config: TrainConfig) -> Plan:
     arguments = {**dataclasses.asdict(config.model), "num_classes": num_classes}
     card = ModelCard(arguments, names, preprocessing, config.data.dataset, config.data.val_split)
     net = card.build()
-    check_image_size(net, config.data)
+    check_image_size(net, config.data.image_size)
     if config.run.pretrained:
         load_pretrained(net, config.run.pretrained)
     dataset = training_pipeline(training, config.data, preprocessing, config.run.seed)
@@ -138,6 +138,7 @@ def fit(plan: Plan, folder: Path) -> tuple[Training, Evaluator | None]:
     picture_batch(plan, folder)
     loss = CrossEntropy(config.optimizer.label_smoothing)
     model = build_model(plan.net, loss, config.optimizer, plan.rates)
+    (folder / CHECKPOINTS).mkdir()  # MindSpore would make it unreadable for others.
     checkpoint = CheckpointConfig(
         save_checkpoint_steps=config.run.save_checkpoint_steps or steps_per_epoch,
         keep_checkpoint_max=config.run.keep_checkpoint_max,

@@ -27,6 +27,11 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @classmethod
+    def from_json(cls, values: dict) -> Preprocessing:
+        """Return the preprocessing of dataclasses.asdict's values, in which JSON makes lists of tuples."""
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the input for one image."""
         for transform in evaluation_transforms(self):

@@ -1,0 +1,26 @@
+"""Export a checkpoint to MINDIR, AIR or ONNX, with its class names and input specification beside it.
+
+    python export.py --ckpt_path best.ckpt --file_format MINDIR
+    python export.py --ckpt_path best.ckpt --file_format ONNX --dynamic_batch --uint8_input --softmax
+"""
+
+import sys
+
+from src.config import DeviceConfig, ExportConfig, parse
+from src.errors import run
+
+
+def main() -> None:
+    config, device = parse(sys.argv[1:], "Export a checkpoint.", ExportConfig, DeviceConfig)
+
+    from src.exporting import export_checkpoint  # After the arguments are checked.
+
+    result = export_checkpoint(config, device)
+    shape = ", ".join("N" if n is None else str(n) for n in result["input"]["shape"])
+    print(f"{result['file']}: input ({shape}) {result['input']['dtype']}, {result['output']['what']}; with .json beside")
+    if result["largest_difference"] is not None:
+        print(f"loaded and run: largest difference from the checkpoint's network {result['largest_difference']:.2e}")
+
+
+if __name__ == "__main__":
+    run(main)
