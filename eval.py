@@ -1,7 +1,7 @@
 """Evaluate a checkpoint: top-1 and top-5 accuracy, loss, accuracy per class, confusion matrix, worst mistakes.
 
-    python eval.py --ckpt_path runs/squeezenet_digits/best.ckpt
-    python eval.py --ckpt_path runs/squeezenet_cifar10/squeezenet.ckpt --data_path ./data --batch_size 100
+python eval.py --ckpt_path runs/squeezenet_digits/best.ckpt
+python eval.py --ckpt_path runs/squeezenet_cifar10/squeezenet.ckpt --data_path ./data --batch_size 100
 """
 
 import sys

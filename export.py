@@ -1,7 +1,7 @@
 """Export a checkpoint to MINDIR, AIR or ONNX, with its class names and input specification beside it.
 
-    python export.py --ckpt_path best.ckpt --file_format MINDIR
-    python export.py --ckpt_path best.ckpt --file_format ONNX --dynamic_batch --uint8_input --softmax
+python export.py --ckpt_path best.ckpt --file_format MINDIR
+python export.py --ckpt_path best.ckpt --file_format ONNX --dynamic_batch --uint8_input --softmax
 """
 
 import sys
@@ -17,7 +17,9 @@ def main() -> None:
 
     result = export_checkpoint(config, device)
     shape = ", ".join("N" if n is None else str(n) for n in result["input"]["shape"])
-    print(f"{result['file']}: input ({shape}) {result['input']['dtype']}, {result['output']['what']}; with .json beside")
+    print(
+        f"{result['file']}: input ({shape}) {result['input']['dtype']}, {result['output']['what']}; with .json beside"
+    )
     if result["largest_difference"] is not None:
         print(f"loaded and run: largest difference from the checkpoint's network {result['largest_difference']:.2e}")
 

@@ -1,8 +1,8 @@
 """Train a SqueezeNet.
 
-    python train.py --data_path ./data                                          # the default recipe, on CIFAR-10
-    python train.py --config config/squeezenet_digits.yaml                      # two minutes on a laptop
-    python train.py --config config/squeezenet_cifar10_small.yaml --epochs 5 --warmup_epochs 1 --output_path runs/try
+python train.py --data_path ./data                                          # the default recipe, on CIFAR-10
+python train.py --config config/squeezenet_digits.yaml                      # two minutes on a laptop
+python train.py --config config/squeezenet_cifar10_small.yaml --epochs 5 --warmup_epochs 1 --output_path runs/try
 """
 
 import sys

@@ -118,9 +118,7 @@ def load_weights(net: nn.Cell, parameters: dict[str, ms.Parameter], path: str | 
         if name in parameters and parameters[name].shape != parameter.shape
     ]
     differences += [
-        f"{name} is not in the network"
-        for name in parameters
-        if name.startswith(_NETWORK_PREFIXES) and name not in own
+        f"{name} is not in the network" for name in parameters if name.startswith(_NETWORK_PREFIXES) and name not in own
     ]
     if differences:
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""

@@ -18,6 +18,7 @@ from src.device import select_device
 from src.errors import UserError
 from src.exported import ExportedModel, spec_path
 from src.output import write_json
+from src.quiet import quiet
 from src.summary import check_image_size
 
 SUFFIXES = {"MINDIR": ".mindir", "AIR": ".air", "ONNX": ".onnx"}
@@ -88,7 +89,8 @@ def export_checkpoint(config: ExportConfig, device: DeviceConfig) -> dict[str, A
         dynamic_here = config.dynamic_batch and config.file_format == "MINDIR"
         example = Tensor(_random_input(spec, config.batch_size))
         shape = Tensor(shape=[None, *example.shape[1:]], dtype=example.dtype) if dynamic_here else example
-        ms.export(net, shape, file_name=str(temporary), file_format=config.file_format)
+        with quiet():  # MindSpore has announced another call for ONNX, which 2.7 lacks.
+            ms.export(net, shape, file_name=str(temporary), file_format=config.file_format)
         if config.file_format == "ONNX" and config.dynamic_batch:
             _free_batch(temporary)
         os.chmod(temporary, 0o644)

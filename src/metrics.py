@@ -86,7 +86,9 @@ class Classification(nn.Metric):
         predictions = logits.argmax(1)
         # Of equal logits the lower index comes first, as in argmax.
         better = (logits > logits[rows, labels][:, None]).sum(1)
-        equal_before = ((logits == logits[rows, labels][:, None]) & (np.arange(logits.shape[1]) < labels[:, None])).sum(1)
+        equal_before = ((logits == logits[rows, labels][:, None]) & (np.arange(logits.shape[1]) < labels[:, None])).sum(
+            1
+        )
         self._num_classes = logits.shape[1]
         self._batches.append(
             (

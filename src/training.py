@@ -30,6 +30,7 @@ from src.loss import CrossEntropy
 from src.lr_generator import get_lr
 from src.metrics import Classification, Evaluation
 from src.output import make_run_folder, write_json, write_text
+from src.quiet import quiet
 from src.squeezenet import SqueezeNet
 from src.summary import check_image_size, summarize, totals
 
@@ -219,7 +220,8 @@ def build_model(net: nn.Cell, loss: CrossEntropy, config: OptimizerConfig, rates
         common["loss_scale"] = config.loss_scale
     parameters = parameter_groups(net, config)
     if config.optimizer == "adam":
-        optimizer = nn.Adam(parameters, **common)
+        with quiet():  # nn.Adam makes operators for sparse gradients too, which MindSpore has deprecated.
+            optimizer = nn.Adam(parameters, **common)
     elif config.optimizer == "sgd":
         optimizer = nn.SGD(parameters, **common)
     else:

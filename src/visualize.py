@@ -25,7 +25,8 @@ def image_grid(
     """Write a grid of images (H, W, 3) uint8 with a title above each, in its color."""
     rows = max(1, -(-len(images) // columns))
     columns = max(1, min(columns, len(images)))
-    figure = Figure(figsize=(1.7 * columns, 2.0 * rows))
+    lines = max((title.count("\n") + 1 for title in titles), default=1)
+    figure = Figure(figsize=(1.7 * columns, (1.85 + 0.15 * lines) * rows))
     for i, (image, title) in enumerate(zip(images, titles)):
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.imshow(image, interpolation="nearest")

@@ -24,4 +24,3 @@ def open_digits(path: Path, split: str) -> ArraySource:
     test, train = split_by_class(digits.target, counts)
     chosen = {"train": train, "test": test}[split]
     return ArraySource(images[chosen], digits.target[chosen], [str(d) for d in digits.target_names], MEAN, STD)
-

@@ -102,4 +102,3 @@ def unpack(file: Path, folder: Path) -> None:
 def _require_inside(name: str, folder: Path, file: Path) -> None:
     if not Path(os.path.abspath(folder / name)).is_relative_to(os.path.abspath(folder)):
         raise UserError(f"{file}: {name} would be unpacked outside {folder}; nothing was unpacked")
-

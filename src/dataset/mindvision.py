@@ -7,12 +7,13 @@ setting that MindSpore has deprecated, without effect on us and with a warning e
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
 import numpy as np
 from mindspore.dataset import vision
+
+from src.quiet import quiet
 
 for _old in ("c_transforms", "py_transforms"):
     sys.modules.setdefault(f"mindspore.dataset.vision.{_old}", vision)
@@ -25,9 +26,6 @@ def read_cifar10(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
     mindvision unpickles whatever the files hold, so check them first (src/dataset/cifar10.py does).
     """
-    logging.disable(logging.WARNING)
-    try:
+    with quiet():
         batches = Cifar10(str(path), split)
-    finally:
-        logging.disable(logging.NOTSET)
     return batches.image, batches.label
