@@ -17,9 +17,7 @@ def main() -> None:
 
     result = export_checkpoint(config, device)
     shape = ", ".join("N" if n is None else str(n) for n in result["input"]["shape"])
-    print(
-        f"{result['file']}: input ({shape}) {result['input']['dtype']}, {result['output']['what']}; with .json beside"
-    )
+    print(f"{result['file']}: input ({shape}) {result['input']['dtype']}, output {result['output']['what']}")
     if result["largest_difference"] is not None:
         print(f"loaded and run: largest difference from the checkpoint's network {result['largest_difference']:.2e}")
 

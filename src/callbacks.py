@@ -6,7 +6,6 @@ import csv
 import math
 import sys
 import time
-from pathlib import Path
 from typing import Callable, TextIO
 
 import numpy as np
@@ -33,11 +32,11 @@ class History:
     and val_accuracy.
     """
 
-    def __init__(self, path: Path, dashboard: Callable[[str, float, int], None] | None = None):
+    def __init__(self, stream: TextIO, dashboard: Callable[[str, float, int], None] | None = None):
         self.rows: list[dict] = []
         self._dashboard = dashboard
-        self._stream = open(path, "w", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._stream, HISTORY_COLUMNS)
+        self._stream = stream
+        self._writer = csv.DictWriter(stream, HISTORY_COLUMNS)
         self._writer.writeheader()
 
     def add(self, step: int, epoch: int, **figures: float) -> None:
@@ -49,10 +48,6 @@ class History:
             for name, value in figures.items():
                 tag = f"val/{name[4:]}" if name.startswith("val_") else f"train/{name}"
                 self._dashboard(tag, value, step)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
 
 
 class Training(Callback):
@@ -119,7 +114,6 @@ class Training(Callback):
     def on_train_end(self, run_context):
         if self._bar is not None:
             self._bar.close()
-        self.history.close()
 
     def say(self, line: str) -> None:
         """Write a line to the log and, past the progress bar, to the terminal."""

@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, List, Literal, Optional, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, List, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
@@ -316,8 +316,7 @@ def _plain(value: Any) -> Any:
 
 def parse_train(argv: list[str], description: str) -> TrainConfig:
     """Return the checked configuration of a training run, with output_path filled in."""
-    concerns = [field for field in get_type_hints(TrainConfig).values()]
-    config = TrainConfig(*parse(argv, description, *concerns))
+    config = TrainConfig(*parse(argv, description, *get_type_hints(TrainConfig).values()))
     config.check()
     if config.run.output_path is None:
         flags = _explicit(argv, {"config": str})
@@ -412,7 +411,7 @@ def _required_placeholders(concerns: tuple, flags: list[str]) -> list[str]:
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 scalars, so that `version: 1_0` is a text and not ten, and 1e-4 a number; a repeated key is an error."""
 
-    yaml_implicit_resolvers: dict = {}
+    yaml_implicit_resolvers: ClassVar[dict] = {}
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key) for key, _ in node.value]

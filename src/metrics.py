@@ -85,10 +85,8 @@ class Classification(nn.Metric):
         log_probabilities = log_probabilities - np.log(np.exp(log_probabilities).sum(1, keepdims=True))
         predictions = logits.argmax(1)
         # Of equal logits the lower index comes first, as in argmax.
-        better = (logits > logits[rows, labels][:, None]).sum(1)
-        equal_before = ((logits == logits[rows, labels][:, None]) & (np.arange(logits.shape[1]) < labels[:, None])).sum(
-            1
-        )
+        own = logits[rows, labels][:, None]
+        ahead = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None]))
         self._num_classes = logits.shape[1]
         self._batches.append(
             (
@@ -96,7 +94,7 @@ class Classification(nn.Metric):
                 predictions,
                 np.exp(log_probabilities[rows, predictions]),
                 -log_probabilities[rows, labels],
-                better + equal_before < 5,
+                ahead.sum(1) < 5,
             )
         )
 

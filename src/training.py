@@ -146,8 +146,10 @@ def fit(plan: Plan, folder: Path) -> tuple[Training, Evaluator | None]:
         append_info=["epoch_num", "step_num", {CARD_KEY: card.to_tensor()}],
         crc_check=True,
     )
-    with open(folder / LOG, "w", encoding="utf-8") as log, dashboard(config.run.scalars, folder / SCALARS) as scalars:
-        history = History(folder / METRICS, scalars)
+    with contextlib.ExitStack() as opened:
+        log = opened.enter_context(open(folder / LOG, "w", encoding="utf-8"))
+        metrics = opened.enter_context(open(folder / METRICS, "w", newline="", encoding="utf-8"))
+        history = History(metrics, opened.enter_context(dashboard(config.run.scalars, folder / SCALARS)))
         evaluator = None
         if plan.validation:
 

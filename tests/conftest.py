@@ -1,4 +1,4 @@
-"""What the tests share: real data where there is some, made data where there is none, and the scripts as users run them."""
+"""What the tests share: real data where there is some, made data where there is none, and the programs."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ def require_files(folder: Path, names: tuple, archive: Archive) -> None:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UserError(
-            f"{folder}: CIFAR-10 is not there (no {missing[0]}); give --data_path the folder that holds {folder.name}/, "
-            f"or fetch it with --download, or unpack {archive.url} there"
+            f"{folder}: CIFAR-10 is not there (no {missing[0]}); give --data_path the folder that holds "
+            f"{folder.name}/, or fetch it with --download, or unpack {archive.url} there"
         )
 
 
@@ -70,19 +70,21 @@ def check_labels(file: Path, labels: np.ndarray) -> None:
         raise UserError(f"{file}: record {wrong[0]} has label {labels[wrong[0]]}, not 0 to 9; fetch the data set again")
 
 
+# What the official pickles import, and its names since numpy 2.
+_ALLOWED_GLOBALS = {
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+
+
 class _TrustedUnpickler(pickle.Unpickler):
     """Unpickles arrays and plain values, and refuses to import anything else."""
 
-    _ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-
     def find_class(self, module, name):
         try:
-            return self._ALLOWED[module, name]
+            return _ALLOWED_GLOBALS[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
 

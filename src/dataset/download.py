@@ -29,7 +29,7 @@ class Archive(NamedTuple):
 
 
 def download(archive: Archive, folder: Path) -> None:
-    """Fetch an archive and unpack it in `folder`. Raises UserError when it cannot be had or is not the published one."""
+    """Fetch an archive and unpack it in `folder`. Raises UserError unless the published one comes, whole."""
     name = archive.url.rsplit("/", 1)[1]
     manually = f"fetch {archive.url} by other means and unpack it in {folder}"
     make_folder(folder)
