@@ -41,7 +41,7 @@ set_up_environment() {
     local requirements=$1 base
     python=$root/.venv/bin/python
     if [ ! -x "$python" ]; then
-        base=${PYTHON:-$(find_supported_python)}
+        base=${PYTHON:-$(find_supported_python)} || exit 2
         local options=()
         if "$base" -c 'import importlib.metadata as m; m.version("mindspore")' 2>/dev/null; then
             options=(--system-site-packages)

@@ -100,7 +100,8 @@ class Training(Callback):
         self._measure(step)
         if self._bar is not None:
             self._bar.set_description(f"epoch {epoch}/{cb.epoch_num}", refresh=False)
-            self._bar.set_postfix_str(self._figures(self._losses[-1], self._accuracy()), refresh=False)
+            figures = f"{self._figures(loss, self._accuracy())}  lr {self.rates[step - 1]:.3g}"
+            self._bar.set_postfix_str(figures, refresh=False)
             self._bar.update(step - self._bar.n)
         # In sink mode a call comes once an epoch only.
         if step // self.log_steps > self._recorded // self.log_steps:

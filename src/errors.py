@@ -1,10 +1,11 @@
 """A user's mistake is one line and exit code 2; a bug keeps its traceback."""
 
+import signal
 import sys
 from typing import Callable, NoReturn, Optional
 
-# Ctrl-C ends a program with 128 + SIGINT, as shells report it.
-EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+# A signal ends a program with 128 + its number, as shells report it.
+EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
 
 
 class UserError(Exception):
@@ -21,13 +22,28 @@ def user_error_within(error: BaseException) -> Optional[UserError]:
     return UserError(rest.split("\n\n---")[0]) if found else None
 
 
+class _Terminated(BaseException):
+    """SIGTERM, on its way out; like KeyboardInterrupt no Exception, so that nothing swallows it."""
+
+
+def _terminate(*_) -> NoReturn:
+    raise _Terminated
+
+
 def run(main: Callable[[], Optional[int]]) -> NoReturn:
-    """Run an entry point and exit with its status, turning a UserError into one line on stderr."""
+    """Run an entry point and exit with its status, turning a UserError into one line on stderr.
+
+    SIGTERM ends it in order, as Ctrl-C does. While a graph runs, MindSpore turns Ctrl-C into SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(main() or 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except _Terminated:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_TERMINATED)
     except Exception as error:
         mistake = error if isinstance(error, UserError) else user_error_within(error)
         if mistake is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Iterable
 
@@ -15,9 +16,8 @@ def make_folder(folder: Path) -> None:
     """Make a folder with its parents. Raises UserError when it cannot be made or written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except FileExistsError:
         raise UserError(f"{folder}: this is a file, not a folder; choose another --output_path") from None
     except OSError as error:
@@ -34,7 +34,7 @@ def make_run_folder(folder: Path, entries: Iterable[str], overwrite: bool) -> No
         raise UserError(f"{folder}: holds a run already; choose another --output_path, or replace it with --overwrite")
     make_folder(folder)
     for entry in present:
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

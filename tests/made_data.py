@@ -1,16 +1,21 @@
-"""Writers of small data sets in the layouts that the project reads, from images (N, H, W, 3) uint8 and labels."""
+"""Small data sets in the layouts that the project reads, made of images (N, H, W, 3) uint8 and labels.
+
+And what tests of data sets ask again and again: all that a pipeline yields, and the one line that a mistake ends in.
+"""
 
 from __future__ import annotations
 
 import csv
 import pickle
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from src.dataset import cifar10, cifar10_binary
+from src.errors import UserError
 
 BATCHES = (*cifar10.SPLITS["train"], *cifar10.SPLITS["test"])
 
@@ -84,6 +89,21 @@ def write_image_csv(
 def by_class(images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Sequence[np.ndarray]]:
     """Return {class name: its images}, as write_image_folder takes them."""
     return {name: images[labels == label] for label, name in enumerate(names)}
+
+
+def read_all(pipeline) -> tuple[np.ndarray, np.ndarray]:
+    """Return all images and all labels of one pass over a pipeline."""
+    batches = list(pipeline.create_dict_iterator(num_epochs=1, output_numpy=True))
+    return tuple(np.concatenate([batch[column] for batch in batches]) for column in ("image", "label"))
+
+
+def refusal(call: Callable, *arguments, **options) -> str:
+    """Return the message of the UserError that a call ends in, which is one line."""
+    with pytest.raises(UserError) as raised:
+        call(*arguments, **options)
+    message = str(raised.value)
+    assert len(message.splitlines()) == 1
+    return message
 
 
 def _batches(train: tuple, test: tuple) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -50,7 +50,8 @@ def splits(config: DataConfig) -> tuple[str, ...]:
     """Return the splits that a data set has: train, and val and test as there are."""
     if config.dataset in ("image_folder", "image_csv"):
         names = ["train", "val"] if config.dataset == "image_csv" else ["train", "val", "test"]
-        return tuple(name for name in names if (unpacked(Path(config.data_path)) / name).is_dir())
+        path = unpacked(Path(config.data_path).expanduser())
+        return tuple(name for name in names if (path / name).is_dir())
     return ("train", "val", "test") if config.val_split else ("train", "test")
 
 
@@ -136,6 +137,8 @@ def evaluation_pipeline(
     shard_id: int = 0,
 ) -> ds.Dataset:
     """Return batches in the source's order, each image once over all shards; the last batch may be smaller."""
+    if num_shards > len(source):
+        raise UserError(f"{len(source)} images cannot be shared by {num_shards} devices; evaluate on fewer devices")
     if num_shards > 1:
         source = Subset(source, np.arange(shard_id, len(source), num_shards))
     transforms = evaluation_transforms(preprocessing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Iterable
 
 import numpy as np
 
@@ -41,6 +42,11 @@ def open_cifar10(path: Path, split: str) -> ArraySource:
 def require_files(folder: Path, names: tuple, archive: Archive) -> None:
     """Raise UserError, with the layout and where to get it, unless the folder holds all the files."""
     missing = [name for name in names if not (folder / name).is_file()]
+    if missing and folder.is_dir():
+        raise UserError(
+            f"{folder}: CIFAR-10 is not complete (no {missing[0]}); remove this folder and fetch the data set again, "
+            f"with --download, or from {archive.url}"
+        )
     if missing:
         raise UserError(
             f"{folder}: CIFAR-10 is not there (no {missing[0]}); give --data_path the folder that holds "
@@ -60,14 +66,14 @@ def check_batch(file: Path, records: int | None) -> None:
     if not isinstance(labels, list) or len(labels) != len(data) or len(data) != records:
         found = f"{len(data)} images, {len(labels) if isinstance(labels, list) else 'no'} labels"
         raise UserError(f"{file}: holds {found}; batches.meta says {records} of each; fetch the data set again")
-    check_labels(file, np.asarray(labels))
+    check_labels(file, labels)
 
 
-def check_labels(file: Path, labels: np.ndarray) -> None:
+def check_labels(file: Path, labels: Iterable) -> None:
     """Raise UserError that names the first label that is not a class."""
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(CLASSES)))
-    if wrong.size:
-        raise UserError(f"{file}: record {wrong[0]} has label {labels[wrong[0]]}, not 0 to 9; fetch the data set again")
+    for record, label in enumerate(labels):
+        if not (isinstance(label, int) and 0 <= label < len(CLASSES)):
+            raise UserError(f"{file}: record {record} has label {label!r}, not 0 to 9; fetch the data set again")
 
 
 # What the official pickles import, and its names since numpy 2.

@@ -32,7 +32,7 @@ def open_cifar10_binary(path: Path, split: str) -> ArraySource:
             )
     files = [np.fromfile(folder / name, np.uint8).reshape(RECORDS, RECORD_BYTES) for name in names]
     for name, records in zip(names, files):
-        check_labels(folder / name, records[:, 0].astype(np.int32))
+        check_labels(folder / name, records[:, 0].tolist())
     records = np.concatenate(files)
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return ArraySource(images, records[:, 0], CLASSES, MEAN, STD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import shutil
 import sys
@@ -44,11 +45,17 @@ def download(archive: Archive, folder: Path) -> None:
                         raise UserError(f"{archive.url}: more than its {archive.size} bytes came; {manually}")
                     if sys.stderr.isatty():
                         print(f"\r{name}: {out.tell() / archive.size:4.0%}", end="", file=sys.stderr, flush=True)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot download {archive.url} ({error}); {manually}") from None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"cannot download {archive.url} ({reason}); {manually}") from None
         if digest.hexdigest() != archive.md5:
             raise UserError(f"{archive.url}: md5 {digest.hexdigest()} instead of {archive.md5}; {manually}")
-        unpack(file, folder)
+        inside = Path(temporary) / "unpacked"
+        inside.mkdir()
+        unpack(file, inside)
+        for entry in inside.iterdir():
+            if not (folder / entry.name).exists():  # Another process may have been faster.
+                entry.rename(folder / entry.name)
 
 
 def unpacked(path: Path) -> Path:
@@ -61,13 +68,13 @@ def unpacked(path: Path) -> Path:
         return path
     folder = path.parent / path.name[: -len(suffix)]
     if not folder.exists():
+        make_folder(path.parent)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unpack-") as temporary:
-            unpack(path, Path(temporary))
-            inside = Path(temporary) / "data"
+            inside = Path(temporary) / folder.name
             inside.mkdir()
-            for entry in [entry for entry in Path(temporary).iterdir() if entry != inside]:
-                entry.rename(inside / entry.name)
-            inside.rename(folder)
+            unpack(path, inside)
+            if not folder.exists():  # Another process may have been faster.
+                inside.rename(folder)
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
     if len(entries) == 1 and entries[0].is_dir() and entries[0].name != "train":
         return entries[0]
@@ -95,10 +102,23 @@ def unpack(file: Path, folder: Path) -> None:
                         (folder / member.name).parent.mkdir(parents=True, exist_ok=True)
                         with archive.extractfile(member) as source, open(folder / member.name, "wb") as out:
                             shutil.copyfileobj(source, out)
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: cannot unpack it ({error}); fetch it again") from None
+                _require_end(archive)
+    except UserError:
+        raise
+    except Exception as error:  # A damaged archive raises nearly anything; tarfile lists what it tried, a line each.
+        reason = str(error).partition(":\n")[0]
+        raise UserError(f"{file}: cannot unpack it ({reason}); fetch it again") from None
 
 
 def _require_inside(name: str, folder: Path, file: Path) -> None:
     if not Path(os.path.abspath(folder / name)).is_relative_to(os.path.abspath(folder)):
         raise UserError(f"{file}: {name} would be unpacked outside {folder}; nothing was unpacked")
+
+
+def _require_end(archive: tarfile.TarFile) -> None:
+    """Raise ReadError for an archive cut short or with a wrong check sum, which tarfile does not notice by itself."""
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("its end is missing")
+    while archive.fileobj.read(1 << 20):
+        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 from src.dataset.image_folder import class_folders, open_image_folder
@@ -22,7 +23,7 @@ def open_image_csv(path: Path, split: str, columns: tuple[str, str]) -> FileSour
     files, labels = [], []
     for line, name, label in _rows(table, columns):
         file = path / split / name
-        if not file.is_file():
+        if not os.path.isfile(file):  # Path.is_file raises for a name that is too long.
             raise UserError(f"{table}, line {line}: there is no file {file}")
         files.append(file)
         labels.append(_class_index(label, classes, f"{table}, line {line}"))

@@ -95,10 +95,13 @@ def load_image(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 instead of scaling them.
+                grey = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=-1)
             return np.asarray(image.convert("RGB"))
     except UnidentifiedImageError:
         raise UserError(f"{path}: not an image; remove it or replace it") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # A damaged image raises nearly anything.
         raise UserError(f"{path}: cannot read the image ({error}); remove it or replace it") from None
 
 

@@ -85,7 +85,7 @@ def training_transforms(
             "resize": [*fit, crop],
             "crop": [crop],
             "center_crop": [vision.RandomResizedCrop(size, interpolation=Inter.LINEAR)],
-        }[preprocessing.fit] + [vision.RandomHorizontalFlip()]
+        }[preprocessing.fit] + [_random_flip()]
     if "color_jitter" in augment:
         fit.append(vision.RandomColorAdjust(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1))
     normalized = _normalization(preprocessing)
@@ -93,6 +93,15 @@ def training_transforms(
         # After normalisation a square of zeros is a square of the mean colour (DeVries and Taylor 2017).
         normalized.append(vision.CutOut(max(1, size // 4), is_hwc=True))
     return [*fit, *normalized, vision.HWC2CHW()]
+
+
+def _random_flip() -> Callable:
+    """Return a left-right flip of half of the images, independent of the other operators.
+
+    MindSpore seeds all operators of a pipeline alike, and RandomHorizontalFlip takes two random numbers an image, as
+    RandomCrop does: it would flip upper crops always and lower ones never. RandomSelectSubpolicy takes three.
+    """
+    return vision.RandomSelectSubpolicy([[(vision.HorizontalFlip(), 0.5)]])
 
 
 def _normalization(preprocessing: Preprocessing) -> list[Callable]:

@@ -1,0 +1,105 @@
+"""The shell scripts, with a stand-in for Python that says how it was called."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
+LAUNCHERS = [path for path in SCRIPTS if path.name.startswith("run_") and path.name != "run_program.sh"]
+PROGRAMS = {"run_standalone_train": "train.py", "run_eval": "eval.py", "run_export": "export.py"}
+DEVICES = {"ascend": "Ascend", "gpu": "GPU", "cpu": "CPU"}
+
+
+@pytest.fixture
+def fake_python(tmp_path) -> Path:
+    """A "python" that has MindSpore, prints its arguments one a line, and exits with $STATUS."""
+    path = tmp_path / "fake python"
+    path.write_text('#!/bin/sh\n[ "$1" = -c ] && exit 0\nprintf "%s\\n" "$@"\nexit "${STATUS:-0}"\n')
+    path.chmod(0o755)
+    return path
+
+
+def run(script: Path, *arguments: str, cwd: Path = ROOT, **environment) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", str(script), *arguments],
+        cwd=cwd,
+        env={**os.environ, **{key: str(value) for key, value in environment.items()}},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_there_is_a_launcher_for_every_program_and_device():
+    assert {path.stem for path in LAUNCHERS} == {f"{name}_{device}" for name in PROGRAMS for device in DEVICES}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda path: path.stem)
+def test_a_launcher_passes_device_and_all_flags_on_from_any_folder(launcher, fake_python, tmp_path):
+    name, device = launcher.stem.rsplit("_", 1)
+    done = run(launcher, "--ckpt_path", "a b.ckpt", "--lr_max=0.1", "--overwrite", cwd=tmp_path, PYTHON=fake_python)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        *(str(ROOT / PROGRAMS[name]), "--device_target", DEVICES[device], "--strict_device"),
+        *("--ckpt_path", "a b.ckpt", "--lr_max=0.1", "--overwrite"),
+    ]
+
+
+def test_a_launcher_exits_with_the_status_of_the_program(fake_python):
+    assert run(LAUNCHERS[0], PYTHON=fake_python, STATUS=7).returncode == 7
+
+
+@pytest.mark.parametrize(
+    "script", [*LAUNCHERS, *(ROOT / "scripts" / name for name in ("quickstart.sh", "test.sh"))], ids=lambda p: p.stem
+)
+def test_help_shows_the_head_comment_without_running_anything(script, fake_python):
+    done = run(script, "--help", PYTHON=fake_python)
+    head = [line[2:] for line in script.read_text().splitlines()[1:] if line.startswith("# ")]
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == head[0]
+    assert f"bash scripts/{script.name}" in done.stdout
+    assert "set -euo" not in done.stdout
+
+
+def test_a_python_without_mindspore_is_one_line(tmp_path):
+    bare = tmp_path / "python"
+    bare.write_text("#!/bin/sh\nexit 1\n")
+    bare.chmod(0o755)
+    done = run(ROOT / "scripts" / "run_eval_cpu.sh", PYTHON=bare)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"error: {bare} has no MindSpore: run pip install -r requirements.txt, or bash scripts/quickstart.sh"
+    ]
+
+
+def test_quickstart_refuses_arguments_before_it_sets_anything_up():
+    done = run(ROOT / "scripts" / "quickstart.sh", "--epochs", "3")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["error: unexpected argument '--epochs': quickstart.sh takes none"]
+
+
+def test_an_unsupported_python_alone_on_path_is_one_line(tmp_path):
+    old = tmp_path / "python3"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname"))
+    source = f'source "{ROOT}/scripts/environment.sh"; found=$(find_supported_python) && echo "$found"'
+    bash = shutil.which("bash")
+    done = subprocess.run([bash, "-c", source], env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: MindSpore needs Python 3.9 to 3.12 and none is on PATH: install one, or name it with PYTHON=..."
+    ]
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci" / "run"], ids=lambda path: path.name)
+def test_a_script_is_valid_bash_and_deletes_nothing(script):
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    assert "rm -" not in script.read_text()

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import matplotlib.colors
+import numpy as np
+import pytest
+from PIL import Image
+
+from src import visualize
+
+IMAGES = np.arange(35 * 4 * 4 * 3).reshape(35, 4, 4, 3).astype(np.uint8)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that would have been saved, with their paths."""
+    kept = []
+    monkeypatch.setattr(visualize, "_save", lambda figure, path: kept.append((figure, path)))
+    return kept
+
+
+def grid_of(figure) -> tuple[int, int]:
+    return figure.axes[0].get_subplotspec().get_gridspec().get_geometry()
+
+
+@pytest.mark.parametrize("count, grid", [(32, (4, 8)), (33, (5, 8)), (8, (1, 8)), (3, (1, 3)), (1, (1, 1))])
+def test_image_grid_has_eight_columns_and_as_many_rows_as_it_takes(figures, tmp_path, count, grid):
+    visualize.image_grid(tmp_path / "grid.png", IMAGES[:count], [f"t{i}" for i in range(count)])
+    ((figure, path),) = figures
+    assert path == tmp_path / "grid.png" and grid_of(figure) == grid and len(figure.axes) == count
+    assert [axes.get_title() for axes in figure.axes] == [f"t{i}" for i in range(count)]
+    for axes, image in zip(figure.axes, IMAGES):
+        assert np.array_equal(axes.images[0].get_array(), image)
+
+
+def test_a_grid_without_images_is_still_a_picture(tmp_path):
+    visualize.image_grid(tmp_path / "empty.png", [], [])
+    with Image.open(tmp_path / "empty.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_predictions_are_titled_by_class_in_blue_where_right_and_red_where_wrong(figures, tmp_path):
+    visualize.prediction_grid(tmp_path / "p.png", IMAGES[:3], ["cat", "dog", "x" * 30], np.array([True, False, True]))
+    axes = figures[0][0].axes
+    assert [a.get_title() for a in axes] == ["predict:cat", "predict:dog", "predict:" + "x" * 19 + "…"]
+    assert [a.title.get_color() for a in axes] == ["blue", "red", "blue"]
+
+
+def test_predictions_without_known_classes_are_neither_blue_nor_red(figures, tmp_path):
+    visualize.prediction_grid(tmp_path / "p.png", IMAGES[:2], ["cat", "dog"])
+    assert [a.title.get_color() for a in figures[0][0].axes] == ["black", "black"]
+
+
+def test_learning_curves_have_a_panel_each_for_loss_accuracy_and_rate(figures, tmp_path):
+    history = [
+        {"step": 5, "epoch": 1, "lr": 0.1, "loss": 2.0, "accuracy": 0.2},
+        {"step": 5, "epoch": 1, "val_loss": 1.8, "val_accuracy": 0.3},
+        {"step": 10, "epoch": 2, "lr": 0.05, "loss": 1.0, "accuracy": 0.6},
+    ]
+    visualize.learning_curves(tmp_path / "curves.png", history)
+    loss, accuracy, rate = figures[0][0].axes
+    assert [a.get_title() for a in (loss, accuracy, rate)] == ["loss", "accuracy", "learning rate"]
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in loss.get_lines()}
+    assert drawn == {"training": [[5, 2.0], [10, 1.0]], "validation": [[5, 1.8]]}
+    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == ["training", "validation"]
+    assert rate.get_lines()[0].get_ydata().tolist() == [0.1, 0.05] and rate.get_legend() is None
+
+
+def test_learning_rate_is_drawn_over_epochs(figures, tmp_path):
+    visualize.learning_rate(tmp_path / "rate.png", np.array([0.1, 0.2, 0.3, 0.4], np.float32), 2)
+    (axes,) = figures[0][0].axes
+    assert axes.get_lines()[0].get_xdata().tolist() == [0, 0.5, 1, 1.5] and axes.get_xlabel() == "epoch"
+
+
+def test_confusion_matrix_shows_counts_shaded_by_the_share_of_the_true_class(figures, tmp_path):
+    confusion = np.array([[8, 2, 0], [0, 1, 0], [0, 0, 0]])
+    visualize.confusion_matrix(tmp_path / "c.png", confusion, ["cat", "dog", "eel"])
+    (axes,) = figures[0][0].axes
+    assert np.allclose(axes.images[0].get_array(), [[0.8, 0.2, 0], [0, 1, 0], [0, 0, 0]])
+    texts = {(*map(int, text.get_position()),): text.get_text() for text in axes.texts}
+    assert texts == {(0, 0): "8", (1, 0): "2", (1, 1): "1"}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "eel"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
+
+
+def test_a_confusion_matrix_of_many_classes_has_no_numbers(figures, tmp_path):
+    visualize.confusion_matrix(tmp_path / "c.png", np.eye(31, dtype=int), [str(i) for i in range(31)])
+    assert len(figures[0][0].axes[0].texts) == 0
+
+
+def test_a_saved_grid_is_a_png_that_shows_the_pixels_and_leaves_no_other_file(tmp_path):
+    red = np.zeros((1, 4, 4, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
+    visualize.image_grid(tmp_path / "red.png", red, ["red"])
+    assert [file.name for file in tmp_path.iterdir()] == ["red.png"]
+    with Image.open(tmp_path / "red.png") as picture:
+        assert picture.format == "PNG"
+        pixels = np.asarray(picture.convert("RGB"))
+    assert (pixels == (255, 0, 0)).all(-1).mean() > 0.2
+
+
+def test_a_picture_that_cannot_be_saved_leaves_the_former_one(tmp_path, monkeypatch):
+    (tmp_path / "grid.png").write_bytes(b"former")
+
+    def fail(self, file, **options):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    with pytest.raises(OSError, match="no space left"):
+        visualize.image_grid(tmp_path / "grid.png", IMAGES[:1], ["a"])
+    assert (tmp_path / "grid.png").read_bytes() == b"former"
+
+
+def test_right_and_wrong_are_colours_that_matplotlib_knows():
+    assert matplotlib.colors.is_color_like(visualize.RIGHT) and matplotlib.colors.is_color_like(visualize.WRONG)
