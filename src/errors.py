@@ -46,6 +46,8 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
         sys.exit(EXIT_TERMINATED)
     except Exception as error:
         mistake = error if isinstance(error, UserError) else user_error_within(error)
+        if isinstance(error, PermissionError) and error.filename is not None:
+            mistake = UserError(f"{error.filename}: {error.strerror}")
         if mistake is None:
             raise
         print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)

@@ -12,7 +12,7 @@ from src.checkpoint import load_network
 from src.config import DeviceConfig, InferConfig
 from src.dataset.image_folder import image_files
 from src.dataset.source import load_image
-from src.dataset.transforms import Preprocessing, fit_transforms
+from src.dataset.transforms import Preprocessing
 from src.device import select_device
 from src.errors import UserError
 from src.exported import ExportedModel, read_spec
@@ -46,7 +46,7 @@ class Classifier:
         spec = read_spec(Path(path))
         model = ExportedModel(Path(path), spec)
         preprocessing = Preprocessing.from_json(spec["preprocessing"])
-        prepare = _fit_only(preprocessing) if spec["input"]["dtype"] == "uint8" else preprocessing
+        prepare = preprocessing.fit_image if spec["input"]["dtype"] == "uint8" else preprocessing
         if spec["output"]["what"] == "probabilities":
             return cls(spec["classes"], prepare, model)
         return cls(spec["classes"], prepare, lambda inputs: softmax(model(inputs)))
@@ -92,15 +92,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Return probabilities for logits (N, classes)."""
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
-
-
-def _fit_only(preprocessing: Preprocessing) -> Callable:
-    def prepare(image: np.ndarray) -> np.ndarray:
-        for transform in fit_transforms(preprocessing):
-            image = transform(image)
-        return image
-
-    return prepare
 
 
 def _image_paths(paths: list[str]) -> Iterator[Path]:

@@ -267,7 +267,7 @@ def picture_batch(plan: Plan, folder: Path) -> None:
 
     # A pipeline of its own: reading from the run's would take these images out of its first epoch.
     pipeline = training_pipeline(plan.training, plan.config.data, plan.card.preprocessing, plan.config.run.seed)
-    batch = next(pipeline.create_dict_iterator(num_epochs=1, output_numpy=True))
+    batch = next(pipeline.take(1).create_dict_iterator(num_epochs=1, output_numpy=True))
     images = plan.card.preprocessing.undo(batch["image"][:PICTURE_IMAGES])
     titles = [plan.card.classes[label] for label in batch["label"][:PICTURE_IMAGES]]
     visualize.image_grid(folder / BATCH_PICTURE, images, titles)

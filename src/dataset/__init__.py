@@ -125,7 +125,7 @@ def training_pipeline(
     sampler = ds.DistributedSampler(num_shards, shard_id, shuffle=True)
     augment = [config.augment] if isinstance(config.augment, str) else config.augment
     transforms = training_transforms(preprocessing, augment, config.crop_padding)
-    return _pipeline(source, sampler, transforms, config.num_workers).batch(config.batch_size, drop_remainder=True)
+    return _pipeline(_Enlarged(source, preprocessing), sampler, transforms, config.num_workers).batch(config.batch_size, drop_remainder=True)
 
 
 def evaluation_pipeline(
@@ -142,7 +142,19 @@ def evaluation_pipeline(
     if num_shards > 1:
         source = Subset(source, np.arange(shard_id, len(source), num_shards))
     transforms = evaluation_transforms(preprocessing)
+    source = _Enlarged(source, preprocessing)
     return _pipeline(source, ds.SequentialSampler(), transforms, num_workers).batch(batch_size, drop_remainder=False)
+
+
+class _Enlarged(Subset):
+    """All images of a source, tiny ones with zeros around."""
+
+    def __init__(self, source: Source, preprocessing: Preprocessing):
+        super().__init__(source, np.arange(len(source)))
+        self.preprocessing = preprocessing
+
+    def image(self, index: int) -> np.ndarray:
+        return self.preprocessing.enlarge(super().image(index))
 
 
 def _pipeline(source: Source, sampler: ds.Sampler, transforms: Sequence[Callable], num_workers: int) -> ds.Dataset:

@@ -29,10 +29,11 @@ def open_cifar10(path: Path, split: str) -> ArraySource:
     folder = path / FOLDER
     require_files(folder, (*SPLITS[split], "batches.meta"), ARCHIVE)
     meta = read_trusted_pickle(folder / "batches.meta")
-    if not isinstance(meta, dict) or meta.get("label_names") != list(CLASSES):
-        raise UserError(f"{folder / 'batches.meta'}: does not name the ten CIFAR-10 classes; fetch the data set again")
+    known = isinstance(meta, dict) and isinstance(meta.get("num_cases_per_batch"), int)
+    if not known or meta.get("label_names") != list(CLASSES):
+        raise UserError(f"{folder / 'batches.meta'}: does not give the ten CIFAR-10 classes and the batch size; fetch the data set again")
     for name in SPLITS[split]:
-        check_batch(folder / name, meta.get("num_cases_per_batch"))
+        check_batch(folder / name, meta["num_cases_per_batch"])
 
     from src.dataset.mindvision import read_cifar10  # Here, because it imports OpenCV, which nothing else needs.
 

@@ -55,6 +55,7 @@ def _rows(table: Path, columns: tuple[str, str]):
 def _class_index(label: str, classes: list[str], where: str) -> int:
     if label in classes:
         return classes.index(label)
-    if label.isdecimal() and int(label) < len(classes):
+    names_are_numbers = any(name.isdecimal() for name in classes)
+    if label.isdecimal() and int(label) < len(classes) and not names_are_numbers:
         return int(label)
     raise UserError(f"{where}: unknown class {label!r}; the classes are {', '.join(classes[:20])}")

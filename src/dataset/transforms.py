@@ -34,9 +34,19 @@ class Preprocessing:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the input for one image."""
-        for transform in evaluation_transforms(self):
-            image = transform(image)
-        return np.ascontiguousarray(image)
+        return np.ascontiguousarray(_applied(evaluation_transforms(self), self.enlarge(image)))
+
+    def fit_image(self, image: np.ndarray) -> np.ndarray:
+        """Return an image brought to size, (image_size, image_size, 3) uint8, for a model that normalises itself."""
+        return _applied(fit_transforms(self), self.enlarge(image))
+
+    def enlarge(self, image: np.ndarray) -> np.ndarray:
+        """Return an image large enough for `fit`: zeros around a tiny one, which MindSpore's CenterCrop refuses."""
+        missing = [self.image_size - side for side in image.shape[:2]]
+        if self.fit != "crop" or max(missing) < self.image_size * 2 // 3:
+            return image
+        before_after = [((n + 1) // 2, n // 2) if n > 0 else (0, 0) for n in missing]
+        return np.pad(image, [*before_after, (0, 0)])
 
     def undo(self, inputs: np.ndarray) -> np.ndarray:
         """Return inputs (N, 3, H, W) as pixels (N, H, W, 3) uint8 for display.
@@ -50,6 +60,12 @@ class Preprocessing:
             low, high = (f(pixels, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
             pixels = (pixels - low) / np.maximum(high - low, 1e-6)
         return np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def _applied(transforms: Sequence[Callable], image: np.ndarray) -> np.ndarray:
+    for transform in transforms:
+        image = transform(image)
+    return image
 
 
 def evaluation_transforms(preprocessing: Preprocessing) -> list[Callable]:
@@ -85,23 +101,24 @@ def training_transforms(
             "resize": [*fit, crop],
             "crop": [crop],
             "center_crop": [vision.RandomResizedCrop(size, interpolation=Inter.LINEAR)],
-        }[preprocessing.fit] + [_random_flip()]
+        }[preprocessing.fit] + [_by_chance(vision.HorizontalFlip(), 0.5)]
     if "color_jitter" in augment:
         fit.append(vision.RandomColorAdjust(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1))
     normalized = _normalization(preprocessing)
     if "cutout" in augment:
         # After normalisation a square of zeros is a square of the mean colour (DeVries and Taylor 2017).
-        normalized.append(vision.CutOut(max(1, size // 4), is_hwc=True))
+        normalized.append(_by_chance(vision.CutOut(max(1, size // 4), is_hwc=True), 1.0))
     return [*fit, *normalized, vision.HWC2CHW()]
 
 
-def _random_flip() -> Callable:
-    """Return a left-right flip of half of the images, independent of the other operators.
+def _by_chance(transform: Callable, probability: float) -> Callable:
+    """Return an operator that applies another to a share of the images, with random numbers of its own.
 
-    MindSpore seeds all operators of a pipeline alike, and RandomHorizontalFlip takes two random numbers an image, as
-    RandomCrop does: it would flip upper crops always and lower ones never. RandomSelectSubpolicy takes three.
+    MindSpore seeds all operators of a pipeline alike, so that those which take equally many random numbers an image
+    move in step: RandomHorizontalFlip after RandomCrop would flip upper crops always and lower ones never, and
+    CutOut would cut where the crop is taken. RandomSelectSubpolicy takes another number of them.
     """
-    return vision.RandomSelectSubpolicy([[(vision.HorizontalFlip(), 0.5)]])
+    return vision.RandomSelectSubpolicy([[(transform, probability)]])
 
 
 def _normalization(preprocessing: Preprocessing) -> list[Callable]:

@@ -87,7 +87,7 @@ def test_center_crop_keeps_the_proportions_and_fills_the_size(shape):
     [
         "resize",
         "center_crop",
-        pytest.param("crop", marks=pytest.mark.xfail(strict=True, reason="CenterCrop pads at most three times a side")),
+        "crop",
     ],
 )
 def test_one_pixel_becomes_an_image_of_the_size(fit):
