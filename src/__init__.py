@@ -7,15 +7,17 @@ the user has set stays.
 """
 
 import os
+import re
 from importlib import metadata
 
 
 def _hold_onednn_to_avx2() -> None:
     try:
-        major, minor = (int(part) for part in metadata.version("mindspore").split(".")[:2])
-    except (metadata.PackageNotFoundError, ValueError):
+        version = re.match(r"(\d+)\.(\d+)", metadata.version("mindspore"))
+    except metadata.PackageNotFoundError:
         return
-    if (major, minor) >= (2, 9):
+    applies = version is not None and (int(version[1]), int(version[2])) >= (2, 9)
+    if applies and "DNNL_MAX_CPU_ISA" not in os.environ:  # The variable's older name, which oneDNN still reads.
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2_VNNI")
 
 

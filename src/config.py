@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import re
 import sys
@@ -290,12 +291,8 @@ def parse(argv: list[str], description: str, *concerns: type) -> list:
 
     Exits with 0 after --help. Raises UserError, one line that names the key, the value and what is allowed.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     fields = {name: kind for concern in concerns for name, kind in get_type_hints(concern).items()}
-    parser = ArgumentParser(exit_on_error=False, description=description, allow_abbrev=False)
-    parser.add_argument("--config", help="YAML file with any of the keys below; flags take precedence over it")
-    for concern in concerns:
-        parser.add_class_arguments(concern, None, help=concern.__doc__.splitlines()[0])
+    parser = _parser(description, *concerns)
     flags = _explicit(argv, fields)
     config_file = next((flag.split("=", 1)[1] for flag in reversed(flags) if flag.startswith("--config=")), None)
     from_file = []
@@ -304,6 +301,17 @@ def parse(argv: list[str], description: str, *concerns: type) -> list:
         _parse(parser, from_file + _required_placeholders(concerns, from_file), fields, f"{config_file}: ")
     values = _parse(parser, from_file + flags, fields, "")
     return [concern(**{f.name: _plain(values[f.name]) for f in dataclasses.fields(concern)}) for concern in concerns]
+
+
+@functools.lru_cache
+def _parser(description: str, *concerns: type) -> ArgumentParser:
+    """Return the parser of some dataclasses; making one takes ten times longer than parsing."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(exit_on_error=False, description=description, allow_abbrev=False)
+    parser.add_argument("--config", help="YAML file with any of the keys below; flags take precedence over it")
+    for concern in concerns:
+        parser.add_class_arguments(concern, None, help=concern.__doc__.splitlines()[0])
+    return parser
 
 
 def _plain(value: Any) -> Any:
@@ -331,7 +339,7 @@ def to_yaml(config: Any) -> str:
     lines = []
     for concern in dataclasses.fields(config):
         lines.append(f"# {concern.name}\n")
-        lines.append(yaml.safe_dump(dataclasses.asdict(getattr(config, concern.name)), sort_keys=False))
+        lines.append(yaml.dump(dataclasses.asdict(getattr(config, concern.name)), Dumper=_Dumper, sort_keys=False))
     return "".join(lines)
 
 
@@ -351,6 +359,8 @@ def _parse(parser: ArgumentParser, flags: list[str], fields: dict, where: str) -
         return vars(parser.parse_args(flags))
     except (ArgumentError, UnicodeError) as error:
         raise UserError(where + _one_line(str(error), flags, fields)) from None
+    except Exception as error:  # What PyYAML raises for a value with a wrong !!tag, jsonargparse passes on.
+        raise UserError(f"{where}one of the values cannot be read ({error}): {' '.join(flags)}") from None
 
 
 def _one_line(message: str, flags: list[str], fields: dict) -> str:
@@ -386,15 +396,22 @@ def _explicit(argv: list[str], fields: dict) -> list[str]:
         while tokens and not tokens[0].startswith("--"):
             values.append(tokens.pop(0))
         kind = fields.get(token[2:])
-        if kind is bool and not values:
+        if kind in (bool, Optional[bool]) and not values:
             flags.append(f"{token}=true")
-        elif get_origin(kind) is list and values and not values[0].startswith("["):
-            flags.append(f"{token}={json.dumps(values)}")
+        elif _is_list(kind) and values and values[0].startswith("[") and values[-1].endswith("]"):
+            flags.append(f"{token}={' '.join(values)}")
+        elif _is_list(kind) and values and (get_origin(kind) is list or len(values) > 1):
+            flags.append(f"{token}={json.dumps(values, ensure_ascii=False)}")
         elif values:
             flags += [f"{token}={values[0]}", *values[1:]]
         else:
             flags.append(token)
     return flags
+
+
+def _is_list(kind: Any) -> bool:
+    """Return whether a list is among the values of a type."""
+    return get_origin(kind) is list or any(get_origin(option) is list for option in get_args(kind))
 
 
 def _required_placeholders(concerns: tuple, flags: list[str]) -> list[str]:
@@ -415,19 +432,26 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key) for key, _ in node.value]
-        for key, (key_node, _) in zip(keys, node.value):
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark)
+        for i, (key_node, _) in enumerate(node.value):
+            if keys[i] in keys[:i]:
+                raise yaml.MarkedYAMLError(problem=f"key {keys[i]!r} stands twice", problem_mark=key_node.start_mark)
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or _Loader would take for something else."""
+
+
+# In YAML 1.1, 010 is eight.
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
     ("int", r"[-+]?[0-9]+", list("-+0123456789")),
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def load_yaml(path: str) -> dict:
@@ -439,7 +463,7 @@ def load_yaml(path: str) -> dict:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeError, ValueError, RecursionError) as error:
+    except Exception as error:  # PyYAML raises nearly anything for a value that is not what its !!tag says.
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if loaded is None:
         return {}
@@ -453,7 +477,11 @@ def _flags_of_yaml(path: str, fields: dict) -> list[str]:
     for key, value in load_yaml(path).items():
         if key not in fields:
             raise UserError(f"{path}: {_unknown(key, fields)}")
-        flags.append(f"--{key}={value if isinstance(value, str) else json.dumps(value, default=str)}")
+        try:
+            text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+        except (TypeError, ValueError, RecursionError):  # A value that holds itself, or keys that are no texts.
+            raise UserError(f"{path}: {key}: not a value; it takes {describe(fields[key])}") from None
+        flags.append(f"--{key}={text}")
     return flags
 
 

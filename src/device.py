@@ -25,12 +25,11 @@ def select_device(config: DeviceConfig) -> str:
     """
     wanted = PREFERENCE if config.device_target == "auto" else (config.device_target,)
     reasons = []
-    for target in (*wanted, *PREFERENCE):
+    for target in dict.fromkeys((*wanted, *PREFERENCE)):
         reason = None if target == "CPU" else why_not(target, config.device_id)
         if reason is None:
             break
-        if f"{target}: {reason}" not in reasons:
-            reasons.append(f"{target}: {reason}")
+        reasons.append(f"{target}: {reason}")
         if config.strict_device and target == wanted[-1]:
             raise UserError(f"device_target: {reasons[-1]}; choose another or leave out --strict_device")
     explained = f" ({'; '.join(reasons)})" if reasons else ""

@@ -11,6 +11,9 @@ EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
 class UserError(Exception):
     """Something the user can put right. The message is one line: what is wrong, where, and what to do."""
 
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
 
 def user_error_within(error: BaseException) -> Optional[UserError]:
     """Return the UserError that a data set worker raised, or None if there was none.
@@ -50,5 +53,5 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
             mistake = UserError(f"{error.filename}: {error.strerror}")
         if mistake is None:
             raise
-        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
+        print(f"error: {mistake}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

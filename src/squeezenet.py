@@ -86,7 +86,7 @@ def fires_from_metaparameters(
     """
     fires = []
     for i in range(count):
-        expand = base_e + incr_e * (i // freq)
+        expand = max(2, base_e + incr_e * (i // freq))
         expand3x3 = min(max(1, round(pct_3x3 * expand)), expand - 1)
         fires.append(Widths(max(1, round(squeeze_ratio * expand)), expand - expand3x3, expand3x3))
     return fires

@@ -42,7 +42,7 @@ def summarize(net: SqueezeNet, image_size: int) -> list[Row]:
     ms.set_context(mode=ms.PYNATIVE_MODE)
     net.set_train(False)
     try:
-        x = ms.ops.zeros((1, 3, image_size, image_size), ms.float32)
+        x = ms.ops.zeros((1, net.features[0].conv.in_channels, image_size, image_size), ms.float32)
         for part in ("features", "classifier"):
             for name, layer in getattr(net, part).name_cells().items():
                 counted.clear()

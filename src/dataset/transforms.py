@@ -116,7 +116,8 @@ def _by_chance(transform: Callable, probability: float) -> Callable:
 
     MindSpore seeds all operators of a pipeline alike, so that those which take equally many random numbers an image
     move in step: RandomHorizontalFlip after RandomCrop would flip upper crops always and lower ones never, and
-    CutOut would cut where the crop is taken. RandomSelectSubpolicy takes another number of them.
+    CutOut would cut where the crop is taken. RandomSelectSubpolicy takes another number of them. (Each of several
+    workers draws the same numbers for it, so that neighbours in a batch share theirs.)
     """
     return vision.RandomSelectSubpolicy([[(transform, probability)]])
 
