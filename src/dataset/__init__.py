@@ -125,7 +125,8 @@ def training_pipeline(
     sampler = ds.DistributedSampler(num_shards, shard_id, shuffle=True)
     augment = [config.augment] if isinstance(config.augment, str) else config.augment
     transforms = training_transforms(preprocessing, augment, config.crop_padding)
-    return _pipeline(_Enlarged(source, preprocessing), sampler, transforms, config.num_workers).batch(config.batch_size, drop_remainder=True)
+    images = _pipeline(_Enlarged(source, preprocessing), sampler, transforms, config.num_workers)
+    return images.batch(config.batch_size, drop_remainder=True)
 
 
 def evaluation_pipeline(

@@ -31,7 +31,10 @@ def open_cifar10(path: Path, split: str) -> ArraySource:
     meta = read_trusted_pickle(folder / "batches.meta")
     known = isinstance(meta, dict) and isinstance(meta.get("num_cases_per_batch"), int)
     if not known or meta.get("label_names") != list(CLASSES):
-        raise UserError(f"{folder / 'batches.meta'}: does not give the ten CIFAR-10 classes and the batch size; fetch the data set again")
+        raise UserError(
+            f"{folder / 'batches.meta'}: does not give the ten CIFAR-10 classes and the size of a batch; fetch the "
+            "data set again"
+        )
     for name in SPLITS[split]:
         check_batch(folder / name, meta["num_cases_per_batch"])
 
