@@ -43,6 +43,12 @@ def digits(tmp_path_factory):
     return SimpleNamespace(images=folder / "images", models=models, evaluation=evaluation)
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Leave out the galleries, which take as long as all the rest."""
+    monkeypatch.setattr("src.visualize._save", lambda figure, path: None)
+
+
 def classify(digits, output: Path, model: str = "ckpt", images=None, **keys) -> tuple:
     """Run inference and return predictions.json and the number of files skipped."""
     path = {"ckpt_path" if model == "ckpt" else "model_path": digits.models[model]}

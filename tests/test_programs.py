@@ -170,6 +170,7 @@ def test_help_of_each_program_names_its_flags(tmp_path):
         assert done.returncode == 0 and flag in done.stdout and done.stderr == ""
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_training_with_one_word_and_no_traceback(tmp_path):
     """The status is 128 + SIGINT, or + SIGTERM, into which MindSpore turns Ctrl-C while a graph runs."""
     command = [sys.executable, str(ROOT / "train.py"), *map(str, (*FLAGS, "--epochs", 500, "--output_path", "run"))]
