@@ -14,6 +14,7 @@ from mindspore import Tensor, nn
 
 from src.dataset.transforms import Preprocessing
 from src.errors import UserError
+from src.quiet import silent
 from src.squeezenet import SqueezeNet
 
 # MindSpore stores numbers and tensors beside the weights, no texts: the card is a tensor of its JSON's bytes.
@@ -86,12 +87,12 @@ def load_pretrained(net: nn.Cell, path: str | Path) -> None:
     difference.
     """
     parameters = read_checkpoint(path)
-    own = {name: parameter.shape for name, parameter in net.parameters_and_names()}
-    if any(name in parameters and parameters[name].shape != own[name] for name in _HEAD):
-        classes = parameters[_HEAD[0]].shape[0]
-        print(f"{path}: its last convolution has {classes} classes instead of {own[_HEAD[0]][0]}, and starts anew")
-        for name in _HEAD:
-            parameters[name] = dict(net.parameters_and_names())[name]
+    own = dict(net.parameters_and_names())
+    if all(name in parameters and parameters[name].shape[1:] == own[name].shape[1:] for name in _HEAD):
+        classes, wanted = len(parameters[_HEAD[0]]), len(own[_HEAD[0]])
+        if classes != wanted:
+            print(f"{path}: its last convolution has {classes} classes instead of {wanted}, and starts anew")
+            parameters.update({name: own[name] for name in _HEAD})
     load_weights(net, parameters, path)
 
 
@@ -102,7 +103,8 @@ def read_checkpoint(path: str | Path) -> dict[str, ms.Parameter]:
     if Path(path).suffix != ".ckpt":
         raise UserError(f"{path}: a checkpoint's name ends in .ckpt; for .mindir and .onnx use infer.py --model_path")
     try:
-        return ms.load_checkpoint(str(path), crc_check=True)
+        with silent():  # MindSpore logs as an error of its own what is raised here.
+            return ms.load_checkpoint(str(path), crc_check=True)
     except Exception as error:  # MindSpore raises a different type for each way in which a file can be broken.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: not a checkpoint, or damaged ({reason})") from None

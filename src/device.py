@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import mindspore as ms
 
 from src.config import DeviceConfig
 from src.errors import UserError
+from src.quiet import silent
 
 # From the one this port is for to the one that is always there.
 PREFERENCE = ("Ascend", "GPU", "CPU")
@@ -66,18 +66,9 @@ def why_not(target: str, device_id: int) -> str | None:
 
 
 def is_available(target: str) -> bool:
-    """Return whether MindSpore has the device, without the notices it prints for each plugin that is missing."""
-    sys.stdout.flush(), sys.stderr.flush()
-    saved = [os.dup(fd) for fd in (1, 2)]
-    try:
-        with open(os.devnull, "w") as devnull:
-            for fd in (1, 2):
-                os.dup2(devnull.fileno(), fd)
-            return ms.hal.is_available(target)
-    finally:
-        for fd, copy in zip((1, 2), saved):
-            os.dup2(copy, fd)
-            os.close(copy)
+    """Return whether MindSpore has the device."""
+    with silent():  # MindSpore prints a notice for each plugin that is missing.
+        return ms.hal.is_available(target)
 
 
 def peak_memory_mb(target: str) -> float:

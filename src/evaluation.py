@@ -15,7 +15,7 @@ from src.device import select_device
 from src.errors import UserError
 from src.loss import CrossEntropy
 from src.metrics import Classification, Evaluation
-from src.output import make_folder, write_json, write_text
+from src.output import output_folder, write_json, write_text
 
 RESULT, CONFUSION_TABLE = "result.json", "confusion_matrix.csv"
 CONFUSION_PICTURE, MISTAKES_PICTURE = "confusion_matrix.png", "worst_mistakes.png"
@@ -54,8 +54,8 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
         )
     checkpoint = Path(config.ckpt_path)
     folder = Path(config.output_path or checkpoint.with_name(f"eval_{checkpoint.stem}_{split}"))
-    make_folder(folder)
-    evaluation = evaluate(net, source, card.preprocessing, config.batch_size, config.num_workers)
+    with output_folder(folder):
+        evaluation = evaluate(net, source, card.preprocessing, config.batch_size, config.num_workers)
     result = {
         "checkpoint": str(checkpoint),
         "dataset": data.dataset,

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from src.dataset.transforms import Preprocessing
 from src.errors import UserError
+from src.quiet import silent
 
 
 def spec_path(model_path: Path) -> Path:
@@ -18,10 +20,13 @@ def spec_path(model_path: Path) -> Path:
 
 def read_spec(model_path: Path) -> dict[str, Any]:
     """Return the specification of an exported model. Raises UserError when it is missing or none."""
+    if not model_path.is_file():
+        raise UserError(f"{model_path}: there is no such model")
     path = spec_path(model_path)
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))
-        spec["input"]["shape"], spec["output"]["what"], spec["preprocessing"], spec["classes"]
+        spec["input"]["shape"], spec["input"]["dtype"], spec["output"]["what"], spec["classes"]
+        Preprocessing.from_json(spec["preprocessing"])
         return spec
     except OSError:
         raise UserError(f"{path}: not found; keep beside the model the file that export.py wrote with it") from None
@@ -34,13 +39,12 @@ class ExportedModel:
 
     def __init__(self, path: Path, spec: dict[str, Any]):
         self.path, self.spec = path, spec
-        if not path.is_file():
-            raise UserError(f"{path}: there is no such model")
         loaders = {".mindir": _load_mindir, ".onnx": _load_onnx}
         if path.suffix not in loaders:
             raise UserError(f"{path}: not a kind of model that runs here: {' or '.join(loaders)}")
         try:
-            self.run = loaders[path.suffix](path)
+            with silent():  # The runtimes log as errors of their own what is raised here.
+                self.run = loaders[path.suffix](path)
         except Exception as error:  # Each runtime has exceptions of its own for a file it cannot read.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"{path}: not a {path.suffix[1:].upper()} model, or damaged ({reason})") from None

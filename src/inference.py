@@ -16,7 +16,7 @@ from src.dataset.transforms import Preprocessing
 from src.device import select_device
 from src.errors import UserError
 from src.exported import ExportedModel, read_spec
-from src.output import make_folder, write_json
+from src.output import output_folder, write_json
 
 PREDICTIONS, GALLERY = "predictions.json", "predictions.png"
 GALLERY_IMAGES = 32
@@ -68,24 +68,25 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
         else Classifier.from_exported(config.model_path)
     )
     folder = Path(config.output_path)
-    make_folder(folder)
     results, shown = [], []
-    for batch, images in _batches(files, config.batch_size):
-        for file, image, probabilities in zip(batch, images, classifier(images)):
-            best = np.argsort(-probabilities, kind="stable")[: config.top_k]
-            top_k = [
-                {"index": int(i), "name": classifier.classes[i], "probability": float(probabilities[i])} for i in best
-            ]
-            results.append({"file": str(file), "top_k": top_k})
-            shown += [image] if len(shown) < GALLERY_IMAGES else []
-    if not results:
-        raise UserError(f"none of the {len(files)} files is a readable image")
+    with output_folder(folder):
+        for batch, images in _batches(files, config.batch_size):
+            for file, image, probabilities in zip(batch, images, classifier(images)):
+                results.append({"file": str(file), "top_k": _top_k(probabilities, classifier.classes, config.top_k)})
+                shown += [image] if len(shown) < GALLERY_IMAGES else []
+        if not results:
+            raise UserError(f"none of the {len(files)} files is a readable image")
     write_json(folder / PREDICTIONS, results)
 
     from src import visualize  # Here, because matplotlib is slow to import.
 
     visualize.prediction_grid(folder / GALLERY, shown, [result["top_k"][0]["name"] for result in results])
     return results, len(files) - len(results)
+
+
+def _top_k(probabilities: np.ndarray, classes: list[str], k: int) -> list[dict[str, Any]]:
+    best = np.argsort(-probabilities, kind="stable")[:k]
+    return [{"index": int(i), "name": classes[i], "probability": float(probabilities[i])} for i in best]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

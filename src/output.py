@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any, Iterable, Iterator
 
 from src.errors import UserError
 
@@ -24,14 +25,35 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"{folder}: cannot write here ({error.strerror}); choose another folder") from None
 
 
-def make_run_folder(folder: Path, entries: Iterable[str], overwrite: bool) -> None:
-    """Make the folder of a run. Raises UserError when it holds a run already and is not to be overwritten.
+@contextlib.contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """Make a folder for what the body writes, and take it away again when that fails before anything is written."""
+    is_new = not folder.exists()
+    make_folder(folder)
+    try:
+        yield
+    except BaseException:
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
 
-    `entries` are the names that a run writes: only those are removed by overwriting.
+
+def check_run_folder(folder: Path, entries: Iterable[str], overwrite: bool) -> list[Path]:
+    """Return what lies in the folder of a run of its `entries`, the names that a run writes.
+
+    Raises UserError when that is anything, unless it is to be overwritten, and for a file in the folder's place.
     """
-    present = [folder / name for name in entries if (folder / name).exists()] if folder.is_dir() else []
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: this is a file, not a folder; choose another --output_path")
+    present = [folder / name for name in entries if (folder / name).exists()]
     if present and not overwrite:
         raise UserError(f"{folder}: holds a run already; choose another --output_path, or replace it with --overwrite")
+    return present
+
+
+def make_run_folder(folder: Path, entries: Iterable[str], overwrite: bool) -> None:
+    """Make the folder of a run, see check_run_folder; of what lies in it only the entries are removed."""
+    present = check_run_folder(folder, entries, overwrite)
     make_folder(folder)
     for entry in present:
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()

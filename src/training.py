@@ -29,7 +29,7 @@ from src.evaluation import evaluate
 from src.loss import CrossEntropy
 from src.lr_generator import get_lr
 from src.metrics import Classification, Evaluation
-from src.output import make_run_folder, write_json, write_text
+from src.output import check_run_folder, make_run_folder, write_json, write_text
 from src.quiet import quiet
 from src.squeezenet import SqueezeNet
 from src.summary import check_image_size, summarize, totals
@@ -76,8 +76,9 @@ def train(config: TrainConfig) -> dict:
     Raises UserError, before anything is written, for data, checkpoint, device or folder that cannot be used.
     """
     start = time.perf_counter()
-    plan = prepare(config)
     folder = Path(config.run.output_path)
+    check_run_folder(folder, RUN_ENTRIES, config.run.overwrite)
+    plan = prepare(config)
     make_run_folder(folder, RUN_ENTRIES, config.run.overwrite)
     write_text(folder / CONFIG, to_yaml(config))
     validation = f"{len(plan.validation):,}" if plan.validation else "no"
@@ -107,6 +108,7 @@ def prepare(config: TrainConfig) -> Plan:
     """Open and check all that a run needs. Raises UserError for what cannot be used."""
     target = select_device(config.device)
     check_precision(config.optimizer, target)
+    dashboard_writer(config.run.scalars)
     ms.set_seed(config.run.seed)
     present = splits(config.data)
     training = open_source(config.data, "train")
@@ -226,9 +228,11 @@ def build_model(net: nn.Cell, loss: CrossEntropy, config: OptimizerConfig, rates
             optimizer = nn.Adam(parameters, **common)
     elif config.optimizer == "sgd":
         optimizer = nn.SGD(parameters, **common)
+    elif config.optimizer == "nesterov":
+        # Not nn.Momentum(use_nesterov=True), which on the CPU is momentum without Nesterov's part (2.8 and 2.10).
+        optimizer = nn.SGD(parameters, momentum=config.momentum, nesterov=config.momentum > 0, **common)
     else:
-        nesterov = config.optimizer == "nesterov"
-        optimizer = nn.Momentum(parameters, momentum=config.momentum, use_nesterov=nesterov, **common)
+        optimizer = nn.Momentum(parameters, momentum=config.momentum, **common)
     scale = {}
     if config.loss_scale == 0:
         scale["loss_scale_manager"] = ms.amp.DynamicLossScaleManager()
@@ -257,7 +261,7 @@ def check_precision(config: OptimizerConfig, target: str) -> None:
         return
     if config.amp_level in ("O2", "O3"):
         raise UserError(f"amp_level: {config.amp_level} needs an Ascend or a GPU; on the CPU O0 is right and fastest")
-    if config.loss_scale != 1 and config.amp_level == "O0":
+    if config.loss_scale == 0 or (config.loss_scale != 1 and config.amp_level == "O0"):
         raise UserError(f"loss_scale: {config.loss_scale} is for mixed precision on an Ascend or a GPU; leave it at 1")
 
 
@@ -276,18 +280,26 @@ def picture_batch(plan: Plan, folder: Path) -> None:
 @contextlib.contextmanager
 def dashboard(kind: str, folder: Path) -> Iterator[Callable[[str, float, int], None] | None]:
     """Give a function that writes a scalar for TensorBoard or VisualDL, or None."""
-    if kind == "none":
+    writer_class = dashboard_writer(kind)
+    if writer_class is None:
         yield None
         return
-    try:
-        if kind == "tensorboard":
-            from tensorboardX import SummaryWriter as Writer
-        else:
-            from visualdl import LogWriter as Writer
-    except ImportError as error:
-        raise UserError(f"scalars: {kind} is not installed ({error}); choose another or none") from None
-    writer = Writer(logdir=str(folder))
+    writer = writer_class(logdir=str(folder))
     try:
         yield lambda tag, value, step: writer.add_scalar(tag, value, step)
     finally:
         writer.close()
+
+
+def dashboard_writer(kind: str) -> type | None:
+    """Return the class that writes scalars for a dashboard. Raises UserError when it is not installed."""
+    try:
+        if kind == "tensorboard":
+            from tensorboardX import SummaryWriter as Writer
+        elif kind == "visualdl":
+            from visualdl import LogWriter as Writer
+        else:
+            return None
+    except ImportError:
+        raise UserError(f"scalars: {kind} is not installed; pip install {kind}, or choose another or none") from None
+    return Writer

@@ -410,7 +410,7 @@ def test_label_smoothing_reaches_the_training_loss_and_not_the_validation_loss(t
 
 
 def test_a_run_that_dies_warns_within_the_first_epoch(tmp_path, no_pictures, capsys):
-    keys = {**BRIEF, "train_images": 400, "batch_size": 8, "lr_max": 0.2, "log_steps": 10}
+    keys = {**BRIEF, "train_images": 400, "batch_size": 8, "lr_max": 0.2, "log_steps": 10, "dropout": 0}
     train(configuration(**keys, output_path=str(tmp_path / "run")))
     last = metrics_rows(tmp_path / "run")[-1]
     assert float(last["loss"]) == pytest.approx(np.log(10), abs=1e-4)
@@ -422,9 +422,9 @@ def test_a_run_that_dies_warns_within_the_first_epoch(tmp_path, no_pictures, cap
 
 
 def test_a_loss_that_overflows_ends_the_run_with_step_and_rate_and_saves_nothing_broken(tmp_path, no_pictures):
-    keys = {**BRIEF, "optimizer": "adam", "lr_max": 1.0, "lr_decay_mode": "steps", "save_checkpoint_steps": 1}
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d \(epoch 1, learning rate 1\)"):
-        train(configuration(**keys, final_relu=False, output_path=str(tmp_path / "run")))
+    keys = {**BRIEF, "optimizer": "adam", "lr_max": 1e4, "lr_decay_mode": "steps", "save_checkpoint_steps": 1}
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d \(epoch 1, learning rate 1e\+04\)"):
+        train(configuration(**keys, final_relu=False, dropout=0, output_path=str(tmp_path / "run")))
     assert not (tmp_path / "run" / "result.json").exists()
     for file in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
         load_network(file)
