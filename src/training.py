@@ -159,10 +159,10 @@ def fit(plan: Plan, folder: Path) -> tuple[Training, Evaluator | None]:
                 history.add(step, epoch, val_loss=evaluation.loss, val_accuracy=evaluation.accuracy)
                 if is_best:
                     save_checkpoint(plan.net, folder / BEST, card)
+                    visualize.learning_curves(folder / CURVES_PICTURE, history.rows)
                 figures = f"loss {evaluation.loss:.4f}  accuracy {evaluation.accuracy:.2%}"
                 best = "  (best so far)" if is_best else ""
                 progress.say(f"validation at step {step}, epoch {epoch}: {figures}{best}")
-                visualize.learning_curves(folder / CURVES_PICTURE, history.rows)
 
             data = config.data
             images = evaluation_pipeline(plan.validation, card.preprocessing, data.batch_size, data.num_workers)

@@ -104,7 +104,7 @@ def _limited(source: Source, total: int) -> Source:
 
 def preprocessing_of(config: DataConfig, source: Source) -> Preprocessing:
     """Return how images of this source are brought to the network in evaluation."""
-    return Preprocessing(config.image_size, config.fit, config.normalize, source.mean, source.std)
+    return Preprocessing(config.image_size, config.fit, config.normalize, source.mean, source.std, source.native_size)
 
 
 def training_pipeline(
@@ -125,7 +125,7 @@ def training_pipeline(
     sampler = ds.DistributedSampler(num_shards, shard_id, shuffle=True)
     augment = [config.augment] if isinstance(config.augment, str) else config.augment
     transforms = training_transforms(preprocessing, augment, config.crop_padding)
-    images = _pipeline(_Enlarged(source, preprocessing), sampler, transforms, config.num_workers)
+    images = _pipeline(_ToScale(source, preprocessing), sampler, transforms, config.num_workers)
     return images.batch(config.batch_size, drop_remainder=True)
 
 
@@ -143,19 +143,19 @@ def evaluation_pipeline(
     if num_shards > 1:
         source = Subset(source, np.arange(shard_id, len(source), num_shards))
     transforms = evaluation_transforms(preprocessing)
-    source = _Enlarged(source, preprocessing)
+    source = _ToScale(source, preprocessing)
     return _pipeline(source, ds.SequentialSampler(), transforms, num_workers).batch(batch_size, drop_remainder=False)
 
 
-class _Enlarged(Subset):
-    """All images of a source, tiny ones with zeros around."""
+class _ToScale(Subset):
+    """All images of a source, brought to a scale that can be cropped."""
 
     def __init__(self, source: Source, preprocessing: Preprocessing):
         super().__init__(source, np.arange(len(source)))
         self.preprocessing = preprocessing
 
     def image(self, index: int) -> np.ndarray:
-        return self.preprocessing.enlarge(super().image(index))
+        return self.preprocessing.to_scale(super().image(index))
 
 
 def _pipeline(source: Source, sampler: ds.Sampler, transforms: Sequence[Callable], num_workers: int) -> ds.Dataset:

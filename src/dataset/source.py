@@ -25,6 +25,7 @@ class Source:
     """
 
     decodes = False
+    native_size: int | None = None  # Side in pixels of all images alike, or None.
 
     def __init__(self, classes: Sequence[str], labels, mean: Sequence[float], std: Sequence[float]):
         self.classes = list(classes)
@@ -52,7 +53,7 @@ class ArraySource(Source):
 
     def __init__(self, images: np.ndarray, labels, classes, mean, std):
         super().__init__(classes, labels, mean, std)
-        self.images = images
+        self.images, self.native_size = images, images.shape[1]
 
     def image(self, index: int) -> np.ndarray:
         return self.images[index]
@@ -79,7 +80,8 @@ class Subset(Source):
 
     def __init__(self, source: Source, indices: np.ndarray):
         super().__init__(source.classes, source.labels[indices], source.mean, source.std)
-        self.source, self.indices, self.decodes = source, indices, source.decodes
+        self.source, self.indices = source, indices
+        self.decodes, self.native_size = source.decodes, source.native_size
 
     def image(self, index: int) -> np.ndarray:
         return self.source.image(int(self.indices[index]))

@@ -8,6 +8,7 @@ from typing import Callable, Sequence
 import numpy as np
 from mindspore.dataset import vision
 from mindspore.dataset.vision import Inter
+from PIL import Image
 
 # Shorter side before the centre crop, in units of image_size: 256 for 224, as is usual for ImageNet.
 CENTER_CROP_MARGIN = 8 / 7
@@ -18,7 +19,8 @@ class Preprocessing:
     """How evaluation turns an image (H, W, 3) uint8 into the input (3, image_size, image_size) float32.
 
     It is saved in every checkpoint and beside every exported model. fit and normalize: see DataConfig; mean and std
-    are of the RGB channels on a scale of 0 to 1, and not used when each image is normalised by its own.
+    are of the RGB channels on a scale of 0 to 1, and not used when each image is normalised by its own. native_size is
+    the side of the data set's images where all have one: a photograph is brought to that scale before it is cropped.
     """
 
     image_size: int
@@ -26,6 +28,7 @@ class Preprocessing:
     normalize: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    native_size: int | None = None
 
     @classmethod
     def from_json(cls, values: dict) -> Preprocessing:
@@ -34,17 +37,28 @@ class Preprocessing:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the input for one image."""
-        return np.ascontiguousarray(_applied(evaluation_transforms(self), self.enlarge(image)))
+        return np.ascontiguousarray(_applied(evaluation_transforms(self), self.to_scale(image)))
 
     def fit_image(self, image: np.ndarray) -> np.ndarray:
         """Return an image brought to size, (image_size, image_size, 3) uint8, for a model that normalises itself."""
-        return _applied(fit_transforms(self), self.enlarge(image))
+        return _applied(fit_transforms(self), self.to_scale(image))
 
-    def enlarge(self, image: np.ndarray) -> np.ndarray:
-        """Return an image large enough for `fit`: zeros around a tiny one, which MindSpore's CenterCrop refuses."""
-        missing = [self.image_size - side for side in image.shape[:2]]
-        if self.fit != "crop" or max(missing) < self.image_size * 2 // 3:
+    def to_scale(self, image: np.ndarray) -> np.ndarray:
+        """Return an image that `fit` can crop: a large one shrunk to native_size, zeros around a tiny one.
+
+        Where neither is needed, as for all images of a data set of one size, that is the image itself.
+        """
+        if self.fit != "crop":
             return image
+        height, width = image.shape[:2]
+        if self.native_size and min(height, width) > self.native_size:
+            scale = self.native_size / min(height, width)
+            size = (round(width * scale), round(height * scale))
+            return np.asarray(Image.fromarray(image).resize(size, Image.BILINEAR))
+        missing = [self.image_size - side for side in (height, width)]
+        if max(missing) < self.image_size * 2 // 3:
+            return image
+        # MindSpore's CenterCrop pads by three times a side at most.
         before_after = [((n + 1) // 2, n // 2) if n > 0 else (0, 0) for n in missing]
         return np.pad(image, [*before_after, (0, 0)])
 

@@ -264,3 +264,15 @@ def test_augmentation_repeats_with_the_seed_and_differs_with_another(augment):
     first, again, other = (augmented(**options, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_a_photograph_is_shrunk_to_the_data_sets_scale_before_it_is_cropped():
+    photograph = np.zeros((300, 400, 3), np.uint8)
+    photograph[:, 200:] = 240
+    preprocessing = Preprocessing(24, "crop", "dataset", (0.0,) * 3, (1.0,) * 3, native_size=32)
+    pixels = preprocessing.fit_image(photograph)
+    assert pixels.shape == (24, 24, 3)
+    # 300x400 becomes 32x43: the step from black to grey stays in the middle, one pixel wide.
+    assert (pixels[:, :10] == 0).all() and (pixels[:, 14:] == 240).all()
+    small = np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3)
+    np.testing.assert_array_equal(preprocessing.fit_image(small), small[4:28, 4:28])
