@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh machine with Python 3.9 to 3.12 to a trained SqueezeNet: sets up .venv, trains on scikit-learn's
-# handwritten digits (no download), evaluates, predicts and exports. About four minutes on two CPU cores.
+# handwritten digits (no download), evaluates, predicts and exports. Under five minutes on two CPU cores.
 #
 #   bash scripts/quickstart.sh
 #
@@ -37,7 +37,7 @@ Done. Pictures to look at:
   $root/$run/evaluation/worst_mistakes.png     the mistakes, if there were any
   $root/$run/predictions/predictions.png       predictions for docs/samples/digits
 
-Next, CIFAR-10 (a download of 170 MB, then about half an hour on two CPU cores):
+Next, CIFAR-10 (a download of 170 MB, then an hour or so on two CPU cores):
   source .venv/bin/activate
   python train.py --config config/squeezenet_cifar10_small.yaml --data_path ./data --download
 END
