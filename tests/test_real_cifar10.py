@@ -15,7 +15,7 @@ from tests.conftest import run_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.cifar10]
 
-# The recipe's learning rate is made for 46,860 steps; in these 936 the net would die of it (tests of the warning).
+# The recipe's learning rate is made for 46,860 steps: in 780 steps of 5,000 images it left the net at chance.
 SHORTENED = (
     *("--image_size", 64, "--train_images", 5000, "--epochs", 6, "--warmup_epochs", 1, "--lr_max", 0.003),
     *("--batch_size", 32, "--log_steps", 100, "--device_target", "CPU"),
@@ -38,7 +38,7 @@ def trained(real_cifar10, tmp_path_factory) -> SimpleNamespace:
 
 def test_training_learns_far_beyond_chance(trained):
     assert trained.result["test"]["images"] == 10_000
-    assert trained.result["test"]["accuracy"] > 0.25  # Chance is 0.10; 0.31 to 0.36 were measured.
+    assert trained.result["test"]["accuracy"] > 0.25  # Chance is 0.10; five epochs gave 0.31.
     assert trained.result["steps"] == 6 * (5000 // 32)
 
 
