@@ -1,8 +1,8 @@
 """SqueezeNet for MindSpore. Importing this package, before MindSpore, keeps convolutions on the CPU fast.
 
 MindSpore 2.9 and 2.10 ship oneDNN 3.10, which on processors with AVX-512 runs its scalar reference kernel for every
-convolution larger than 1x1 in MindSpore's layout: 60 to 120 times slower than the matrix product kernel it uses when
-held to AVX2. oneDNN reads its variable once, when MindSpore loads it, so this has to happen at import. A value that
+convolution larger than 1x1 in MindSpore's layout, slower by far than the matrix product kernel that it uses when held
+to AVX2. oneDNN reads its variable once, when MindSpore loads it, so this has to happen at import. A value that
 the user has set stays.
 """
 
