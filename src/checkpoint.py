@@ -13,14 +13,16 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from src.dataset.transforms import Preprocessing
+from src.dropout import Dropout
 from src.errors import UserError
-from src.quiet import silent
+from src.output import sync_folder
+from src.quiet import quiet, silent
 from src.squeezenet import SqueezeNet
 
-# MindSpore stores numbers and tensors beside the weights, no texts: the card is a tensor of its JSON's bytes.
 CARD_KEY = "model_card"
 # What belongs to the network; an optimizer's state and counters in the same file do not.
 _NETWORK_PREFIXES = ("features.", "classifier.")
+_COUNTER = f".{Dropout.STEP}"
 _HEAD = ("classifier.1.weight", "classifier.1.bias")
 
 
@@ -31,6 +33,7 @@ class ModelCard:
     model: arguments of SqueezeNet.
     classes: class names, in the order of the logits.
     dataset, val_split: as in DataConfig.
+    configuration: SHA-256 of the run's config.yaml, in hexadecimal digits, or nothing.
     """
 
     model: dict[str, Any]
@@ -39,6 +42,7 @@ class ModelCard:
     dataset: str
     val_split: float
     mindspore_version: str = ms.__version__
+    configuration: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the card as values that JSON knows."""
@@ -50,20 +54,46 @@ class ModelCard:
         return cls(**{**values, "preprocessing": Preprocessing.from_json(values["preprocessing"])})
 
     def to_tensor(self) -> Tensor:
-        """Return the card as it is stored in a checkpoint, (bytes,) uint8."""
-        return Tensor(np.frombuffer(json.dumps(self.to_json()).encode(), np.uint8))
+        """Return the card as it is stored in a checkpoint."""
+        return _to_tensor(self.to_json())
 
     def build(self) -> SqueezeNet:
         """Return the network, with fresh weights."""
         return SqueezeNet(**self.model)
 
 
-def save_checkpoint(net: nn.Cell, path: Path, card: ModelCard) -> None:
-    """Save a network and its card. A file of that name stays whole until the new one is complete."""
+def save_checkpoint(net: nn.Cell | list[ms.Parameter], path: Path, card: ModelCard, **beside: Any) -> None:
+    """Save a network, or parameters, and a card. A file of that name stays whole until the new one is on the disk.
+
+    beside: further arrays, and values that JSON knows, by the keys that `read_json` finds those under.
+    """
+    if isinstance(net, list):
+        net = [{"name": parameter.name, "data": parameter} for parameter in net]
+    tensors = {CARD_KEY: card.to_tensor(), **{key: _to_tensor(value) for key, value in beside.items()}}
     temporary = path.with_name(f".{path.stem}.tmp.ckpt")
-    ms.save_checkpoint(net, str(temporary), append_dict={CARD_KEY: card.to_tensor()}, crc_check=True)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    try:
+        with silent():  # MindSpore logs what it raises.
+            ms.save_checkpoint(net, str(temporary), append_dict=tensors, crc_check=True)
+        os.chmod(temporary, 0o644)
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _to_tensor(value: Any) -> Tensor:
+    """Return an array, or the JSON of a value as its bytes, (bytes,) uint8; MindSpore stores no texts."""
+    if isinstance(value, np.ndarray):
+        return Tensor(value)
+    return Tensor(np.frombuffer(json.dumps(value).encode(), np.uint8))
+
+
+def read_json(parameters: dict[str, ms.Parameter], key: str) -> Any:
+    """Return a value that save_checkpoint stored beside the weights. Raises KeyError or ValueError."""
+    return json.loads(bytes(parameters[key].asnumpy()))
 
 
 def load_network(path: str | Path) -> tuple[SqueezeNet, ModelCard]:
@@ -72,7 +102,7 @@ def load_network(path: str | Path) -> tuple[SqueezeNet, ModelCard]:
     if CARD_KEY not in parameters:
         raise UserError(f"{path}: no architecture is recorded in it; give a checkpoint written by train.py")
     try:
-        card = ModelCard.from_json(json.loads(bytes(parameters[CARD_KEY].asnumpy())))
+        card = ModelCard.from_json(read_json(parameters, CARD_KEY))
         net = card.build()
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: its model card cannot be read ({error}); is it from a newer version?") from None
@@ -87,7 +117,7 @@ def load_pretrained(net: nn.Cell, path: str | Path) -> None:
     difference.
     """
     parameters = read_checkpoint(path)
-    own = dict(net.parameters_and_names())
+    own = weights_of(net)
     if all(name in parameters and parameters[name].shape[1:] == own[name].shape[1:] for name in _HEAD):
         classes, wanted = len(parameters[_HEAD[0]]), len(own[_HEAD[0]])
         if classes != wanted:
@@ -104,15 +134,25 @@ def read_checkpoint(path: str | Path) -> dict[str, ms.Parameter]:
         raise UserError(f"{path}: a checkpoint's name ends in .ckpt; for .mindir and .onnx use infer.py --model_path")
     try:
         with silent():  # MindSpore logs as an error of its own what is raised here.
-            return ms.load_checkpoint(str(path), crc_check=True)
+            parameters = ms.load_checkpoint(str(path), crc_check=True)
     except Exception as error:  # MindSpore raises a different type for each way in which a file can be broken.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: not a checkpoint, or damaged ({reason})") from None
+    # Without the mark of its checksum MindSpore loads a file unchecked. All that have a card were saved with one.
+    if CARD_KEY in parameters and not _has_checksum(path):
+        raise UserError(f"{path}: damaged: its checksum is missing")
+    return parameters
+
+
+def _has_checksum(path: str | Path) -> bool:
+    with open(path, "rb") as stream:
+        stream.seek(-17, os.SEEK_END)
+        return stream.read(7) == b"crc_num"
 
 
 def load_weights(net: nn.Cell, parameters: dict[str, ms.Parameter], path: str | Path) -> None:
     """Load a checkpoint's weights into a network. Raises UserError, which names differences, unless all fit."""
-    own = dict(net.parameters_and_names())
+    own = weights_of(net)
     differences = [f"{name} is missing" for name in own if name not in parameters]
     differences += [
         f"{name} is {parameters[name].shape} in the file and {parameter.shape} in the network"
@@ -120,7 +160,9 @@ def load_weights(net: nn.Cell, parameters: dict[str, ms.Parameter], path: str | 
         if name in parameters and parameters[name].shape != parameter.shape
     ]
     differences += [
-        f"{name} is not in the network" for name in parameters if name.startswith(_NETWORK_PREFIXES) and name not in own
+        f"{name} is not in the network"
+        for name in parameters
+        if name.startswith(_NETWORK_PREFIXES) and name not in own and not name.endswith(_COUNTER)
     ]
     if differences:
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
@@ -128,4 +170,10 @@ def load_weights(net: nn.Cell, parameters: dict[str, ms.Parameter], path: str | 
     broken = [name for name in own if not np.isfinite(parameters[name].asnumpy()).all()]
     if broken:
         raise UserError(f"{path}: {broken[0]} holds values that are not finite; take an earlier checkpoint")
-    ms.load_param_into_net(net, {name: parameters[name] for name in own}, strict_load=True)
+    with quiet():  # MindSpore warns of dropout's counter, which is not loaded.
+        ms.load_param_into_net(net, {name: parameters[name] for name in own})
+
+
+def weights_of(net: SqueezeNet) -> dict[str, ms.Parameter]:
+    """Return what makes a network, by name: weights, biases and batch norm's values, not dropout's counter of steps."""
+    return {name: parameter for name, parameter in net.parameters_and_names() if not name.endswith(_COUNTER)}

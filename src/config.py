@@ -44,6 +44,21 @@ _DESCRIPTIONS = {
     type(None): "null",
 }
 
+RUN_CONFIG = "config.yaml"  # In the folder of a run: the configuration that it has.
+# What a resumed run may have otherwise: how long it is, where it runs, and what it writes.
+MAY_CHANGE = (
+    *("epochs", "data_path", "download", "num_workers", "max_broken_images", "csv_columns", "pretrained"),
+    *("device_target", "device_id", "strict_device", "dataset_sink", "output_path", "resume", "overwrite", "scalars"),
+    *(
+        "keep_checkpoint_max",
+        "save_checkpoint_steps",
+        "save_checkpoint_minutes",
+        "on_save_error",
+        "on_nan",
+        "log_steps",
+    ),
+)
+
 Augmentation = Literal["crop_flip", "color_jitter", "cutout"]
 Dataset = Literal["cifar10", "cifar10_binary", "image_folder", "image_csv", "digits"]
 
@@ -114,6 +129,8 @@ class DataConfig:
     """image_csv: the columns of val.csv with the file name and with the class name or index"""
     num_workers: CountOrZero = 0
     """threads that load images; 0: as many as cores, at most 8"""
+    max_broken_images: CountOrZero = 100
+    """images that may be unreadable: each is named, counted and left out; one more ends the run"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +173,12 @@ class ScheduleConfig:
     """epochs of linear warm-up"""
     pretrain_epochs: CountOrZero = 0
     """epochs of the schedule already done; they are cut off its start"""
+    lr_scaling: Literal["linear", "none"] = "linear"
+    """on several devices: learning rates in proportion to the images a step, or as they are"""
+    lr_batch_size: Optional[Count] = None
+    """images a step, on all devices, that the learning rates are given for; null: batch_size, of one device"""
+    scaling_warmup_epochs: CountOrZero = 5
+    """epochs within which scaled learning rates rise to their scale (Goyal et al. 2017)"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +201,8 @@ class RunConfig:
 
     output_path: Optional[str] = None
     """folder of the run; null: runs/<name of the configuration>"""
+    resume: bool = False
+    """go on with the run that is in output_path, with its configuration, from its newest checkpoint"""
     overwrite: bool = False
     """replace the run that is in output_path"""
     pretrained: Optional[str] = None
@@ -185,9 +210,15 @@ class RunConfig:
     seed: CountOrZero = 1
     """of weights, order of the images, augmentation and dropout"""
     keep_checkpoint_max: Count = 10
-    """checkpoints kept"""
+    """checkpoints kept, besides the best one"""
     save_checkpoint_steps: Optional[Count] = None
-    """steps between checkpoints; null: an epoch"""
+    """steps between checkpoints, besides those at every epoch's end"""
+    save_checkpoint_minutes: Optional[Amount] = None
+    """minutes between checkpoints, besides those at every epoch's end"""
+    on_save_error: Literal["warn", "stop"] = "warn"
+    """when the disk is full or the folder gone: say so and go on, or stop"""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """when the loss is not finite: stop, or undo the step, count it and go on"""
     eval_steps: Optional[Count] = None
     """steps between evaluations; null: an epoch"""
     log_steps: Count = 50
@@ -220,6 +251,10 @@ class TrainConfig:
             raise UserError(f"pretrain_epochs: {schedule.epochs} leaves no epoch to train: raise epochs")
         if data.val_split and data.dataset in ("image_folder", "image_csv"):
             raise UserError(f"val_split: {data.dataset} has validation images of its own (val/): leave val_split at 0")
+        if self.run.resume and self.run.overwrite:
+            raise UserError("resume: goes on with a run, and overwrite replaces it: give one of the two")
+        if self.run.on_nan == "skip" and self.run.dataset_sink:
+            raise UserError("on_nan: skip looks at every step, and dataset_sink at every epoch: give one of the two")
         if len(data.csv_columns) != 2:
             raise UserError(f"csv_columns: {data.csv_columns} is not allowed: two names, of file and of class")
 
@@ -242,6 +277,8 @@ class EvalConfig:
     """threads that load images; 0: as many as cores, at most 8"""
     csv_columns: List[str] = dataclasses.field(default_factory=lambda: ["image", "label"])
     """image_csv: the columns of val.csv with the file name and with the class"""
+    max_broken_images: CountOrZero = 100
+    """images that may be unreadable: each is named, counted and left out; one more ends the evaluation"""
     output_path: Optional[str] = None
     """folder for result.json, the confusion matrix and the gallery; null: eval_<checkpoint>_<split> beside it"""
 
@@ -323,15 +360,46 @@ def _plain(value: Any) -> Any:
 
 
 def parse_train(argv: list[str], description: str) -> TrainConfig:
-    """Return the checked configuration of a training run, with output_path filled in."""
-    config = TrainConfig(*parse(argv, description, *get_type_hints(TrainConfig).values()))
+    """Return the checked configuration of a training run, with output_path filled in.
+
+    A run that is resumed has the configuration in its folder, unless --config names another file.
+    """
+    concerns = get_type_hints(TrainConfig).values()
+    flags = _explicit(argv, {"config": str})
+    named = next((Path(flag.split("=", 1)[1]).stem for flag in flags if flag.startswith("--config=")), None)
+
+    def parsed(arguments: list[str]) -> TrainConfig:
+        config = TrainConfig(*parse(arguments, description, *concerns))
+        return with_keys(config, output_path=config.run.output_path or f"runs/{named or 'squeezenet_cifar10'}")
+
+    config = parsed(argv)
+    former = Path(config.run.output_path) / RUN_CONFIG
+    if config.run.resume and named is None and former.is_file():
+        # The folder may have been moved since.
+        config = parsed([f"--config={former}", *argv, f"--output_path={config.run.output_path}"])
     config.check()
-    if config.run.output_path is None:
-        flags = _explicit(argv, {"config": str})
-        name = next((Path(flag.split("=", 1)[1]).stem for flag in flags if flag.startswith("--config=")), None)
-        run = dataclasses.replace(config.run, output_path=f"runs/{name or 'squeezenet_cifar10'}")
-        config = dataclasses.replace(config, run=run)
     return config
+
+
+def with_keys(config: Any, **keys: Any) -> Any:
+    """Return a configuration of several concerns with some keys changed, whatever concern each belongs to."""
+    changed = {}
+    for field in dataclasses.fields(config):
+        concern = getattr(config, field.name)
+        own = {name: value for name, value in keys.items() if name in {f.name for f in dataclasses.fields(concern)}}
+        changed[field.name] = dataclasses.replace(concern, **own)
+    return dataclasses.replace(config, **changed)
+
+
+def changed_keys(config: TrainConfig, former: TrainConfig) -> list[str]:
+    """Return the keys whose values differ and decide what a run computes, as `key: former -> new`."""
+    differences = []
+    for concern in dataclasses.fields(config):
+        new, old = (dataclasses.asdict(getattr(c, concern.name)) for c in (config, former))
+        differences += [
+            f"{key}: {old[key]} -> {value}" for key, value in new.items() if value != old[key] and key not in MAY_CHANGE
+        ]
+    return differences
 
 
 def to_yaml(config: Any) -> str:

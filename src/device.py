@@ -10,6 +10,7 @@ import mindspore as ms
 
 from src.config import DeviceConfig
 from src.errors import UserError
+from src.job import is_worker, local_device, serve_as_scheduler
 from src.quiet import silent
 
 # From the one this port is for to the one that is always there.
@@ -21,17 +22,23 @@ def select_device(config: DeviceConfig) -> str:
     """Set device and execution mode, say in one line which device and why, and return its name.
 
     `auto` takes the first of PREFERENCE that runs an operator. A device asked for by name that does not falls back
-    to the best that does, with a warning, or with `strict_device` raises UserError.
+    to the best that does, with a warning, or with `strict_device` raises UserError. Each process of a job takes its
+    own of the host's devices, and none falls back from the one asked for.
     """
+    serve_as_scheduler()
+    in_job = is_worker()
+    device_id = local_device() if in_job else config.device_id
     wanted = PREFERENCE if config.device_target == "auto" else (config.device_target,)
     reasons = []
     for target in dict.fromkeys((*wanted, *PREFERENCE)):
-        reason = None if target == "CPU" else why_not(target, config.device_id)
+        reason = None if target == "CPU" else why_not(target, device_id)
         if reason is None:
             break
         reasons.append(f"{target}: {reason}")
         if config.strict_device and target == wanted[-1]:
             raise UserError(f"device_target: {reasons[-1]}; choose another or leave out --strict_device")
+        if in_job and config.device_target == target:
+            raise UserError(f"device_target: {reasons[-1]} on this device; the others of the job cannot go on without")
     explained = f" ({'; '.join(reasons)})" if reasons else ""
     if target in wanted:
         print(f"device: {target}{explained}")
@@ -40,7 +47,7 @@ def select_device(config: DeviceConfig) -> str:
     if target == "CPU":
         ms.set_device("CPU")
     else:
-        ms.set_device(target, config.device_id)
+        ms.set_device(target, device_id)
     ms.set_context(mode=ms.GRAPH_MODE if config.mode == "graph" else ms.PYNATIVE_MODE)
     return target
 

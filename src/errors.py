@@ -4,6 +4,8 @@ import signal
 import sys
 from typing import Callable, NoReturn, Optional
 
+from src.interruption import Interrupted
+
 # A signal ends a program with 128 + its number, as shells report it.
 EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
 
@@ -25,28 +27,23 @@ def user_error_within(error: BaseException) -> Optional[UserError]:
     return UserError(rest.split("\n\n---")[0]) if found else None
 
 
-class _Terminated(BaseException):
-    """SIGTERM, on its way out; like KeyboardInterrupt no Exception, so that nothing swallows it."""
-
-
-def _terminate(*_) -> NoReturn:
-    raise _Terminated
+def _terminate(number: int, _) -> NoReturn:
+    raise Interrupted(number)
 
 
 def run(main: Callable[[], Optional[int]]) -> NoReturn:
     """Run an entry point and exit with its status, turning a UserError into one line on stderr.
 
-    SIGTERM ends it in order, as Ctrl-C does. While a graph runs, MindSpore turns Ctrl-C into SIGTERM.
+    A signal ends it in order. While a graph runs, MindSpore turns Ctrl-C into SIGTERM, unless interruption.watch has
+    taken the signals over.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(main() or 0)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted) as end:
         print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
-    except _Terminated:
-        print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_TERMINATED)
+        by_sigterm = isinstance(end, Interrupted) and end.number == signal.SIGTERM
+        sys.exit(EXIT_TERMINATED if by_sigterm else EXIT_INTERRUPTED)
     except Exception as error:
         mistake = error if isinstance(error, UserError) else user_error_within(error)
         if isinstance(error, PermissionError) and error.filename is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from mindspore import Model, nn
@@ -13,6 +14,7 @@ from src.dataset.source import Source
 from src.dataset.transforms import Preprocessing
 from src.device import select_device
 from src.errors import UserError
+from src.job import ALONE, Job
 from src.loss import CrossEntropy
 from src.metrics import Classification, Evaluation
 from src.output import output_folder, write_json, write_text
@@ -23,20 +25,28 @@ MISTAKES = 32
 
 
 def evaluate(
-    net: nn.Cell, source: Source, preprocessing: Preprocessing, batch_size: int, num_workers: int
+    net: nn.Cell,
+    source: Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    num_workers: int,
+    job: Job = ALONE,
+    max_broken_images: int = 0,
 ) -> Evaluation:
-    """Return the outcome of a network on every image of a source, each counted once."""
-    dataset = evaluation_pipeline(source, preprocessing, batch_size, num_workers)
-    model = Model(net, CrossEntropy(), metrics={"evaluation": Classification()})
+    """Return the outcome of a network on every image of a source, each counted once by one process of the job."""
+    dataset = evaluation_pipeline(source, preprocessing, batch_size, num_workers, job.size, job.rank, max_broken_images)
+    model = Model(net, CrossEntropy(), metrics={"evaluation": Classification(job)})
     return model.eval(dataset)["evaluation"]
 
 
 def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
     """Evaluate a checkpoint as configured, write the folder of results, and return what is in result.json.
 
-    Raises UserError for a checkpoint, data or a folder that cannot be used.
+    Of several processes of a job each evaluates its share, and the leading one writes. Raises UserError for a
+    checkpoint, data or a folder that cannot be used.
     """
     target = select_device(device)
+    job = Job.join()
     net, card = load_network(config.ckpt_path)
     data = DataConfig(
         dataset=config.dataset or card.dataset,
@@ -54,16 +64,22 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
         )
     checkpoint = Path(config.ckpt_path)
     folder = Path(config.output_path or checkpoint.with_name(f"eval_{checkpoint.stem}_{split}"))
-    with output_folder(folder):
-        evaluation = evaluate(net, source, card.preprocessing, config.batch_size, config.num_workers)
+    with output_folder(folder) if job.leads else contextlib.nullcontext():
+        evaluation = evaluate(
+            *(net, source, card.preprocessing, config.batch_size, config.num_workers, job, config.max_broken_images)
+        )
     result = {
         "checkpoint": str(checkpoint),
         "dataset": data.dataset,
         "split": split,
         **evaluation.summary(),
+        "broken_images": len(source) - len(evaluation.labels),
         "accuracy_per_class": dict(zip(card.classes, evaluation.accuracy_per_class())),
         "device": target,
+        "devices": job.size,
     }
+    if not job.leads:
+        return {**result, "output_path": str(folder)}
     write_json(folder / RESULT, result)
     _write_confusion(folder, evaluation, card.classes)
     _write_mistakes(folder, evaluation, source, card.classes)
@@ -89,7 +105,7 @@ def _write_mistakes(folder: Path, evaluation: Evaluation, source: Source, classe
         for i in worst
     ]
     if len(worst):
-        visualize.image_grid(folder / MISTAKES_PICTURE, [source.image(i) for i in worst], titles)
+        visualize.image_grid(folder / MISTAKES_PICTURE, [source.image(evaluation.indices[i]) for i in worst], titles)
     else:
         (folder / MISTAKES_PICTURE).unlink(missing_ok=True)
 

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from src.checkpoint import load_network
 from src.config import DeviceConfig, InferConfig
 from src.dataset.image_folder import image_files
-from src.dataset.source import load_image
+from src.dataset.source import load_image, printable
 from src.dataset.transforms import Preprocessing
 from src.device import select_device
 from src.errors import UserError
 from src.exported import ExportedModel, read_spec
-from src.output import output_folder, write_json
+from src.output import output_folder, write_text
 
 PREDICTIONS, GALLERY = "predictions.json", "predictions.png"
-GALLERY_IMAGES = 32
+GALLERY_IMAGES, GALLERY_PIXELS = 32, 256
 
 
 class Classifier:
-    """A model that gives probabilities (N, classes) for images (H, W, 3) uint8, whatever file it came from."""
+    """A model that gives probabilities for images, whatever file it came from.
+
+    prepare: makes of an image (H, W, 3) uint8 what the model takes.
+    """
 
     def __init__(self, classes: list[str], prepare: Callable, probabilities: Callable):
-        self.classes, self._prepare, self._probabilities = classes, prepare, probabilities
+        self.classes, self.prepare, self._probabilities = classes, prepare, probabilities
 
-    def __call__(self, images: list[np.ndarray]) -> np.ndarray:
-        """Return the probability of each class for each image."""
-        return self._probabilities(np.stack([self._prepare(image) for image in images]))
+    def __call__(self, inputs: list[np.ndarray]) -> np.ndarray:
+        """Return the probability of each class (N, classes) for prepared images."""
+        return self._probabilities(np.stack(inputs))
 
     @classmethod
     def from_checkpoint(cls, path: str) -> Classifier:
@@ -55,11 +61,16 @@ class Classifier:
 def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any]], int]:
     """Classify image files as configured, write predictions.json and the gallery, and return them and the skipped.
 
-    Raises UserError for a model, a path or a folder that cannot be used, and when no file is an image.
+    What is no image is named on stderr and left out. Raises UserError when nothing is left, and for a model or a folder
+    that cannot be used.
     """
     if bool(config.ckpt_path) == bool(config.model_path):
         raise UserError("give either --ckpt_path (a checkpoint) or --model_path (a .mindir or .onnx file)")
-    files = list(_image_paths(config.images))
+    files, missing = _image_paths(config.images)
+    for error in missing:
+        _skip(error, len(files) + len(missing))
+    if not files:
+        raise UserError(f"none of the {len(missing)} paths leads to an image")
     if config.ckpt_path or Path(config.model_path).suffix != ".onnx":
         select_device(device)
     classifier = (
@@ -70,18 +81,21 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
     folder = Path(config.output_path)
     results, shown = [], []
     with output_folder(folder):
-        for batch, images in _batches(files, config.batch_size):
-            for file, image, probabilities in zip(batch, images, classifier(images)):
-                results.append({"file": str(file), "top_k": _top_k(probabilities, classifier.classes, config.top_k)})
-                shown += [image] if len(shown) < GALLERY_IMAGES else []
+        for batch in _batches(files, config.batch_size, classifier.prepare, len(files) + len(missing)):
+            for read, probabilities in zip(batch, classifier([read.inputs for read in batch])):
+                top_k = _top_k(probabilities, classifier.classes, config.top_k)
+                results.append({"file": str(read.file), "top_k": top_k})
+                shown += [read.picture] if len(shown) < GALLERY_IMAGES else []
         if not results:
             raise UserError(f"none of the {len(files)} files is a readable image")
-    write_json(folder / PREDICTIONS, results)
+    # A name that is not UTF-8 is written as JSON's escape for it, from which Python's os.fsencode gets it back.
+    text = json.dumps(results, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    write_text(folder / PREDICTIONS, text + "\n")
 
     from src import visualize  # Here, because matplotlib is slow to import.
 
-    visualize.prediction_grid(folder / GALLERY, shown, [result["top_k"][0]["name"] for result in results])
-    return results, len(files) - len(results)
+    visualize.prediction_grid(folder / GALLERY, shown, [result["top_k"][0]["name"] for result in results[: len(shown)]])
+    return results, len(files) + len(missing) - len(results)
 
 
 def _top_k(probabilities: np.ndarray, classes: list[str], k: int) -> list[dict[str, Any]]:
@@ -95,29 +109,54 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(1, keepdims=True)
 
 
-def _image_paths(paths: list[str]) -> Iterator[Path]:
+def _image_paths(paths: list[str]) -> tuple[list[Path], list[UserError]]:
+    """Return the files that are given, those of folders among them, and what is wrong with the other paths."""
+    files, missing = [], []
     for path in map(Path, paths):
-        if path.is_dir():
-            found = image_files(path)
-            if not found:
-                raise UserError(f"{path}: no images in this folder")
-            yield from found
-        elif path.is_file():
-            yield path
-        else:
-            raise UserError(f"{path}: there is no such file or folder")
+        found = image_files(path) if os.path.isdir(path) else [path] if os.path.isfile(path) else []
+        files += found
+        if os.path.isdir(path) and not found:
+            missing.append(UserError(f"{printable(path)}: no images in this folder"))
+        elif not found:
+            missing.append(UserError(f"{printable(path)}: there is no such file or folder"))
+    return files, missing
 
 
-def _batches(files: list[Path], size: int) -> Iterator[tuple[list[Path], list[np.ndarray]]]:
-    """Yield files and their images, `size` at a time; a file that is no image is named on stderr and left out."""
-    good: list[tuple[Path, np.ndarray]] = []
+class _Read(NamedTuple):
+    """An image that was read: its file, what the model takes, and (H, W, 3) uint8 to be shown."""
+
+    file: Path
+    inputs: np.ndarray
+    picture: np.ndarray
+
+
+def _batches(files: list[Path], size: int, prepare: Callable, total: int) -> Iterator[list[_Read]]:
+    """Yield images, `size` at a time, of which one alone is in memory as large as it is."""
+    batch: list[_Read] = []
     for file in files:
         try:
-            good.append((file, load_image(file)))
+            image = load_image(file)
         except UserError as error:
-            print(f"warning: skipped: {error}", file=sys.stderr)
-        if len(good) == size:
-            yield tuple(map(list, zip(*good)))
-            good = []
-    if good:
-        yield tuple(map(list, zip(*good)))
+            _skip(error, total)
+            continue
+        batch.append(_Read(file, prepare(image), _thumbnail(image)))
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _skip(error: UserError, total: int) -> None:
+    """Name on stderr what is left out. Raises the error itself when it is all there is."""
+    if total == 1:
+        raise error
+    print(f"warning: skipped: {error}", file=sys.stderr)
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    if max(image.shape) <= GALLERY_PIXELS:
+        return image
+    small = Image.fromarray(image)
+    small.thumbnail((GALLERY_PIXELS, GALLERY_PIXELS))
+    return np.asarray(small)

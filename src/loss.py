@@ -20,6 +20,11 @@ class CrossEntropy(nn.LossBase):
         self.correct = Parameter(Tensor(0, ms.int32), name="train_correct", requires_grad=False)
         self.seen = Parameter(Tensor(0, ms.int32), name="train_seen", requires_grad=False)
 
+    def restart(self) -> None:
+        """Count from 0 again."""
+        for counter in (self.correct, self.seen):
+            counter.set_data(Tensor(0, ms.int32))
+
     def construct(self, logits, labels):
         if self.training:
             right = (logits.argmax(1).astype(ms.int32) == labels).astype(ms.float32).sum()

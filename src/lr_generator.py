@@ -61,6 +61,17 @@ def get_lr(
     return np.array(rates[pretrain_epochs * steps_per_epoch :], np.float32)
 
 
+def scale_lr(rates: np.ndarray, factor: float, warmup_steps: int) -> np.ndarray:
+    """Return rates for `factor` times the images a step: times factor, to which the scale rises within warmup_steps.
+
+    The linear scaling rule with gradual warm-up (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2).
+    """
+    if factor == 1:
+        return rates
+    risen = np.minimum(1.0, np.arange(1, len(rates) + 1) / max(1, warmup_steps))
+    return (rates * (1 + (factor - 1) * risen)).astype(np.float32)
+
+
 def _reference(mode: str, lr_init: float, lr_end: float, lr_max: float, total: int, warmup: int) -> list[float]:
     """Return the zoo's curve, its operations in its order so that every float32 is the same."""
     decay = total - warmup

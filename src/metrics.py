@@ -7,11 +7,15 @@ import dataclasses
 import numpy as np
 from mindspore import nn
 
+from src.errors import UserError
+from src.job import ALONE, Job
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """The outcome for each of N images, in their order.
 
+    indices: which images of the source they are, (N,) int; those that cannot be read are not among them.
     labels, predictions: class indices, (N,) int.
     confidences: probability of the predicted class, (N,).
     losses: cross entropy, (N,).
@@ -19,6 +23,7 @@ class Evaluation:
     num_classes: length of the logits.
     """
 
+    indices: np.ndarray
     labels: np.ndarray
     predictions: np.ndarray
     confidences: np.ndarray
@@ -52,7 +57,7 @@ class Evaluation:
         return [float(row[c] / row.sum()) if row.sum() else None for c, row in enumerate(confusion)]
 
     def worst_mistakes(self, count: int) -> np.ndarray:
-        """Return the indices of the wrong predictions with the highest loss, worst first."""
+        """Return where in the arrays the wrong predictions with the highest loss stand, worst first."""
         wrong = np.flatnonzero(self.predictions != self.labels)
         return wrong[np.argsort(-self.losses[wrong], kind="stable")][:count]
 
@@ -67,10 +72,14 @@ class Evaluation:
 
 
 class Classification(nn.Metric):
-    """A metric for `Model.eval` whose value is an Evaluation."""
+    """A metric for `Model.eval` whose value is an Evaluation.
 
-    def __init__(self):
+    job: the processes that evaluate together, each every job.size-th image; all get the outcome for all images.
+    """
+
+    def __init__(self, job: Job = ALONE):
         super().__init__()
+        self.job = job
         self.clear()
 
     def clear(self):
@@ -78,7 +87,7 @@ class Classification(nn.Metric):
         self._batches = []
 
     def update(self, *inputs):
-        """Add a batch: logits (N, num_classes) and labels (N,)."""
+        """Add a batch: logits (N, num_classes) and labels (N,), negative for an image that cannot be read."""
         logits, labels = (value.asnumpy() for value in inputs)
         rows = np.arange(len(labels))
         log_probabilities = logits - logits.max(1, keepdims=True)
@@ -99,5 +108,17 @@ class Classification(nn.Metric):
         )
 
     def eval(self) -> Evaluation:
-        """Return the outcome for the images so far."""
-        return Evaluation(*(np.concatenate(parts) for parts in zip(*self._batches)), self._num_classes)
+        """Return the outcome for the images so far. Raises UserError when none of them could be read."""
+        types = [np.int32, np.int64, np.float32, np.float32, bool]
+        columns = np.stack([np.concatenate(parts).astype(np.float32) for parts in zip(*self._batches)], 1)
+        if self.job.size > 1:
+            longest = int(self.job.gathered(np.array(len(columns))).max())
+            missing = np.full((longest - len(columns), columns.shape[1]), -1)
+            # Image i of process r is number i * size + r of the source.
+            everyones = self.job.gathered(np.concatenate([columns, missing]))
+            columns = everyones.transpose(1, 0, 2).reshape(-1, columns.shape[1])
+        indices = np.flatnonzero(columns[:, 0] >= 0)
+        if not len(indices):
+            raise UserError("none of the images to evaluate can be read")
+        values = [column.astype(kind) for column, kind in zip(columns[indices].T, types)]
+        return Evaluation(indices, *values, self._num_classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, Iterable, Iterator
 
 from src.errors import UserError
+
+LOCK = ".lock"
 
 
 def make_folder(folder: Path) -> None:
@@ -59,11 +62,50 @@ def make_run_folder(folder: Path, entries: Iterable[str], overwrite: bool) -> No
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
+@contextlib.contextmanager
+def locked(folder: Path, leads: bool = True) -> Iterator[None]:
+    """Keep a folder to this process, when it leads. Raises UserError while another has it; one that died has not.
+
+    The lock's file stays: a process that removed it could take the lock away from one that has just opened it.
+    """
+    if not leads:
+        yield
+        return
+    make_folder(folder)
+    with open(folder / LOCK, "a", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another run is writing here; wait, or choose another --output_path") from None
+        except OSError as error:  # Some network file systems have no locks.
+            print(f"warning: {folder} cannot be locked ({error.strerror}): see that no other run writes there")
+        yield
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file as a whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, as they have to be before older files are given up."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # Not every file system can.
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:

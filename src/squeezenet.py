@@ -13,6 +13,8 @@ from typing import NamedTuple, Optional
 from mindspore import nn, ops
 from mindspore.common.initializer import Normal
 
+from src.dropout import Dropout
+
 BYPASSES = ("none", "simple", "complex")
 BATCH_NORMS = ("none", "squeeze", "all")
 
@@ -237,7 +239,7 @@ class SqueezeNet(nn.Cell):
             weight_init=Normal(0.01),
             bias_init="zeros",
         )
-        self.classifier = nn.SequentialCell([nn.Dropout(p=dropout), last] + ([nn.ReLU()] if final_relu else []))
+        self.classifier = nn.SequentialCell([Dropout(dropout), last] + ([nn.ReLU()] if final_relu else []))
 
     def construct(self, x):
         return self.classifier(self.features(x)).mean((2, 3))

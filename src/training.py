@@ -2,105 +2,147 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import hashlib
+import inspect
+import json
 import os
 import platform
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Callable, Iterator
 
 import mindspore as ms
 import numpy as np
-from mindspore import Model, Tensor, nn
 from mindspore.dataset import Dataset
-from mindspore.train import CheckpointConfig, LossMonitor, ModelCheckpoint, TimeMonitor
 
-from src.callbacks import DeadStartWarning, Evaluator, History, Training
-from src.checkpoint import CARD_KEY, ModelCard, load_network, load_pretrained, save_checkpoint
-from src.config import OptimizerConfig, TrainConfig, to_yaml
-from src.dataset import evaluation_pipeline, open_source, preprocessing_of, splits, training_pipeline
+from src import interruption
+from src.checkpoint import ModelCard, load_network, load_pretrained
+from src.config import RUN_CONFIG, TrainConfig, to_yaml, with_keys
+from src.dashboard import dashboard_writer
+from src.dataset import open_source, preprocessing_of, splits, training_pipeline
 from src.dataset.source import Source
 from src.device import peak_memory_mb, select_device
 from src.errors import UserError
 from src.evaluation import evaluate
-from src.loss import CrossEntropy
-from src.lr_generator import get_lr
-from src.metrics import Classification, Evaluation
-from src.output import check_run_folder, make_run_folder, write_json, write_text
-from src.quiet import quiet
+from src.job import Job, is_worker
+from src.lr_generator import get_lr, scale_lr
+from src.optimization import check_precision
+from src.output import check_run_folder, locked, make_run_folder, write_json, write_text
+from src.resume import Saved, begun_run, is_complete, newest_for_all
+from src.session import BEST, CHECKPOINTS, CURVES_PICTURE, LAST, LOG, METRICS, SCALARS, Outcome, Session
 from src.squeezenet import SqueezeNet
 from src.summary import check_image_size, summarize, totals
 
-CONFIG, LOG, METRICS, RESULT = "config.yaml", "train.log", "metrics.csv", "result.json"
-CHECKPOINTS, BEST, LAST, SCALARS = "checkpoints", "best.ckpt", "squeezenet.ckpt", "scalars"
+RESULT, PREDICTIONS_PICTURE = "result.json", "predictions.png"
 BATCH_PICTURE, RATE_PICTURE = "training_batch.png", "learning_rate.png"
-CURVES_PICTURE, PREDICTIONS_PICTURE = "curves.png", "predictions.png"
 # Everything that a run writes, which is what --overwrite removes.
 RUN_ENTRIES = (
-    *(CONFIG, LOG, METRICS, RESULT, CHECKPOINTS, BEST, LAST, SCALARS),
+    *(RUN_CONFIG, LOG, METRICS, RESULT, CHECKPOINTS, BEST, LAST, SCALARS),
     *(BATCH_PICTURE, RATE_PICTURE, CURVES_PICTURE, PREDICTIONS_PICTURE),
 )
-# The prefix of the checkpoints and the images in a picture, as in the MindSpore tutorial.
-CHECKPOINT_PREFIX, PICTURE_IMAGES = "SqueezeNet", 32
+PICTURE_IMAGES = 32  # As in the MindSpore tutorial.
 
 
 @dataclasses.dataclass
 class Plan:
-    """A run that has been checked and can start; nothing of it is written yet."""
+    """A run that has been checked and can start; nothing of it is written yet.
+
+    saved: the checkpoint that it goes on from, or None.
+    earlier: the checkpoints in its folder, oldest first, and whether each ends an epoch.
+    """
 
     config: TrainConfig
+    job: Job
     target: str
     net: SqueezeNet
     card: ModelCard
     training: Source
     validation: Source | None
     test: Source | None
-    dataset: Dataset
+    steps_per_epoch: int
     rates: np.ndarray
     parameters: int
     multiply_adds: int
+    saved: Saved | None = None
+    earlier: list[tuple[Path, bool]] = dataclasses.field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.run.output_path)
 
     @property
     def sink(self) -> bool:
         """Whether the device is fed an epoch at a time."""
         run = self.config.run
-        return self.target != "CPU" and run.eval_steps is None if run.dataset_sink is None else run.dataset_sink
+        if run.dataset_sink is not None:
+            return run.dataset_sink
+        return self.target != "CPU" and run.eval_steps is None and run.on_nan != "skip"
+
+    @property
+    def step(self) -> int:
+        """Steps done before, when the run goes on from a checkpoint."""
+        if self.saved is None:
+            return 0
+        state = self.saved.state
+        if state.devices == self.job.size:
+            return state.step
+        return state.step // state.steps_per_epoch * self.steps_per_epoch  # Other devices go on from an epoch's end.
+
+    def batches(self, epoch: int = 0, step: int = 0) -> Dataset:
+        """Return the training batches of each epoch from a step of an epoch on; see Epochs."""
+        config, job = self.config, self.job
+        return training_pipeline(
+            *(self.training, config.data, self.card.preprocessing, config.run.seed, job.size, job.rank, epoch, step)
+        )
 
 
 def train(config: TrainConfig) -> dict:
     """Train as configured, write the run's folder, and return its result (result.json).
 
-    Raises UserError, before anything is written, for data, checkpoint, device or folder that cannot be used.
+    Raises UserError, before anything is written, for data, checkpoint, device or folder that cannot be used, and
+    Interrupted, once the run is saved, after a signal.
     """
     start = time.perf_counter()
     folder = Path(config.run.output_path)
-    check_run_folder(folder, RUN_ENTRIES, config.run.overwrite)
+    if not is_worker():  # Of several, the one that leads will find out.
+        check_run_folder(folder, () if config.run.resume else RUN_ENTRIES, config.run.overwrite)
     plan = prepare(config)
-    make_run_folder(folder, RUN_ENTRIES, config.run.overwrite)
-    write_text(folder / CONFIG, to_yaml(config))
-    validation = f"{len(plan.validation):,}" if plan.validation else "no"
-    print(
-        f"SqueezeNet {config.model.version}: {plan.parameters:,} parameters, {plan.multiply_adds:,} multiply-adds; "
-        f"{len(plan.training):,} images for training, {validation} for validation; run folder: {folder}"
-    )
-    progress, evaluator = fit(plan, folder)
-    result = {
-        "parameters": plan.parameters,
-        "multiply_adds": plan.multiply_adds,
-        "training_images": len(plan.training),
-        "steps": len(plan.rates),
-        **conclude(plan, folder, evaluator),
-        "images_per_second": progress.images_per_second,
-        "seconds": time.perf_counter() - start,
-        "peak_memory_mb": peak_memory_mb(plan.target),
-        "device": plan.target,
-        "processor_cores": os.cpu_count(),
-        "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in ("mindspore", "numpy")}},
-    }
-    write_json(folder / RESULT, result)
+    with locked(folder, plan.job.leads):
+        begun = begun_run(folder, plan.job) if config.run.resume else None
+        if begun and is_complete(begun, folder / RESULT, config, plan.job):
+            print(f"{folder}: the run is complete; give more --epochs to train on")
+            return json.loads(plan.job.file(folder / RESULT).read_text(encoding="utf-8"))
+        plan = taken_up(plan) if begun else plan
+        if plan.saved:
+            print(f"resuming from {plan.saved.path.name}: step {plan.step} of {len(plan.rates)}", flush=True)
+        elif config.run.resume:
+            print(f"{folder}: there is no checkpoint to go on from yet; starting", flush=True)
+        if plan.job.leads:
+            if not plan.saved:
+                make_run_folder(folder, RUN_ENTRIES, config.run.overwrite or config.run.resume)
+            write_text(folder / RUN_CONFIG, to_yaml(as_written(config)))
+        outcome = steps_of(plan, start)
+        result = {
+            "parameters": plan.parameters,
+            "multiply_adds": plan.multiply_adds,
+            "training_images": len(plan.training),
+            "steps": len(plan.rates),
+            **conclude(plan, outcome),
+            **dataclasses.asdict(outcome),
+            "seconds": outcome.seconds + time.perf_counter() - start,
+            "peak_memory_mb": peak_memory_mb(plan.target),
+            "device": plan.target,
+            "devices": plan.job.size,
+            "processor_cores": os.cpu_count(),
+            "versions": {
+                "python": platform.python_version(),
+                **{p: metadata.version(p) for p in ("mindspore", "numpy")},
+            },
+        }
+        if plan.job.leads:
+            write_json(folder / RESULT, result)
     return result
 
 
@@ -109,6 +151,7 @@ def prepare(config: TrainConfig) -> Plan:
     target = select_device(config.device)
     check_precision(config.optimizer, target)
     dashboard_writer(config.run.scalars)
+    job = Job.join()
     ms.set_seed(config.run.seed)
     present = splits(config.data)
     training = open_source(config.data, "train")
@@ -119,187 +162,114 @@ def prepare(config: TrainConfig) -> Plan:
         raise UserError(f"num_classes: {num_classes} are too few for the data set, which has {len(training.classes)}")
     names = training.classes + [f"class {i}" for i in range(len(training.classes), num_classes)]
     arguments = {**dataclasses.asdict(config.model), "num_classes": num_classes}
-    card = ModelCard(arguments, names, preprocessing, config.data.dataset, config.data.val_split)
+    digest = hashlib.sha256(to_yaml(as_written(config)).encode()).hexdigest()
+    card = ModelCard(arguments, names, preprocessing, config.data.dataset, config.data.val_split, configuration=digest)
     net = card.build()
     check_image_size(net, config.data.image_size)
-    if config.run.pretrained:
-        load_pretrained(net, config.run.pretrained)
-    dataset = training_pipeline(training, config.data, preprocessing, config.run.seed)
-    schedule = dataclasses.asdict(config.schedule)
-    rates = get_lr(total_epochs=schedule.pop("epochs"), steps_per_epoch=dataset.get_dataset_size(), **schedule)
+    net.classifier[0].seeded(config.run.seed, job.rank)
+    if config.run.pretrained and not config.run.resume:
+        load_pretrained(net, job.file(config.run.pretrained))
+    batches = training_pipeline(training, config.data, preprocessing, config.run.seed, job.size, job.rank)
+    steps_per_epoch = batches.get_dataset_size()
+    rates = learning_rates(config, steps_per_epoch, job.size)
     counts = totals(summarize(net, config.data.image_size))
-    return Plan(config, target, net, card, training, validation, test, dataset, rates, *counts)
+    return Plan(config, job, target, net, card, training, validation, test, steps_per_epoch, rates, *counts)
 
 
-def fit(plan: Plan, folder: Path) -> tuple[Training, Evaluator | None]:
-    """Run the training steps, and leave log, scalars, checkpoints and pictures in the folder."""
+def learning_rates(config: TrainConfig, steps_per_epoch: int, devices: int) -> np.ndarray:
+    """Return the learning rate of every step, scaled to the images a step on all devices."""
+    schedule, batch_size = config.schedule, config.data.batch_size
+    names = inspect.signature(get_lr).parameters.keys() - {"total_epochs", "steps_per_epoch"}
+    given = {name: getattr(schedule, name) for name in names}
+    rates = get_lr(total_epochs=schedule.epochs, steps_per_epoch=steps_per_epoch, **given)
+    factor = batch_size * devices / (schedule.lr_batch_size or batch_size)
+    if schedule.lr_scaling == "none" or factor == 1:
+        return rates
+    print(f"learning rates are scaled by {factor:g}, as a step has {batch_size * devices} images")
+    return scale_lr(rates, factor, schedule.scaling_warmup_epochs * steps_per_epoch)
+
+
+def as_written(config: TrainConfig) -> TrainConfig:
+    """Return a configuration as the run's folder holds it, without what was asked of one start."""
+    return with_keys(config, resume=False, overwrite=False)
+
+
+def taken_up(plan: Plan) -> Plan:
+    """Return the plan with the newest checkpoint of its run. Raises UserError for one that does not fit the plan."""
+    saved, earlier = newest_for_all(plan.folder / CHECKPOINTS, plan.job)
+    if saved is None:
+        return plan
+    if (saved.card.model, saved.card.classes) != (plan.card.model, plan.card.classes):
+        raise UserError(f"{saved.path}: is of another network or of other classes than the run; remove this file")
+    if saved.state.training_images != len(plan.training):
+        raise UserError(
+            f"{plan.config.data.data_path}: has {len(plan.training):,} training images, and the run was begun with "
+            f"{saved.state.training_images:,}; give it the same data"
+        )
+    if saved.card.mindspore_version != ms.__version__:
+        print(f"warning: begun with MindSpore {saved.card.mindspore_version}: results may differ in the last digits")
+    taken = dataclasses.replace(plan, saved=saved, earlier=earlier)
+    if taken.step > len(plan.rates):
+        raise UserError(
+            f"epochs: the run has done more than {plan.config.schedule.epochs} already; give at least those"
+        )
+    return taken
+
+
+def steps_of(plan: Plan, start: float) -> Outcome:
+    """Run the training steps. A signal meanwhile lets the step end and the run be saved first."""
     from src import visualize  # Here, because matplotlib is slow to import, and mistakes should show first.
 
-    config, card = plan.config, plan.card
-    steps_per_epoch = plan.dataset.get_dataset_size()
-    visualize.learning_rate(folder / RATE_PICTURE, plan.rates, steps_per_epoch)
-    picture_batch(plan, folder)
-    loss = CrossEntropy(config.optimizer.label_smoothing)
-    model = build_model(plan.net, loss, config.optimizer, plan.rates)
-    (folder / CHECKPOINTS).mkdir()  # MindSpore would make it unreadable for others.
-    checkpoint = CheckpointConfig(
-        save_checkpoint_steps=config.run.save_checkpoint_steps or steps_per_epoch,
-        keep_checkpoint_max=config.run.keep_checkpoint_max,
-        append_info=["epoch_num", "step_num", {CARD_KEY: card.to_tensor()}],
-        crc_check=True,
+    validation = f"{len(plan.validation):,}" if plan.validation else "no"
+    devices = f", {plan.job.size} devices" if plan.job.size > 1 else ""
+    print(
+        f"SqueezeNet {plan.config.model.version}: {plan.parameters:,} parameters, {plan.multiply_adds:,} "
+        f"multiply-adds; {len(plan.training):,} images for training, {validation} for validation{devices}; "
+        f"run folder: {plan.folder}",
+        flush=True,
     )
-    with contextlib.ExitStack() as opened:
-        log = opened.enter_context(open(folder / LOG, "w", encoding="utf-8"))
-        metrics = opened.enter_context(open(folder / METRICS, "w", newline="", encoding="utf-8"))
-        history = History(metrics, opened.enter_context(dashboard(config.run.scalars, folder / SCALARS)))
-        evaluator = None
-        if plan.validation:
-
-            def on_result(step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
-                history.add(step, epoch, val_loss=evaluation.loss, val_accuracy=evaluation.accuracy)
-                if is_best:
-                    save_checkpoint(plan.net, folder / BEST, card)
-                    visualize.learning_curves(folder / CURVES_PICTURE, history.rows)
-                figures = f"loss {evaluation.loss:.4f}  accuracy {evaluation.accuracy:.2%}"
-                best = "  (best so far)" if is_best else ""
-                progress.say(f"validation at step {step}, epoch {epoch}: {figures}{best}")
-
-            data = config.data
-            images = evaluation_pipeline(plan.validation, card.preprocessing, data.batch_size, data.num_workers)
-            evaluator = Evaluator(model, images, config.run.eval_steps, on_result, plan.sink)
-        progress = Training(
-            plan.rates, loss, history, config.run.log_steps, config.data.batch_size, log, sys.stdout, evaluator
-        )
-        callbacks = [
-            progress,
-            DeadStartWarning(len(card.classes), config.model.final_relu, progress.say),
-            TimeMonitor(steps_per_epoch),
-            LossMonitor(config.run.log_steps),
-            ModelCheckpoint(CHECKPOINT_PREFIX, str(folder / CHECKPOINTS), checkpoint),
-            *([evaluator] if evaluator else []),
-        ]
-        epochs = len(plan.rates) // steps_per_epoch
-        # MindSpore's callbacks print: their lines go to the log, where they do not tear the progress bar.
-        with contextlib.redirect_stdout(log):
-            model.train(epochs, plan.dataset, callbacks=callbacks, dataset_sink_mode=plan.sink)
-    save_checkpoint(plan.net, folder / LAST, card)
-    visualize.learning_curves(folder / CURVES_PICTURE, history.rows)
-    return progress, evaluator
+    with interruption.postponed():
+        if plan.job.leads:
+            visualize.learning_rate(plan.folder / RATE_PICTURE, plan.rates, plan.steps_per_epoch)
+            picture_batch(plan)
+        return Session(plan, start).run()
 
 
-def conclude(plan: Plan, folder: Path, evaluator: Evaluator | None) -> dict:
+def picture_batch(plan: Plan) -> None:
+    """Write the first training images as the network will see them, augmented and normalised."""
+    from src import visualize
+
+    batch = next(plan.batches().take(1).create_dict_iterator(num_epochs=1, output_numpy=True))
+    images = plan.card.preprocessing.undo(batch["image"][:PICTURE_IMAGES])
+    titles = [plan.card.classes[label] for label in batch["label"][:PICTURE_IMAGES]]
+    visualize.image_grid(plan.folder / BATCH_PICTURE, images, titles)
+
+
+def conclude(plan: Plan, outcome: Outcome) -> dict:
     """Evaluate the chosen checkpoint as it lies on disk: the best on validation images, or else the last.
 
     Test images, where the data set has some, are used here alone. Leaves a picture of predictions.
     """
     from src import visualize
 
-    checkpoint = BEST if evaluator else LAST
-    figures: dict = {"checkpoint": checkpoint, "validation": None, "test": None}
-    if evaluator:
-        step, best = evaluator.best
-        figures["validation"] = {"step": step, **best.summary()}
+    job, data = plan.job, plan.config.data
+    checkpoint = BEST if plan.validation else LAST
+    figures: dict = {"checkpoint": checkpoint, "validation": outcome.best, "test": None}
     images = plan.test or plan.validation
     if images:
-        data = plan.config.data
-        net, card = load_network(folder / checkpoint)
-        evaluation = evaluate(net, images, card.preprocessing, data.batch_size, data.num_workers)
+        net, card = load_network(job.file(plan.folder / checkpoint))
+        evaluation = evaluate(
+            *(net, images, card.preprocessing, data.batch_size, data.num_workers, job, data.max_broken_images)
+        )
         if plan.test:
             figures["test"] = evaluation.summary()
-        shown = range(min(PICTURE_IMAGES, len(images)))
-        predicted = evaluation.predictions[: len(shown)]
-        visualize.prediction_grid(
-            folder / PREDICTIONS_PICTURE,
-            [images.image(i) for i in shown],
-            [card.classes[p] for p in predicted],
-            predicted == evaluation.labels[: len(shown)],
-        )
+        if job.leads:
+            shown = slice(min(PICTURE_IMAGES, len(evaluation.indices)))
+            predicted = evaluation.predictions[shown]
+            visualize.prediction_grid(
+                plan.folder / PREDICTIONS_PICTURE,
+                [images.image(int(i)) for i in evaluation.indices[shown]],
+                [card.classes[p] for p in predicted],
+                predicted == evaluation.labels[shown],
+            )
     return figures
-
-
-def build_model(net: nn.Cell, loss: CrossEntropy, config: OptimizerConfig, rates: np.ndarray) -> Model:
-    """Return MindSpore's Model of a network, with its optimizer, precision and loss scale."""
-    common = {"learning_rate": Tensor(rates), "weight_decay": config.weight_decay}
-    if config.loss_scale not in (0, 1):
-        common["loss_scale"] = config.loss_scale
-    parameters = parameter_groups(net, config)
-    if config.optimizer == "adam":
-        with quiet():  # nn.Adam makes operators for sparse gradients too, which MindSpore has deprecated.
-            optimizer = nn.Adam(parameters, **common)
-    elif config.optimizer == "sgd":
-        optimizer = nn.SGD(parameters, **common)
-    elif config.optimizer == "nesterov":
-        # Not nn.Momentum(use_nesterov=True), which on the CPU is momentum without Nesterov's part (2.8 and 2.10).
-        optimizer = nn.SGD(parameters, momentum=config.momentum, nesterov=config.momentum > 0, **common)
-    else:
-        optimizer = nn.Momentum(parameters, momentum=config.momentum, **common)
-    scale = {}
-    if config.loss_scale == 0:
-        scale["loss_scale_manager"] = ms.amp.DynamicLossScaleManager()
-    elif config.loss_scale != 1:
-        scale["loss_scale_manager"] = ms.amp.FixedLossScaleManager(config.loss_scale, drop_overflow_update=False)
-    metrics = {"evaluation": Classification()}
-    return Model(net, loss, optimizer, metrics=metrics, amp_level=config.amp_level, **scale)
-
-
-def parameter_groups(net: nn.Cell, config: OptimizerConfig) -> list:
-    """Return what an optimizer trains: all alike, or biases and batch norm parameters without weight decay."""
-    if config.decay_biases or not config.weight_decay:
-        return net.trainable_params()
-    plain = [p for p in net.trainable_params() if p.name.endswith((".bias", ".gamma", ".beta"))]
-    decayed = [p for p in net.trainable_params() if not p.name.endswith((".bias", ".gamma", ".beta"))]
-    return [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-        {"order_params": net.trainable_params()},
-    ]
-
-
-def check_precision(config: OptimizerConfig, target: str) -> None:
-    """Raise UserError for a mixed precision that MindSpore cannot train with on the CPU."""
-    if target != "CPU":
-        return
-    if config.amp_level in ("O2", "O3"):
-        raise UserError(f"amp_level: {config.amp_level} needs an Ascend or a GPU; on the CPU O0 is right and fastest")
-    if config.loss_scale == 0 or (config.loss_scale != 1 and config.amp_level == "O0"):
-        raise UserError(f"loss_scale: {config.loss_scale} is for mixed precision on an Ascend or a GPU; leave it at 1")
-
-
-def picture_batch(plan: Plan, folder: Path) -> None:
-    """Write the first training images as the network will see them, augmented and normalised."""
-    from src import visualize
-
-    # A pipeline of its own: reading from the run's would take these images out of its first epoch.
-    pipeline = training_pipeline(plan.training, plan.config.data, plan.card.preprocessing, plan.config.run.seed)
-    batch = next(pipeline.take(1).create_dict_iterator(num_epochs=1, output_numpy=True))
-    images = plan.card.preprocessing.undo(batch["image"][:PICTURE_IMAGES])
-    titles = [plan.card.classes[label] for label in batch["label"][:PICTURE_IMAGES]]
-    visualize.image_grid(folder / BATCH_PICTURE, images, titles)
-
-
-@contextlib.contextmanager
-def dashboard(kind: str, folder: Path) -> Iterator[Callable[[str, float, int], None] | None]:
-    """Give a function that writes a scalar for TensorBoard or VisualDL, or None."""
-    writer_class = dashboard_writer(kind)
-    if writer_class is None:
-        yield None
-        return
-    writer = writer_class(logdir=str(folder))
-    try:
-        yield lambda tag, value, step: writer.add_scalar(tag, value, step)
-    finally:
-        writer.close()
-
-
-def dashboard_writer(kind: str) -> type | None:
-    """Return the class that writes scalars for a dashboard. Raises UserError when it is not installed."""
-    try:
-        if kind == "tensorboard":
-            from tensorboardX import SummaryWriter as Writer
-        elif kind == "visualdl":
-            from visualdl import LogWriter as Writer
-        else:
-            return None
-    except ImportError:
-        raise UserError(f"scalars: {kind} is not installed; pip install {kind}, or choose another or none") from None
-    return Writer

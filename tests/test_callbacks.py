@@ -11,8 +11,9 @@ import pytest
 from mindspore import Tensor
 
 from src import callbacks
-from src.callbacks import DEAD_STEPS, HISTORY_COLUMNS, DeadStartWarning, Evaluator, History, Training
+from src.callbacks import DEAD_STEPS, HISTORY_COLUMNS, DeadStartWarning, Evaluator, History, NonFinite, Training
 from src.errors import UserError
+from src.job import Job
 
 LN_10 = math.log(10)
 
@@ -26,6 +27,7 @@ def context(step: int, epoch: int = 1, loss: float = 1.0, epochs: int = 3) -> Si
         cur_epoch_num=epoch,
         epoch_num=epochs,
         net_outputs=Tensor(loss, ms.float32),
+        mean_loss=float(loss),
         train_network=train_network,
     )
     return SimpleNamespace(original_args=lambda: values)
@@ -64,6 +66,9 @@ class Counters:
     def set(self, correct: int, seen: int):
         self.correct, self.seen = Tensor(correct, ms.int32), Tensor(seen, ms.int32)
 
+    def restart(self):
+        self.set(0, 0)
+
 
 @pytest.fixture
 def training():
@@ -71,18 +76,18 @@ def training():
     counters, history = Counters(), History(io.StringIO())
     log, terminal = io.StringIO(), io.StringIO()
     rates = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], np.float32)
-    callback = Training(rates, counters, history, 2, 8, log, terminal, None)
+    callback = Training(rates, 3, counters, history, 2, 8, log, terminal, Job())
     callback.on_train_begin(context(0))
     return SimpleNamespace(callback=callback, counters=counters, history=history, log=log, terminal=terminal)
 
 
 def test_training_rows_hold_the_mean_loss_and_accuracy_since_the_row_before(training):
-    for step, (loss, right) in enumerate([(4, 1), (2, 3), (1, 8), (0.5, 20)], 1):
-        training.counters.set(right, 8 * step)
+    for step, (loss, right, seen) in enumerate([(4, 1, 8), (2, 3, 16), (1, 8, 8), (0.5, 17, 24)], 1):
+        training.counters.set(right, seen)
         training.callback.on_train_step_end(context(step, 1, loss))
     assert [row["step"] for row in training.history.rows] == [2, 4]
     assert [row["loss"] for row in training.history.rows] == [3, 0.75]
-    assert [row["accuracy"] for row in training.history.rows] == [3 / 16, 17 / 16]
+    assert [row["accuracy"] for row in training.history.rows] == pytest.approx([3 / 16, 17 / 24])
     assert [row["lr"] for row in training.history.rows] == pytest.approx([0.2, 0.4])
 
 
@@ -117,17 +122,18 @@ def test_on_a_terminal_a_bar_shows_the_figures_and_only_what_is_said_becomes_a_l
     for step in (1, 2, 3):
         training.callback.on_train_step_end(context(step, 1, 2.5))
     training.callback.say("something new")
-    training.callback.on_train_end(context(3))
-    assert "3/6" in screen.getvalue() and "epoch 1/3" in screen.getvalue() and "loss 2.5000" in screen.getvalue()
+    training.callback.close()
+    assert "3/6" in screen.getvalue() and "epoch 1/2" in screen.getvalue() and "loss 2.5000" in screen.getvalue()
     assert training.terminal.getvalue() == "something new\n"
     assert "step 2/6" in training.log.getvalue() and "something new" in training.log.getvalue()
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_stops_with_step_epoch_and_learning_rate(training, loss):
-    training.callback.on_train_step_end(context(1))
+def test_a_loss_that_is_not_finite_stops_with_step_epoch_and_learning_rate(loss):
+    callback = NonFinite(np.array([0.1, 0.2]), None)
+    callback.on_train_step_end(context(1))
     with pytest.raises(UserError, match=rf"the loss is {loss} at step 2 \(epoch 1, learning rate 0.2\)"):
-        training.callback.on_train_step_end(context(2, 1, loss))
+        callback.on_train_step_end(context(2, 1, loss))
 
 
 def test_images_per_second_leaves_out_the_first_step_and_the_evaluations(training, monkeypatch):
@@ -147,11 +153,13 @@ class Validation:
 
     def __init__(self, accuracies: list[float], steps: int | None):
         outcomes = iter(accuracies)
-        model = SimpleNamespace(
-            eval=lambda dataset, dataset_sink_mode: {"evaluation": SimpleNamespace(accuracy=next(outcomes))}
-        )
+
+        def evaluation(dataset, dataset_sink_mode):
+            accuracy = next(outcomes)
+            return {"evaluation": SimpleNamespace(accuracy=accuracy, summary=lambda: {"accuracy": accuracy})}
+
         self.results = []
-        self.callback = Evaluator(model, None, steps, self._note, False)
+        self.callback = Evaluator(SimpleNamespace(eval=evaluation), None, steps, 12, self._note, False)
 
     def _note(self, step, epoch, evaluation, is_best):
         self.results.append((step, epoch, evaluation.accuracy, is_best))
@@ -168,7 +176,7 @@ class Validation:
 def test_evaluator_reports_only_strict_improvements_as_best_and_keeps_the_first_of_equals():
     validation = Validation([0.5, 0.4, 0.5, 0.6], None)
     assert [result[3] for result in validation.run(4, 5)] == [True, False, False, True]
-    assert (validation.callback.best[0], validation.callback.best[1].accuracy) == (20, 0.6)
+    assert validation.callback.best == {"step": 20, "accuracy": 0.6}
 
 
 def test_evaluator_works_every_epoch_by_default():

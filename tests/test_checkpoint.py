@@ -18,6 +18,7 @@ from src.checkpoint import (
     load_weights,
     read_checkpoint,
     save_checkpoint,
+    weights_of,
 )
 from src.dataset.transforms import Preprocessing
 from src.errors import UserError
@@ -37,7 +38,7 @@ def card_of(**model) -> ModelCard:
 
 
 def weights(net) -> dict[str, np.ndarray]:
-    return {parameter.name: parameter.asnumpy().copy() for parameter in net.get_parameters()}
+    return {name: parameter.asnumpy().copy() for name, parameter in weights_of(net).items()}
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def message(function, *arguments) -> str:
 def test_what_is_saved_comes_back_bit_for_bit_with_its_card(tmp_path, model):
     card, random = card_of(**model), np.random.RandomState(0)
     net = card.build()
-    for parameter in net.get_parameters():  # Also what training alone would move: running means and variances.
+    for parameter in weights_of(net).values():  # Also what training alone would move: running means and variances.
         parameter.set_data(Tensor(random.standard_normal(parameter.shape).astype(np.float32)))
     save_checkpoint(net, tmp_path / "net.ckpt", card)
     loaded, loaded_card = load_network(tmp_path / "net.ckpt")

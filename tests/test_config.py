@@ -28,8 +28,9 @@ from src.config import (
     to_yaml,
 )
 from src.errors import UserError
-from src.lr_generator import LR_DECAY_MODES, get_lr
+from src.lr_generator import LR_DECAY_MODES
 from src.squeezenet import BATCH_NORMS, BYPASSES, STEMS, VERSIONS, SqueezeNet
+from src.training import learning_rates
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = [field.name for kind in get_type_hints(TrainConfig).values() for field in dataclasses.fields(kind)]
@@ -389,8 +390,7 @@ def test_a_recipe_describes_a_run_that_can_start(recipe):
         assert value not in ("", None), key
     net = SqueezeNet(**{**dataclasses.asdict(config.model), "num_classes": config.model.num_classes or 10})
     assert net.feature_size(config.data.image_size) >= 1
-    schedule = dataclasses.asdict(config.schedule)
-    rates = get_lr(total_epochs=schedule.pop("epochs"), steps_per_epoch=10, **schedule)
+    rates = learning_rates(config, 10, 8)
     assert np.isfinite(rates).all() and rates.max() > 0
     assert config.run.output_path == f"runs/{recipe.stem}"
 

@@ -1,10 +1,14 @@
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from src.output import make_folder, make_run_folder, write_json, write_text
+from src.errors import UserError
+from src.output import locked, make_folder, make_run_folder, write_json, write_text
+from tests.conftest import ROOT
 from tests.made_data import refusal
 
 ENTRIES = ("config.yaml", "result.json", "checkpoints")
@@ -116,29 +120,57 @@ def test_text_is_written_in_utf_8_and_leaves_no_other_file(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-@pytest.mark.parametrize("failing", ["write", "replace"])
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
 def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch, failing):
     file = tmp_path / "result.json"
     write_json(file, {"accuracy": 0.9})
 
-    def broken_write(path, text, **options):
-        with open(path, "w") as stream:
-            stream.write(text[: len(text) // 2])
+    def broken(*arguments):
         raise OSError(28, "No space left on device")
 
-    def broken_replace(*arguments):
-        raise OSError(28, "No space left on device")
-
-    if failing == "write":
-        monkeypatch.setattr(Path, "write_text", broken_write)
-    else:
-        monkeypatch.setattr(os, "replace", broken_replace)
+    monkeypatch.setattr(os, failing, broken)
     with pytest.raises(OSError):
         write_json(file, {"accuracy": 0.95})
     assert json.loads(file.read_bytes()) == {"accuracy": 0.9}
+    assert os.listdir(tmp_path) == ["result.json"]
 
 
 def test_json_is_indented_and_keeps_letters_as_they_are(tmp_path):
     write_json(tmp_path / "a.json", {"name": "été", "values": [1, 2.5]})
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert text == '{\n  "name": "été",\n  "values": [\n    1,\n    2.5\n  ]\n}\n'
+
+
+def test_a_folder_is_kept_to_one_process_while_that_lives(tmp_path):
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from src.output import locked
+with locked(Path({str(tmp_path)!r})):
+    print("locked", flush=True)
+    time.sleep(60)
+""",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout.readline() == "locked\n"
+    message = "another run is writing here; wait, or choose another --output_path"
+    with pytest.raises(UserError, match=message), locked(tmp_path):
+        pass
+    holder.kill()
+    holder.wait()
+    with locked(tmp_path), pytest.raises(UserError), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_a_process_that_does_not_lead_takes_no_lock(tmp_path):
+    with locked(tmp_path / "run", leads=False):
+        assert not (tmp_path / "run").exists()

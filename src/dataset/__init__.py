@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Callable
 
 import mindspore.dataset as ds
 import numpy as np
@@ -15,10 +15,11 @@ from src.dataset.cifar10 import open_cifar10
 from src.dataset.cifar10_binary import open_cifar10_binary
 from src.dataset.digits import open_digits
 from src.dataset.download import download, unpacked
+from src.dataset.epochs import Epochs, EvaluationRows, TrainingRows
 from src.dataset.image_csv import open_image_csv
 from src.dataset.image_folder import open_image_folder
 from src.dataset.source import Source, Subset, split_by_class
-from src.dataset.transforms import Preprocessing, evaluation_transforms, training_transforms
+from src.dataset.transforms import Drawn, Preprocessing, evaluation_transforms, training_stages
 from src.errors import UserError
 
 MAX_WORKERS = 8
@@ -42,7 +43,7 @@ def create_dataset(source: str, split: str, *, num_shards: int = 1, shard_id: in
     if split == "train":
         return training_pipeline(images, config, preprocessing, seed, num_shards, shard_id)
     return evaluation_pipeline(
-        images, preprocessing, config.batch_size, config.num_workers, num_shards=num_shards, shard_id=shard_id
+        *(images, preprocessing, config.batch_size, config.num_workers, num_shards, shard_id, config.max_broken_images)
     )
 
 
@@ -114,19 +115,31 @@ def training_pipeline(
     seed: int,
     num_shards: int = 1,
     shard_id: int = 0,
+    epoch: int = 0,
+    step: int = 0,
 ) -> ds.Dataset:
-    """Return shuffled, augmented batches, all of the same size: the remainder is dropped."""
+    """Return shuffled, augmented batches, all of the same size: the remainder is dropped. Arguments: see Epochs.
+
+    What a step sees follows from the seed, and from nothing else: not from the threads, the devices that share a
+    global batch, or where the training was resumed.
+    """
     if config.batch_size * num_shards > len(source):
         raise UserError(
             f"batch_size: {config.batch_size} is not allowed: there are {len(source)} training images"
             + (f" for {num_shards} devices" if num_shards > 1 else "")
         )
-    ds.config.set_seed(seed)
-    sampler = ds.DistributedSampler(num_shards, shard_id, shuffle=True)
+    order = Epochs(len(source), config.batch_size, num_shards, shard_id, seed, epoch, step)
+    rows = TrainingRows(source, preprocessing, order.num_samples, config.max_broken_images)
+    images = _generator(rows, ["image", "label", "draw"], order, source.decodes, config.num_workers)
     augment = [config.augment] if isinstance(config.augment, str) else config.augment
-    transforms = training_transforms(preprocessing, augment, config.crop_padding)
-    images = _pipeline(_ToScale(source, preprocessing), sampler, transforms, config.num_workers)
-    return images.batch(config.batch_size, drop_remainder=True)
+    workers = _workers(config.num_workers)
+    for stage in training_stages(preprocessing, augment, config.crop_padding, seed):
+        if isinstance(stage, Drawn):
+            columns = ["image", "draw"]
+            images = images.map(stage, columns, columns, num_parallel_workers=workers, python_multiprocessing=False)
+        else:
+            images = images.map(stage, "image", num_parallel_workers=workers)
+    return images.project(["image", "label"]).batch(config.batch_size, drop_remainder=True)
 
 
 def evaluation_pipeline(
@@ -136,35 +149,31 @@ def evaluation_pipeline(
     num_workers: int = 0,
     num_shards: int = 1,
     shard_id: int = 0,
+    max_broken_images: int = 0,
 ) -> ds.Dataset:
-    """Return batches in the source's order, each image once over all shards; the last batch may be smaller."""
+    """Return batches in the source's order, each image once over all shards; the last batch may be smaller.
+
+    Of several shards each holds every num_shards-th image.
+    """
     if num_shards > len(source):
         raise UserError(f"{len(source)} images cannot be shared by {num_shards} devices; evaluate on fewer devices")
     if num_shards > 1:
         source = Subset(source, np.arange(shard_id, len(source), num_shards))
-    transforms = evaluation_transforms(preprocessing)
-    source = _ToScale(source, preprocessing)
-    return _pipeline(source, ds.SequentialSampler(), transforms, num_workers).batch(batch_size, drop_remainder=False)
+    rows = EvaluationRows(source, preprocessing, max_broken_images)
+    images = _generator(rows, ["image", "label"], ds.SequentialSampler(), source.decodes, num_workers)
+    images = images.map(evaluation_transforms(preprocessing), "image", num_parallel_workers=_workers(num_workers))
+    return images.batch(batch_size, drop_remainder=False)
 
 
-class _ToScale(Subset):
-    """All images of a source, brought to a scale that can be cropped."""
-
-    def __init__(self, source: Source, preprocessing: Preprocessing):
-        super().__init__(source, np.arange(len(source)))
-        self.preprocessing = preprocessing
-
-    def image(self, index: int) -> np.ndarray:
-        return self.preprocessing.to_scale(super().image(index))
-
-
-def _pipeline(source: Source, sampler: ds.Sampler, transforms: Sequence[Callable], num_workers: int) -> ds.Dataset:
-    workers = min(num_workers or MAX_WORKERS, os.cpu_count() or 1)
-    generator = ds.GeneratorDataset(
-        source,
-        ["image", "label"],
-        sampler=sampler,
-        num_parallel_workers=workers if source.decodes else 1,
-        python_multiprocessing=False,
+def _generator(
+    rows: TrainingRows | EvaluationRows, columns: list[str], sampler: ds.Sampler, decodes: bool, num_workers: int
+) -> ds.Dataset:
+    # For images in memory one thread of Python is faster than two.
+    workers = _workers(num_workers) if decodes else 1
+    return ds.GeneratorDataset(
+        rows, columns, sampler=sampler, num_parallel_workers=workers, python_multiprocessing=False
     )
-    return generator.map(list(transforms), input_columns="image", num_parallel_workers=workers)
+
+
+def _workers(num_workers: int) -> int:
+    return min(num_workers or MAX_WORKERS, os.cpu_count() or 1)

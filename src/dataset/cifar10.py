@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import os
 import pickle
+import pickletools
+import re
+import reprlib
 from pathlib import Path
-from typing import Iterable
+from typing import Any, Iterable
 
 import numpy as np
 
 from src.dataset.download import Archive
-from src.dataset.source import ArraySource
+from src.dataset.source import ArraySource, printable
 from src.errors import UserError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -18,7 +23,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 SPLITS = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = Archive(
-    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", 170498071
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", 170498071, FOLDER
 )
 
 
@@ -29,14 +34,14 @@ def open_cifar10(path: Path, split: str) -> ArraySource:
     folder = path / FOLDER
     require_files(folder, (*SPLITS[split], "batches.meta"), ARCHIVE)
     meta = read_trusted_pickle(folder / "batches.meta")
-    known = isinstance(meta, dict) and isinstance(meta.get("num_cases_per_batch"), int)
-    if not known or meta.get("label_names") != list(CLASSES):
+    records = meta.get("num_cases_per_batch") if isinstance(meta, dict) else None
+    if not isinstance(records, int) or records < 1 or meta.get("label_names") != list(CLASSES):
         raise UserError(
             f"{folder / 'batches.meta'}: does not give the ten CIFAR-10 classes and the size of a batch; fetch the "
             "data set again"
         )
     for name in SPLITS[split]:
-        check_batch(folder / name, meta["num_cases_per_batch"])
+        check_batch(folder / name, records)
 
     from src.dataset.mindvision import read_cifar10  # Here, because it imports OpenCV, which nothing else needs.
 
@@ -45,8 +50,8 @@ def open_cifar10(path: Path, split: str) -> ArraySource:
 
 def require_files(folder: Path, names: tuple, archive: Archive) -> None:
     """Raise UserError, with the layout and where to get it, unless the folder holds all the files."""
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing and folder.is_dir():
+    missing = [name for name in names if not os.path.isfile(folder / name)]  # Path.is_file raises for a long name.
+    if missing and os.path.isdir(folder):
         raise UserError(
             f"{folder}: CIFAR-10 is not complete (no {missing[0]}); remove this folder and fetch the data set again, "
             f"with --download, or from {archive.url}"
@@ -77,15 +82,64 @@ def check_labels(file: Path, labels: Iterable) -> None:
     """Raise UserError that names the first label that is not a class."""
     for record, label in enumerate(labels):
         if not (isinstance(label, int) and 0 <= label < len(CLASSES)):
-            raise UserError(f"{file}: record {record} has label {label!r}, not 0 to 9; fetch the data set again")
+            shown = _brief.repr(label)
+            raise UserError(f"{file}: record {record} has label {shown}, not 0 to 9; fetch the data set again")
+
+
+# Short, however large or deep a value is.
+_brief = reprlib.Repr()
+_brief.maxlevel = 2
+
+
+# The opcodes of the official pickles, written by Python 2, and of the same values from Python 3. What they leave out
+# imports, calls, or takes memory by other ways than these, and numbers of any length.
+_OPCODE = re.compile(
+    "PROTO|STOP|MARK|EMPTY_(DICT|LIST|TUPLE)|SETITEMS?|APPENDS?|TUPLE[123]?|(SHORT_)?BIN(STRING|BYTES)|BINUNICODE|"
+    "BININT[12]?|BINFLOAT|NONE|NEW(TRUE|FALSE)|(LONG_)?BIN(PUT|GET)|GLOBAL|REDUCE|BUILD"
+)
+# An official batch has 31,035,704 bytes and about 40,000 opcodes, an array and its type among them.
+MAX_PICKLE_BYTES, MAX_OPCODES, MAX_OBJECTS = 32 << 20, 200_000, 2
+_NDARRAY = object()
+
+
+class _Dtype:
+    """Stands for numpy.dtype, of bytes only."""
+
+    def __init__(self, *arguments):
+        if arguments not in (("u1", 0, 1), ("|u1", 0, 1)):
+            raise pickle.UnpicklingError("its array is not of bytes, 3,072 a row")
+
+    def __setstate__(self, state):
+        if state != (3, "|", None, None, None, -1, -1, 0):
+            raise pickle.UnpicklingError("the type of its array is not that of bytes")
+
+
+class _Array:
+    """Stands for numpy's _reconstruct and the array that it makes, so that none of numpy's code runs.
+
+    array: its value, once it is built.
+    """
+
+    def __init__(self, kind, shape, code):
+        if kind is not _NDARRAY or shape != (0,) or code not in ("b", b"b"):
+            raise pickle.UnpicklingError("its array is made in another way")
+        self.array: np.ndarray | None = None
+
+    def __setstate__(self, state):
+        version, shape, dtype, fortran_order, content = state
+        content = content.encode("latin1") if isinstance(content, str) else content
+        plain = version == 1 and isinstance(dtype, _Dtype) and fortran_order is False and isinstance(content, bytes)
+        if not plain or not all(type(side) is int and side >= 0 for side in shape):
+            raise pickle.UnpicklingError("its array is made in another way")
+        self.array = np.frombuffer(content, np.uint8).reshape(shape)
 
 
 # What the official pickles import, and its names since numpy 2.
 _ALLOWED_GLOBALS = {
-    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): _Dtype,
 }
 
 
@@ -99,10 +153,34 @@ class _TrustedUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
 
 
-def read_trusted_pickle(file: Path):
-    """Return what a pickle of the official archive holds. Raises UserError for one that holds anything else."""
+def read_trusted_pickle(file: Path) -> Any:
+    """Return what a pickle of the official archive holds, read without running anything in it.
+
+    Raises UserError for one that holds anything else, before it takes much more memory than the file is long.
+    """
     try:
         with open(file, "rb") as stream:
-            return _TrustedUnpickler(stream, encoding="latin1").load()
+            content = stream.read(MAX_PICKLE_BYTES + 1)
+        _check_opcodes(content)
+        value = _TrustedUnpickler(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # A broken pickle raises nearly anything.
-        raise UserError(f"{file}: not a CIFAR-10 batch, or damaged ({error}); fetch the data set again") from None
+        reason = printable(str(error))[:200]
+        raise UserError(f"{file}: not a CIFAR-10 batch, or damaged ({reason}); fetch the data set again") from None
+    if isinstance(value, dict):
+        value = {key: entry.array if isinstance(entry, _Array) else entry for key, entry in value.items()}
+    return value
+
+
+def _check_opcodes(content: bytes) -> None:
+    """Raise UnpicklingError for a pickle with opcodes that the official ones lack, or with too many of them."""
+    if len(content) > MAX_PICKLE_BYTES:
+        raise pickle.UnpicklingError(f"it is longer than {MAX_PICKLE_BYTES} bytes")
+    objects = 0
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        objects += opcode.name == "BUILD"
+        if not _OPCODE.fullmatch(opcode.name):
+            raise pickle.UnpicklingError(f"it has the opcode {opcode.name}")
+        # The unpickler makes its memo as long as the largest index.
+        memo = argument if opcode.name == "LONG_BINPUT" else 0
+        if max(count, memo) > MAX_OPCODES or objects > MAX_OBJECTS:
+            raise pickle.UnpicklingError("it has more in it than a batch")

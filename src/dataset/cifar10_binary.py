@@ -13,7 +13,7 @@ from src.errors import UserError
 
 FOLDER = "cifar-10-batches-bin"
 ARCHIVE = Archive(
-    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", 170052171
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", 170052171, FOLDER
 )
 RECORDS, RECORD_BYTES = 10_000, 1 + 3072
 

@@ -1,61 +1,157 @@
-"""Fetching and unpacking of data set archives."""
+"""Fetching and unpacking of data set archives: they come from strangers, over connections that break.
+
+Of several processes on a host that want the same archive one works, and the others wait for it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import gzip
 import hashlib
 import http.client
 import os
 import shutil
 import sys
 import tarfile
-import tempfile
+import time
+import urllib.error
 import urllib.request
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, Iterator, NamedTuple, NoReturn
 
+from src.dataset.source import printable
 from src.errors import UserError
 from src.output import make_folder
 
 TIMEOUT_SECONDS = 30
+# Connections in a row that bring nothing before a download is given up, and the pause after the first of them.
+IDLE_CONNECTIONS, PAUSE_SECONDS = 3, 1
+# Connections in all, and the bytes a second below which one counts as broken, so that every download comes to an end.
+MAX_CONNECTIONS, MIN_SPEED = 20, 1000
+_TEMPORARY_REFUSALS = (408, 429, 500, 502, 503, 504)  # HTTP status codes after which asking again may help.
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+# An archive may unpack to so many bytes, or to so many times its own size where that is more. (Photographs do not
+# shrink in an archive, CIFAR-10 does by a tenth.) Each file counts for a disk block at least.
+MAX_BYTES, MAX_RATIO, BLOCK_BYTES = 1 << 30, 20, 4096
+MAX_DEPTH = 100
+# Of the headers of one member of a tar archive; the longest name that Linux allows needs nine blocks of 512 bytes.
+MAX_HEADER_BYTES = 1 << 16
 
 
 class Archive(NamedTuple):
-    """A published archive: its address, md5 sum and size in bytes."""
+    """A published archive: its address, md5 sum, size in bytes, and the folder that it unpacks to if it holds one."""
 
     url: str
     md5: str
     size: int
+    folder: str | None = None
 
 
 def download(archive: Archive, folder: Path) -> None:
-    """Fetch an archive and unpack it in `folder`. Raises UserError unless the published one comes, whole."""
+    """Fetch an archive and unpack it in `folder`, once also when several processes ask for it.
+
+    A download that breaks off goes on where it was, in this call and in the next one; what has come so far has a hidden
+    name. Raises UserError unless the published archive comes, whole.
+    """
     name = archive.url.rsplit("/", 1)[1]
     manually = f"fetch {archive.url} by other means and unpack it in {folder}"
     make_folder(folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-        file = Path(temporary) / name
-        digest = hashlib.md5()
+    with _one_at_a_time(folder):
+        if archive.folder and (folder / archive.folder).is_dir():  # Another process was faster.
+            return
+        part = folder / f".{name}.part"
+        _fetch(archive, part, manually)
         try:
-            with urllib.request.urlopen(archive.url, timeout=TIMEOUT_SECONDS) as response, open(file, "wb") as out:
-                for chunk in iter(lambda: response.read(1 << 20), b""):
-                    digest.update(chunk)
-                    if out.write(chunk) and out.tell() > archive.size:
-                        raise UserError(f"{archive.url}: more than its {archive.size} bytes came; {manually}")
-                    if sys.stderr.isatty():
-                        print(f"\r{name}: {out.tell() / archive.size:4.0%}", end="", file=sys.stderr, flush=True)
+            with _unpacked_aside(part, folder) as inside:
+                for entry in inside.iterdir():
+                    if not (folder / entry.name).exists():
+                        entry.rename(folder / entry.name)
+        finally:
+            part.unlink()
+
+
+def _fetch(archive: Archive, part: Path, manually: str) -> None:
+    """Make `part`, which may hold the beginning already, the published archive. Raises UserError when it cannot be."""
+    for _ in range(2 if _size(part) else 1):  # What an earlier call has left may be the beginning of something else.
+        if _size(part) != archive.size:
+            _fetch_all(archive, part, manually)
+        digest = hashlib.md5()
+        with open(part, "rb") as stream:
+            for chunk in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(chunk)
+        if digest.hexdigest() == archive.md5:
+            return
+        part.unlink()
+    raise UserError(f"{archive.url}: md5 {digest.hexdigest()} instead of {archive.md5}; {manually}")
+
+
+def _fetch_all(archive: Archive, part: Path, manually: str) -> None:
+    """Connect until `part` is as long as the archive. Raises UserError when nothing comes any more."""
+    idle, reason = 0, ""
+    for _ in range(MAX_CONNECTIONS):
+        before = _size(part)
+        try:
+            _fetch_rest(archive, part)
+        except _WrongContentError as error:
+            part.unlink(missing_ok=True)
+            raise UserError(f"{archive.url}: {error}; {manually}") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"cannot download {archive.url} ({reason}); {manually}") from None
-        if digest.hexdigest() != archive.md5:
-            raise UserError(f"{archive.url}: md5 {digest.hexdigest()} instead of {archive.md5}; {manually}")
-        inside = Path(temporary) / "unpacked"
-        inside.mkdir()
-        unpack(file, inside)
-        for entry in inside.iterdir():
-            if not (folder / entry.name).exists():  # Another process may have been faster.
-                entry.rename(folder / entry.name)
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(f"{part.parent}: no room for {archive.url}; it takes {archive.size} bytes") from None
+            reason = printable(str(error))
+            code = error.code if isinstance(error, urllib.error.HTTPError) else None
+            if code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                part.unlink(missing_ok=True)  # It is not the beginning of what the server has.
+            elif code is not None and code not in _TEMPORARY_REFUSALS:
+                break
+        if _size(part) == archive.size:
+            return
+        idle = 0 if _size(part) > before else idle + 1
+        if idle == IDLE_CONNECTIONS:
+            break
+        time.sleep(PAUSE_SECONDS * idle)
+    kept = f"; repeat the command to go on after {_size(part)} of {archive.size} bytes" if _size(part) else ""
+    if not kept:
+        part.unlink(missing_ok=True)
+    reason = reason or "the connection broke"
+    raise UserError(f"cannot download {archive.url} ({reason}){kept}; or {manually}")
+
+
+class _WrongContentError(Exception):
+    """The server has something else than the published archive."""
+
+
+def _fetch_rest(archive: Archive, part: Path) -> None:
+    """Append to `part` what it lacks, as much as one connection brings; from the start if the server insists."""
+    start = _size(part)
+    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={start}-"} if start else {})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+        sent = response.headers.get("Content-Range", "")
+        if response.status == http.HTTPStatus.PARTIAL_CONTENT and not sent.startswith(f"bytes {start}-"):
+            raise ValueError(f"asked for bytes from {start}, got {sent!r}")
+        start = start if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+        length = response.headers.get("Content-Length")
+        if length is not None and start + int(length) != archive.size:
+            raise _WrongContentError(f"{start + int(length)} bytes instead of {archive.size}")
+        with open(part, "ab" if start else "wb") as out:
+            began = time.monotonic()
+            for chunk in iter(lambda: response.read1(1 << 16), b""):
+                out.write(chunk)
+                if out.tell() > archive.size:
+                    raise _WrongContentError(f"more than its {archive.size} bytes came")
+                seconds = time.monotonic() - began
+                if seconds > TIMEOUT_SECONDS and out.tell() - start < seconds * MIN_SPEED:
+                    raise TimeoutError("too slow")
+                if sys.stderr.isatty():
+                    name = archive.url.rsplit("/", 1)[1]
+                    print(f"\r{name}: {out.tell() / archive.size:4.0%}", end="", file=sys.stderr, flush=True)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def unpacked(path: Path) -> Path:
@@ -64,61 +160,179 @@ def unpacked(path: Path) -> Path:
     Where the archive holds one folder alone, that is the folder returned. An archive is unpacked once.
     """
     suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
-    if suffix is None or not path.is_file():
+    if suffix is None or not os.path.isfile(path):  # Path.is_file raises for a name that is too long.
         return path
     folder = path.parent / path.name[: -len(suffix)]
     if not folder.exists():
         make_folder(path.parent)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unpack-") as temporary:
-            inside = Path(temporary) / folder.name
-            inside.mkdir()
-            unpack(path, inside)
-            if not folder.exists():  # Another process may have been faster.
-                inside.rename(folder)
+        with _one_at_a_time(path.parent):
+            if not folder.exists():  # No other process was faster.
+                with _unpacked_aside(path, path.parent) as inside:
+                    inside.rename(folder)
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
     if len(entries) == 1 and entries[0].is_dir() and entries[0].name != "train":
         return entries[0]
     return folder
 
 
-def unpack(file: Path, folder: Path) -> None:
-    """Unpack a zip or tar archive of plain files and folders, none of which may lie outside `folder`."""
+@contextlib.contextmanager
+def _unpacked_aside(file: Path, folder: Path) -> Iterator[Path]:
+    """Unpack an archive to a hidden folder in `folder`, which is gone afterwards unless the body gives it a name."""
+    inside = folder / ".unpacking"
+    shutil.rmtree(inside, ignore_errors=True)  # Of a process that was killed.
+    inside.mkdir()
     try:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                for member in archive.infolist():
-                    _require_inside(member.filename, folder, file)
-                archive.extractall(folder)
-        else:
-            with tarfile.open(file) as archive:
-                for member in archive:
-                    _require_inside(member.name, folder, file)
-                    if not (member.isreg() or member.isdir()):
-                        raise UserError(f"{file}: {member.name} is neither a file nor a folder; nothing was unpacked")
-                for member in archive:
-                    if member.isdir():
-                        (folder / member.name).mkdir(parents=True, exist_ok=True)
-                    else:
-                        (folder / member.name).parent.mkdir(parents=True, exist_ok=True)
-                        with archive.extractfile(member) as source, open(folder / member.name, "wb") as out:
-                            shutil.copyfileobj(source, out)
-                _require_end(archive)
+        unpack(file, inside)
+        yield inside
+    finally:
+        shutil.rmtree(inside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Keep other processes from fetching and unpacking in a folder, by a file locked there while the body runs.
+
+    A process that dies releases it, whatever it leaves behind.
+    """
+    path = folder / ".squeezenet.lock"
+    while True:
+        with open(path, "a") as lock:
+            _lock(lock, folder)
+            # One that waited has the lock of a file that is gone, and has to begin anew.
+            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+
+
+def _lock(lock: BinaryIO, folder: Path) -> None:
+    with contextlib.suppress(OSError):  # Of a file system without locks.
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that fetches or unpacks in {folder}", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def unpack(file: Path, folder: Path) -> None:
+    """Unpack a zip or tar archive of plain files and folders into an empty folder.
+
+    Raises UserError, before anything is unpacked, for a damaged archive and for one that would write outside of
+    `folder`, holds anything else than files and folders, or unpacks to far more than its own size.
+    """
+    try:
+        with open(file, "rb") as stream:
+            start = stream.read(2)
+            stream.seek(0)
+            if start == b"PK":
+                _unpack_zip(stream, _Contents(file, folder))
+            elif start == b"\x1f\x8b":
+                with gzip.open(stream) as plain:
+                    _unpack_tar(plain, _Contents(file, folder))
+            else:
+                _unpack_tar(stream, _Contents(file, folder))
     except UserError:
         raise
-    except Exception as error:  # A damaged archive raises nearly anything; tarfile lists what it tried, a line each.
-        reason = str(error).partition(":\n")[0]
-        raise UserError(f"{file}: cannot unpack it ({reason}); fetch it again") from None
+    except Exception as error:  # A damaged archive raises nearly anything.
+        raise UserError(f"{file}: cannot unpack it ({printable(str(error))}); fetch it again") from None
 
 
-def _require_inside(name: str, folder: Path, file: Path) -> None:
-    if not Path(os.path.abspath(folder / name)).is_relative_to(os.path.abspath(folder)):
-        raise UserError(f"{file}: {name} would be unpacked outside {folder}; nothing was unpacked")
+class _Contents:
+    """What an archive holds, checked name by name and then written."""
+
+    def __init__(self, file: Path, folder: Path):
+        self.file, self.folder = file, os.path.abspath(folder)
+        self.bytes, self.limit = 0, max(MAX_BYTES, MAX_RATIO * file.stat().st_size)
+        self.files: set[str] = set()
+
+    def add(self, name: str, size: int, is_folder: bool) -> None:
+        """Count a member. Raises UserError for one that is not to be unpacked."""
+        target = self._target(name)
+        if target != self.folder and not target.startswith(self.folder + os.sep):
+            self.refuse(f"{printable(name)} would be unpacked outside {self.folder}")
+        if target.count(os.sep) - self.folder.count(os.sep) > MAX_DEPTH:
+            self.refuse(f"{printable(name)[:80]}... is more than {MAX_DEPTH} folders deep")
+        if target in self.files:
+            self.refuse(f"{printable(name)} is in it twice")
+        if size < 0:
+            self.refuse(f"{printable(name)} has a size of {size}")
+        if not is_folder:
+            self.files.add(target)
+        self.bytes += max(size, BLOCK_BYTES)
+        if self.bytes > self.limit:
+            self.refuse(f"it unpacks to more than {self.limit} bytes; if that is right, unpack it by hand")
+
+    def check_room(self) -> None:
+        """Raise UserError unless all the members fit on the disk."""
+        free = shutil.disk_usage(self.folder).free
+        if self.bytes > free:
+            self.refuse(f"it unpacks to {self.bytes} bytes, and {free} are free on the disk")
+
+    def write(self, name: str, size: int, content: BinaryIO | None) -> None:
+        """Write a member: a file with its content, a folder without one."""
+        target = self._target(name)
+        if content is None:
+            os.makedirs(target, exist_ok=True)
+            return
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with content, open(target, "xb") as out:
+            shutil.copyfileobj(content, out)
+            if out.tell() != size:
+                raise ValueError(f"{name} is not as long as it says")
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Raise UserError for the whole archive."""
+        raise UserError(f"{self.file}: {reason}; nothing was unpacked")
+
+    def _target(self, name: str) -> str:
+        return os.path.abspath(os.path.join(self.folder, name))
 
 
-def _require_end(archive: tarfile.TarFile) -> None:
+def _unpack_zip(stream: BinaryIO, contents: _Contents) -> None:
+    with zipfile.ZipFile(stream) as archive:
+        for member in archive.infolist():
+            contents.add(member.filename, member.file_size, member.is_dir())
+        contents.check_room()
+        for member in archive.infolist():
+            contents.write(member.filename, member.file_size, None if member.is_dir() else archive.open(member))
+
+
+def _unpack_tar(stream: BinaryIO, contents: _Contents) -> None:
+    headers = _TarHeaders(stream)
+    with tarfile.TarFile(fileobj=headers) as archive:
+        for member in archive:
+            headers.left = MAX_HEADER_BYTES
+            if not (member.isreg() or member.isdir()):
+                contents.refuse(f"{printable(member.name)} is neither a file nor a folder")
+            contents.add(member.name, member.size, member.isdir())
+        _require_end(stream, archive.offset, contents)
+        contents.check_room()
+        headers.left = sys.maxsize
+        for member in archive:
+            contents.write(member.name, member.size, None if member.isdir() else archive.extractfile(member))
+
+
+class _TarHeaders:
+    """A stream of which tarfile reads a limited number of bytes for each member; it would read a header of any size."""
+
+    def __init__(self, stream: BinaryIO):
+        self.seek, self.tell, self._stream, self.left = stream.seek, stream.tell, stream, MAX_HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if size < 0 or self.left < 0:
+            raise tarfile.ReadError("a header in it is too long")
+        return self._stream.read(size)
+
+
+def _require_end(stream: BinaryIO, offset: int, contents: _Contents) -> None:
     """Raise ReadError for an archive cut short or with a wrong check sum, which tarfile does not notice by itself."""
-    archive.fileobj.seek(archive.offset)
-    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+    stream.seek(offset)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("its end is missing")
-    while archive.fileobj.read(1 << 20):
-        pass
+    for _ in range(contents.limit >> 20):
+        if not stream.read(1 << 20):
+            return
+    contents.refuse("something follows its end")

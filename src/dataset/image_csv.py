@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from src.dataset.image_folder import class_folders, open_image_folder
-from src.dataset.source import FileSource
+from src.dataset.source import FileSource, printable
 from src.errors import UserError
 
 
@@ -24,7 +24,7 @@ def open_image_csv(path: Path, split: str, columns: tuple[str, str]) -> FileSour
     for line, name, label in _rows(table, columns):
         file = path / split / name
         if not os.path.isfile(file):  # Path.is_file raises for a name that is too long.
-            raise UserError(f"{table}, line {line}: there is no file {file}")
+            raise UserError(f"{table}, line {line}: there is no file {printable(file)[:1000]}")
         files.append(file)
         labels.append(_class_index(label, classes, f"{table}, line {line}"))
     if not files:
@@ -34,12 +34,14 @@ def open_image_csv(path: Path, split: str, columns: tuple[str, str]) -> FileSour
 
 def _rows(table: Path, columns: tuple[str, str]):
     """Yield line number, file name and class of every row."""
+    if table.exists() and not table.is_file():  # Reading a pipe or a device might never end.
+        raise UserError(f"{table}: cannot read the labels: it is no file")
     try:
         with open(table, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             for column in columns:
                 if column not in (reader.fieldnames or ()):
-                    found = ", ".join(reader.fieldnames or ()) or "none"
+                    found = printable(", ".join(reader.fieldnames or ())[:200]) or "none"
                     raise UserError(f"{table}: no column {column!r} (found: {found}); name yours with --csv_columns")
             for row in reader:
                 name, label = (row[column] for column in columns)
@@ -56,6 +58,7 @@ def _class_index(label: str, classes: list[str], where: str) -> int:
     if label in classes:
         return classes.index(label)
     names_are_numbers = any(name.isdecimal() for name in classes)
-    if label.isdecimal() and int(label) < len(classes) and not names_are_numbers:
+    is_index = label.isdecimal() and len(label) < 10  # Python reads no number of more than 4,300 digits.
+    if is_index and int(label) < len(classes) and not names_are_numbers:
         return int(label)
-    raise UserError(f"{where}: unknown class {label!r}; the classes are {', '.join(classes[:20])}")
+    raise UserError(f"{where}: unknown class {label[:80]!r}; the classes are {printable(', '.join(classes[:20]))}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from src.dataset.source import IMAGE_SUFFIXES, FileSource
+from src.dataset.source import IMAGE_SUFFIXES, FileSource, printable
 from src.errors import UserError
 
 
@@ -14,7 +15,8 @@ def open_image_folder(path: Path, split: str) -> FileSource:
     present = class_folders(path / split)
     unknown = sorted(set(present) - set(classes))
     if unknown:
-        raise UserError(f"{path / split / unknown[0]}: there is no such class in {path / 'train'}; remove the folder")
+        folder = printable(path / split / unknown[0])
+        raise UserError(f"{folder}: there is no such class in {path / 'train'}; remove the folder")
     files, labels = [], []
     for label, name in enumerate(classes):
         found = image_files(path / split / name)
@@ -27,7 +29,7 @@ def open_image_folder(path: Path, split: str) -> FileSource:
 
 def class_folders(folder: Path) -> list[str]:
     """Return the names of the class folders in a split. Raises UserError when there are none."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long.
         raise UserError(f"{folder}: no such folder; image data sets hold train/<class>/ and val/ under --data_path")
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not names:

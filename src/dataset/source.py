@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from src.errors import UserError
 
 # The mean and standard deviation of ImageNet's RGB channels scaled to 0-1, as torchvision and the model zoo use them.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+# Their formats. Of Pillow's others, EPS would have Ghostscript run what the file says.
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
+# Of damaged entries in whole images, and of large ones that it still reads; what cannot be used, it raises.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+# The longer side in units of the shorter one. Where the shorter side is resized, memory grows with it.
+MAX_ASPECT = 1000
+_ORIENTATION = 0x0112  # The EXIF tag.
 
 
 class Source:
@@ -31,6 +39,7 @@ class Source:
         self.classes = list(classes)
         self.labels = np.asarray(labels, np.int32)
         self.mean, self.std = tuple(mean), tuple(std)
+        self.broken: set[int] = set()  # Images that could not be read so far, of those that are left out.
 
     def image(self, index: int) -> np.ndarray:
         """Return an image, (H, W, 3) uint8."""
@@ -91,20 +100,43 @@ class Subset(Source):
 
 
 def load_image(path: Path) -> np.ndarray:
-    """Return the image in a file as (H, W, 3) uint8: grey repeated, alpha dropped, EXIF rotation ignored.
+    """Return the image in a file as (H, W, 3) uint8: the first frame, upright, grey repeated, alpha dropped.
 
-    Raises UserError that names the file when it is not a whole image.
+    Raises UserError that names the file when it is not a whole image, or has more pixels than Pillow's limit.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            if max(image.size) > MAX_ASPECT * min(image.size):
+                raise UserError(f"{printable(path)}: {image.width}x{image.height} pixels are no picture; remove it")
+            image.load()
+            image = _upright(image)
+            if image.mode == "F":
+                raise UserError(f"{printable(path)}: its pixels are fractions of no known range; save it with 8 bits")
             if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 instead of scaling them.
                 grey = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=-1)
+            image.info.pop("transparency", None)  # Pillow would warn that it gets lost.
             return np.asarray(image.convert("RGB"))
+    except UserError:
+        raise
     except UnidentifiedImageError:
-        raise UserError(f"{path}: not an image; remove it or replace it") from None
+        raise UserError(f"{printable(path)}: not an image; remove it or replace it") from None
     except Exception as error:  # A damaged image raises nearly anything.
-        raise UserError(f"{path}: cannot read the image ({error}); remove it or replace it") from None
+        reason = printable(str(error) or type(error).__name__)
+        raise UserError(f"{printable(path)}: cannot read the image ({reason}); remove it or replace it") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return a loaded image turned as its EXIF entry says, or as it is where that cannot be read."""
+    try:
+        return image if image.getexif().get(_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
+    except Exception:  # A damaged entry raises nearly anything, and the image is whole.
+        return image
+
+
+def printable(text: str | Path) -> str:
+    """Return a name as it can be shown on one line: what cannot be printed, and what is not UTF-8, as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def split_by_class(labels: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

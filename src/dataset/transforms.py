@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from random import Random
 from typing import Callable, Sequence
 
 import numpy as np
@@ -97,43 +99,98 @@ def fit_transforms(preprocessing: Preprocessing) -> list[Callable]:
     }[preprocessing.fit]
 
 
-def training_transforms(
-    preprocessing: Preprocessing, augment: Sequence[str], crop_padding: int | None
-) -> list[Callable]:
-    """Return the operators for training: those of evaluation, with the augmentations named in `augment`.
+def training_stages(
+    preprocessing: Preprocessing, augment: Sequence[str], crop_padding: int | None, seed: int
+) -> list[list[Callable] | Drawn]:
+    """Return what makes a training input, in order: lists of operators without chance, and random changes.
 
-    crop_flip is a random crop and a left-right flip. With fit "resize" the crop is taken from the resized image with
-    `crop_padding` zeros around (default: an eighth of image_size); with "crop" from the image itself, likewise padded;
-    with "center_crop" it is a random part of 8 to 100% of the area, resized (Szegedy et al. 2014).
+    The operators are those of evaluation; the changes are those named in `augment`:
+
+    - crop_flip, a random crop and a left-right flip. With fit "resize" the crop is taken from the resized image with
+      `crop_padding` zeros around (default: an eighth of image_size); with "crop" from the image itself, likewise
+      padded; with "center_crop" it is a random part of 8 to 100% of the area, which is then resized (Szegedy et al.
+      2014).
+    - color_jitter, brightness, contrast and saturation by 40% and hue by 10%.
+    - cutout, a square of a quarter of the side set to the mean colour (DeVries and Taylor 2017).
     """
     size = preprocessing.image_size
     padding = size // 8 if crop_padding is None else crop_padding
-    fit = fit_transforms(preprocessing)
+    stages: list[list[Callable] | Drawn] = [fit_transforms(preprocessing)]
     if "crop_flip" in augment:
-        crop = vision.RandomCrop(size, padding, pad_if_needed=True)
-        fit = {
-            "resize": [*fit, crop],
-            "crop": [crop],
-            "center_crop": [vision.RandomResizedCrop(size, interpolation=Inter.LINEAR)],
-        }[preprocessing.fit] + [_by_chance(vision.HorizontalFlip(), 0.5)]
+        flip = Drawn("flip", seed, lambda image, random: image[:, ::-1] if random.random() < 0.5 else image)
+        crop = Drawn("crop", seed, lambda image, random: random_crop(image, size, padding, random))
+        part = Drawn("crop", seed, random_part)
+        resize = [vision.Resize((size, size), Inter.LINEAR)]
+        stages = {"resize": [*stages, crop, flip], "crop": [crop, flip], "center_crop": [part, flip, resize]}[
+            preprocessing.fit
+        ]
     if "color_jitter" in augment:
-        fit.append(vision.RandomColorAdjust(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1))
-    normalized = _normalization(preprocessing)
+        stages.append(Drawn("color", seed, jitter))
+    stages.append(_normalization(preprocessing))
     if "cutout" in augment:
-        # After normalisation a square of zeros is a square of the mean colour (DeVries and Taylor 2017).
-        normalized.append(_by_chance(vision.CutOut(max(1, size // 4), is_hwc=True), 1.0))
-    return [*fit, *normalized, vision.HWC2CHW()]
+        # After normalisation a square of zeros is a square of the mean colour.
+        stages.append(Drawn("cutout", seed, lambda image, random: cut_out(image, max(1, size // 4), random)))
+    return [*stages, [vision.HWC2CHW()]]
 
 
-def _by_chance(transform: Callable, probability: float) -> Callable:
-    """Return an operator that applies another to a share of the images, with random numbers of its own.
+class Drawn:
+    """A random change of an image, whose random numbers follow from the seed, its name and the draw (see Epochs) alone.
 
-    MindSpore seeds all operators of a pipeline alike, so that those which take equally many random numbers an image
-    move in step: RandomHorizontalFlip after RandomCrop would flip upper crops always and lower ones never, and
-    CutOut would cut where the crop is taken. RandomSelectSubpolicy takes another number of them. (Each of several
-    workers draws the same numbers for it, so that neighbours in a batch share theirs.)
+    MindSpore's random operators draw from the state of the thread that they happen to run on, and all of a pipeline are
+    seeded alike: an upper crop would always be flipped. Drawn like this, the inputs of a step are the same whatever the
+    number of threads and devices, and a resumed run goes to its step without repeating those before.
     """
-    return vision.RandomSelectSubpolicy([[(transform, probability)]])
+
+    def __init__(self, name: str, seed: int, change: Callable[[np.ndarray, Random], np.ndarray]):
+        self.name, self.seed, self.change = name, seed, change
+
+    def __call__(self, image: np.ndarray, draw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # A text as seed is hashed, so that neighbouring draws are unrelated; the same in every version of Python.
+        return np.ascontiguousarray(self.change(image, Random(f"{self.seed} {self.name} {draw}"))), draw
+
+
+def random_crop(image: np.ndarray, size: int, padding: int, random: Random) -> np.ndarray:
+    """Return a random square of an image with zeros around, more of them where it is smaller than the square."""
+    around = [padding + max(0, size - side - 2 * padding) for side in image.shape[:2]]
+    if any(around):
+        image = np.pad(image, [(n, n) for n in around] + [(0, 0)])
+    y, x = (int(random.random() * (side - size + 1)) for side in image.shape[:2])
+    return image[y : y + size, x : x + size]
+
+
+def random_part(image: np.ndarray, random: Random) -> np.ndarray:
+    """Return a part of 8 to 100% of the area, its sides 3:4 to 4:3; after ten misses, the largest such part."""
+    height, width = image.shape[:2]
+    for _ in range(10):
+        area = random.uniform(0.08, 1.0) * height * width
+        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            y, x = int(random.random() * (height - h + 1)), int(random.random() * (width - w + 1))
+            return image[y : y + h, x : x + w]
+    w, h = min(width, max(1, round(height * 4 / 3))), min(height, max(1, round(width * 4 / 3)))
+    y, x = (height - h) // 2, (width - w) // 2
+    return image[y : y + h, x : x + w]
+
+
+def jitter(image: np.ndarray, random: Random) -> np.ndarray:
+    """Return an image (H, W, 3) uint8 with other brightness, contrast, saturation and hue, in random order."""
+    changes = [
+        vision.AdjustBrightness(random.uniform(0.6, 1.4)),
+        vision.AdjustContrast(random.uniform(0.6, 1.4)),
+        vision.AdjustSaturation(random.uniform(0.6, 1.4)),
+        vision.AdjustHue(random.uniform(-0.1, 0.1)),
+    ]
+    random.shuffle(changes)
+    return _applied(changes, image)
+
+
+def cut_out(image: np.ndarray, length: int, random: Random) -> np.ndarray:
+    """Return an image with a square of zeros around a random pixel; at the border a part of the square."""
+    y, x = (int(random.random() * side) - length // 2 for side in image.shape[:2])
+    image = image.copy()
+    image[max(0, y) : max(0, y + length), max(0, x) : max(0, x + length)] = 0
+    return image
 
 
 def _normalization(preprocessing: Preprocessing) -> list[Callable]:

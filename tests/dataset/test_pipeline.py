@@ -343,15 +343,45 @@ def test_the_home_folder_may_be_abbreviated(made, monkeypatch):
     assert len(open_source(DataConfig(data_path=f"~/{made.name}"), "test")) == 20
 
 
-def test_a_bad_image_inside_a_training_pipeline_ends_in_a_line_that_names_it(tmp_path, made_images):
+def with_bad_images(folder, made_images, count):
+    """Write a folder data set with `count` images cut short; return their files."""
     train = by_class(made_images.train.images, made_images.train.labels, CLASSES)
-    write_image_folder(tmp_path, {"train": train})
-    bad = tmp_path / "train" / CLASSES[3] / "0004.png"
-    bad.write_bytes(bad.read_bytes()[:200])
+    write_image_folder(folder, {"train": train, "val": train})
+    bad = [[folder / split / CLASSES[3] / f"{i:04}.png" for i in range(count)] for split in ("train", "val")]
+    for file in [*bad[0], *bad[1]]:
+        file.write_bytes(file.read_bytes()[:200])
+    return bad
+
+
+def folder_of_made_images(folder, split, **options):
+    return create_dataset("image_folder", split, data_path=str(folder), image_size=16, batch_size=10, **options)
+
+
+def test_a_bad_image_in_training_is_named_once_and_replaced_by_the_next(tmp_path, made_images, capfd):
+    (bad, *_), _ = with_bad_images(tmp_path, made_images, 1)
+    dataset = folder_of_made_images(tmp_path, "train")
+    iterator = dataset.create_dict_iterator(num_epochs=2, output_numpy=True)
+    for _ in range(2):
+        labels = np.concatenate([batch["label"] for batch in iterator])
+        assert np.bincount(labels).tolist() == [10] * 10
+    lines = [line for line in capfd.readouterr().err.splitlines() if "left out" in line]
+    assert len(lines) == 1 and lines[0].startswith(f"warning: image left out: {bad}: ")
+
+
+def test_a_bad_image_in_evaluation_is_named_and_marked(tmp_path, made_images, capfd):
+    _, (bad, *_) = with_bad_images(tmp_path, made_images, 1)
+    images, labels = read_all(folder_of_made_images(tmp_path, "val"))
+    assert np.flatnonzero(labels < 0).tolist() == [30] and len(images) == 100
+    assert f"warning: image left out: {bad}: " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_more_bad_images_than_allowed_end_in_a_line_that_names_one(tmp_path, made_images, split):
+    bad = with_bad_images(tmp_path, made_images, 3)[split == "val"]
     with pytest.raises(RuntimeError) as raised:
-        read_all(create_dataset("image_folder", "train", data_path=str(tmp_path), image_size=16, batch_size=10))
+        read_all(folder_of_made_images(tmp_path, split, max_broken_images=2))
     message = str(errors.user_error_within(raised.value))
-    assert message.startswith(f"{bad}: ") and message.endswith("remove it or replace it")
+    assert message.split(": ")[0] in map(str, bad) and message.endswith("remove it or replace it")
     assert len(message.splitlines()) == 1
 
 
@@ -364,3 +394,34 @@ def test_images_of_every_kind_and_size_make_one_batch(tmp_path):
         Image.new(mode, size).save(folder / f"{i}.{'jpg' if mode == 'CMYK' else 'png'}")
     images, _ = read_all(create_dataset("image_folder", "train", data_path=str(tmp_path), image_size=20, batch_size=5))
     assert images.shape == (5, 3, 20, 20)
+
+
+def training_inputs(first=0, epochs=3, workers=1, num_shards=1, shard_id=0, step=0, batch_size=12):
+    """Return the inputs (steps, batch, 3, 16, 16) of each epoch from the first on, all augmentations on."""
+    images = np.random.RandomState(0).randint(0, 256, (50, 20, 20, 3)).astype(np.uint8)
+    source = ArraySource(images, np.zeros(50), ["a"], (0.5,) * 3, (0.2,) * 3)
+    source.decodes = workers > 1
+    augment = ["crop_flip", "color_jitter", "cutout"]
+    config = DataConfig(image_size=16, batch_size=batch_size, augment=augment, num_workers=workers)
+    preprocessing = Preprocessing(16, "center_crop", "dataset", source.mean, source.std)
+    pipeline = training_pipeline(source, config, preprocessing, 5, num_shards, shard_id, first, step)
+    iterator = pipeline.create_dict_iterator(num_epochs=epochs, output_numpy=True)
+    return [np.stack([batch["image"] for batch in iterator]) for _ in range(epochs)]
+
+
+def test_what_a_step_sees_does_not_depend_on_the_number_of_threads():
+    for alone, together in zip(training_inputs(), training_inputs(workers=2)):
+        np.testing.assert_array_equal(alone, together)
+
+
+def test_a_data_set_can_start_at_any_epoch_and_step():
+    whole = training_inputs()
+    for later, expected in zip(training_inputs(first=1, epochs=2), whole[1:]):
+        np.testing.assert_array_equal(later, expected)
+    np.testing.assert_array_equal(training_inputs(first=1, epochs=1, step=3)[0], whole[1][3:])
+
+
+def test_several_devices_see_together_what_one_sees_with_the_whole_batch():
+    shards = [training_inputs(num_shards=3, shard_id=i, batch_size=4) for i in range(3)]
+    for epoch, whole in enumerate(training_inputs()):
+        np.testing.assert_array_equal(np.concatenate([shard[epoch] for shard in shards], axis=1), whole)

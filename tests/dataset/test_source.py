@@ -6,7 +6,7 @@ from PIL import Image
 
 from src import errors
 from src.dataset import evaluation_pipeline
-from src.dataset.source import ArraySource, FileSource, Subset, load_image, split_by_class
+from src.dataset.source import ArraySource, FileSource, Subset, load_image, printable, split_by_class
 from src.dataset.transforms import Preprocessing
 from tests.made_data import read_all, refusal
 
@@ -81,14 +81,43 @@ def test_the_content_counts_and_not_the_suffix(tmp_path, suffix):
     np.testing.assert_array_equal(load_image(path), PIXELS)
 
 
-def test_exif_rotation_is_ignored(tmp_path):
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tiff", "webp"])
+def test_an_image_is_turned_upright_as_its_exif_entry_says(tmp_path, suffix, orientation):
+    """EXIF 2.3, tag 0x0112: where the stored image's row 0 and column 0 belong in the image that is shown."""
+    stored = {
+        1: PIXELS,
+        2: PIXELS[:, ::-1],
+        3: PIXELS[::-1, ::-1],
+        4: PIXELS[::-1],
+        5: PIXELS.transpose(1, 0, 2),
+        6: PIXELS.transpose(1, 0, 2)[::-1],
+        7: PIXELS.transpose(1, 0, 2)[::-1, ::-1],
+        8: PIXELS.transpose(1, 0, 2)[:, ::-1],
+    }[orientation]
     exif = Image.Exif()
-    exif[0x0112] = 6  # Orientation: to be shown turned by a quarter.
-    upright, turned = tmp_path / "a.jpg", tmp_path / "b.jpg"
-    saved(upright, PIXELS)
-    saved(turned, PIXELS, exif=exif)
-    assert Image.open(turned).getexif()[0x0112] == 6
-    np.testing.assert_array_equal(load_image(turned), load_image(upright))
+    exif[0x0112] = orientation
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = saved(tmp_path / f"a.{suffix}", np.ascontiguousarray(stored), exif=exif, **options)
+    np.testing.assert_array_equal(load_image(path), PIXELS)
+
+
+@pytest.mark.parametrize("exif", [b"", b"Exif\x00\x00", b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff", b"\xff" * 50])
+def test_an_exif_entry_that_cannot_be_read_is_passed_over(tmp_path, exif):
+    plain, damaged = (saved(tmp_path / f"{i}.jpg", PIXELS, exif=content) for i, content in enumerate((b"", exif)))
+    np.testing.assert_array_equal(load_image(damaged), load_image(plain))
+
+
+def test_floating_point_pixels_are_refused_as_their_range_is_not_known(tmp_path):
+    path = saved(tmp_path / "a.tiff", Image.fromarray(GREY.astype(np.float32) / 255))
+    assert refusal(load_image, path) == f"{path}: its pixels are fractions of no known range; save it with 8 bits"
+
+
+@pytest.mark.parametrize("name", ["new\nline.png", "\x1b[31mred.png", "\udcff\udcfe.png", "left\u202eright.png"])
+def test_a_name_that_cannot_be_printed_is_shown_escaped_on_one_line(tmp_path, name):
+    (tmp_path / name).write_bytes(b"no image")
+    message = refusal(load_image, tmp_path / name)
+    assert message.isprintable() and message == f"{tmp_path / printable(name)}: not an image; remove it or replace it"
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"just text", b"<svg></svg>" * 50, bytes(range(256)) * 20])

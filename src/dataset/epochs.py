@@ -1,0 +1,104 @@
+"""Which images a training step sees: drawn from the seed and the epoch, so that any step can be gone to directly."""
+
+from __future__ import annotations
+
+import sys
+from typing import Iterator
+
+import mindspore.dataset as ds
+import numpy as np
+
+from src.dataset.source import Source
+from src.dataset.transforms import Preprocessing
+from src.errors import UserError
+
+
+class Epochs(ds.Sampler):
+    """Every epoch another permutation of the images, cut into global batches and those into the devices' shares.
+
+    images: how many there are; the remainder of a permutation that fills no global batch is left out of that epoch.
+    batch_size: images a step on each device.
+    num_shards, shard_id: devices, and which of them this is. All together see the images that one device with
+        num_shards * batch_size would, step by step.
+    seed: of the permutations.
+    epoch, step: where to start, epochs done before and steps done in the next one; the data set is over at the
+        end of that epoch unless step is 0.
+
+    It yields *draws*: epoch * images + index, the number of an image within the whole training.
+    """
+
+    def __init__(
+        self, images: int, batch_size: int, num_shards: int, shard_id: int, seed: int, epoch: int = 0, step: int = 0
+    ):
+        self.images, self.seed, self.epoch = images, seed, epoch
+        self.part = slice(shard_id * batch_size, (shard_id + 1) * batch_size)
+        self.global_batch, self.step = batch_size * num_shards, step
+        super().__init__((images // self.global_batch - step) * batch_size)
+
+    def __iter__(self) -> Iterator[int]:
+        # RandomState's numbers are the same in every version of numpy.
+        order = np.random.RandomState([self.seed, self.epoch]).permutation(self.images)
+        batches = order[: self.images // self.global_batch * self.global_batch].reshape(-1, self.global_batch)
+        draws = self.epoch * self.images + batches[self.step :, self.part].astype(np.int64)
+        self.epoch += 1
+        return iter(draws.ravel().tolist())
+
+
+class TrainingRows:
+    """The images of a source for Epochs: rows of image (H, W, 3) uint8, label and draw.
+
+    limit: how many images may be unreadable. Each is named once on stderr, and the next one taken in its place.
+
+    Raises UserError beyond the limit.
+    """
+
+    def __init__(self, source: Source, preprocessing: Preprocessing, rows: int, limit: int):
+        self.source, self.preprocessing, self.rows, self.limit = source, preprocessing, rows, limit
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, draw: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        index = int(draw) % len(self.source)
+        image = readable_image(self.source, index, self.limit)
+        while image is None:
+            index = (index + 1) % len(self.source)
+            image = readable_image(self.source, index, self.limit)
+        # With numpy 2, MindSpore takes a number only as a zero-dimensional array, not as a scalar.
+        return self.preprocessing.to_scale(image), np.asarray(self.source.labels[index]), np.asarray(draw, np.int64)
+
+
+class EvaluationRows:
+    """The images of a source in their order: rows of image (H, W, 3) uint8 and label.
+
+    An image that cannot be read is black, with UNREADABLE as its label. limit: see TrainingRows.
+    """
+
+    UNREADABLE = -1
+
+    def __init__(self, source: Source, preprocessing: Preprocessing, limit: int):
+        self.source, self.preprocessing, self.limit = source, preprocessing, limit
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image, label = readable_image(self.source, int(index), self.limit), self.source.labels[index]
+        if image is None:
+            side = self.preprocessing.image_size
+            image, label = np.zeros((side, side, 3), np.uint8), np.int32(self.UNREADABLE)
+        return self.preprocessing.to_scale(image), np.asarray(label)
+
+
+def readable_image(source: Source, index: int, limit: int) -> np.ndarray | None:
+    """Return an image, or None with a warning when it cannot be read, and note that in source.broken."""
+    if index in source.broken:
+        return None
+    try:
+        return source.image(index)
+    except UserError as error:
+        if len(source.broken) >= min(limit, len(source) - 1):
+            raise
+        source.broken.add(index)
+        print(f"warning: image left out: {error}", file=sys.stderr, flush=True)
+        return None

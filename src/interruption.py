@@ -1,0 +1,65 @@
+"""SIGINT (Ctrl-C) and SIGTERM, for a program that wants to finish what it is at before it obeys."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from typing import Iterator
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_state = {"received": 0, "postponed": False}
+
+
+class Interrupted(BaseException):
+    """A signal, on its way out; like KeyboardInterrupt no Exception, so that nothing swallows it."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+def watch() -> None:
+    """Take over SIGINT and SIGTERM for the rest of the process. To be called before MindSpore is imported.
+
+    The first one raises Interrupted in the main thread, or waits while `postponed`. A second one ends the process at
+    once. A thread waits for them, as all others block them: while a graph runs, MindSpore's handler of SIGINT
+    would send SIGTERM instead, and the program could not tell the two apart.
+    """
+    signal.signal(signal.SIGUSR1, lambda *_: _obey())
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # Threads that are started later inherit it.
+    threading.Thread(target=_wait, args=(threading.main_thread().ident,), daemon=True).start()
+
+
+def received() -> int:
+    """Return the number of the signal that is postponed, or 0."""
+    return _state["received"]
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """Within it, the first signal is only noted, for `received` to return; at the end it is obeyed."""
+    _state["postponed"] = True
+    try:
+        yield
+    finally:
+        _state["postponed"] = False
+    _obey()
+
+
+def _obey() -> None:
+    if _state["received"] and not _state["postponed"]:
+        raise Interrupted(_state["received"])
+
+
+def _wait(main_thread: int) -> None:
+    while True:
+        number = signal.sigwait(_SIGNALS)
+        if _state["received"]:
+            os._exit(128 + number)
+        _state["received"] = number
+        if _state["postponed"]:
+            print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+        signal.pthread_kill(main_thread, signal.SIGUSR1)  # Wakes it up where it sleeps or waits.

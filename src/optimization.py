@@ -1,0 +1,64 @@
+"""The Model that trains: optimizer, precision and loss scale."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Model, Tensor, nn
+
+from src.config import OptimizerConfig
+from src.errors import UserError
+from src.job import ALONE, Job
+from src.loss import CrossEntropy
+from src.metrics import Classification
+from src.quiet import quiet
+
+
+def build_model(
+    net: nn.Cell, loss: CrossEntropy, config: OptimizerConfig, rates: np.ndarray, job: Job = ALONE
+) -> Model:
+    """Return MindSpore's Model of a network, with its optimizer, precision and loss scale."""
+    common = {"learning_rate": Tensor(rates), "weight_decay": config.weight_decay}
+    if config.loss_scale not in (0, 1):
+        common["loss_scale"] = config.loss_scale
+    parameters = parameter_groups(net, config)
+    if config.optimizer == "adam":
+        with quiet():  # nn.Adam makes operators for sparse gradients too, which MindSpore has deprecated.
+            optimizer = nn.Adam(parameters, **common)
+    elif config.optimizer == "sgd":
+        optimizer = nn.SGD(parameters, **common)
+    elif config.optimizer == "nesterov":
+        # Not nn.Momentum(use_nesterov=True), which on the CPU is momentum without Nesterov's part (2.8 and 2.10).
+        optimizer = nn.SGD(parameters, momentum=config.momentum, nesterov=config.momentum > 0, **common)
+    else:
+        optimizer = nn.Momentum(parameters, momentum=config.momentum, **common)
+    scale = {}
+    if config.loss_scale == 0:
+        scale["loss_scale_manager"] = ms.amp.DynamicLossScaleManager()
+    elif config.loss_scale != 1:
+        scale["loss_scale_manager"] = ms.amp.FixedLossScaleManager(config.loss_scale, drop_overflow_update=False)
+    metrics = {"evaluation": Classification(job)}
+    return Model(net, loss, optimizer, metrics=metrics, amp_level=config.amp_level, **scale)
+
+
+def parameter_groups(net: nn.Cell, config: OptimizerConfig) -> list:
+    """Return what an optimizer trains: all alike, or biases and batch norm parameters without weight decay."""
+    if config.decay_biases or not config.weight_decay:
+        return net.trainable_params()
+    plain = [p for p in net.trainable_params() if p.name.endswith((".bias", ".gamma", ".beta"))]
+    decayed = [p for p in net.trainable_params() if not p.name.endswith((".bias", ".gamma", ".beta"))]
+    return [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+        {"order_params": net.trainable_params()},
+    ]
+
+
+def check_precision(config: OptimizerConfig, target: str) -> None:
+    """Raise UserError for a mixed precision that MindSpore cannot train with on the CPU."""
+    if target != "CPU":
+        return
+    if config.amp_level in ("O2", "O3"):
+        raise UserError(f"amp_level: {config.amp_level} needs an Ascend or a GPU; on the CPU O0 is right and fastest")
+    if config.loss_scale == 0 or (config.loss_scale != 1 and config.amp_level == "O0"):
+        raise UserError(f"loss_scale: {config.loss_scale} is for mixed precision on an Ascend or a GPU; leave it at 1")
