@@ -3,7 +3,8 @@
     python infer.py --images photo.jpg more_photos/ --ckpt_path runs/squeezenet_cifar10/best.ckpt
     python infer.py --images photo.jpg --model_path squeezenet.onnx --top_k 3 --output_path out
 
-Exits with 0, or with 1 when some files were no images and were left out.
+Exits with 0; with 1 when some files were no images, each named on stderr, and the others were classified; with 2 when
+there was nothing to classify.
 """
 
 import sys
@@ -15,13 +16,15 @@ from src.errors import run
 def main() -> int:
     config, device = parse(sys.argv[1:], "Classify images.", InferConfig, DeviceConfig)
 
-    from src.inference import infer  # After the arguments are checked.
+    from src.dataset.source import printable  # After the arguments are checked.
+    from src.inference import infer
 
     results, skipped = infer(config, device)
-    width = min(60, max(len(result["file"]) for result in results))
-    for result in results:
-        classes = ", ".join(f"{entry['name']} {entry['probability']:.1%}" for entry in result["top_k"])
-        print(f"{result['file']:<{width}}  {classes}")
+    names = [printable(result["file"]) for result in results]
+    width = min(60, max(map(len, names)))
+    for name, result in zip(names, results):
+        classes = ", ".join(f"{printable(entry['name'])} {entry['probability']:.1%}" for entry in result["top_k"])
+        print(f"{name:<{width}}  {classes}")
     print(f"{len(results)} images; predictions.json and gallery: {config.output_path}")
     return 1 if skipped else 0
 

@@ -33,7 +33,7 @@ class ModelCard:
     model: arguments of SqueezeNet.
     classes: class names, in the order of the logits.
     dataset, val_split: as in DataConfig.
-    configuration: SHA-256 of the run's config.yaml, in hexadecimal digits, or nothing.
+    configuration: SHA-256 of the run's config.yaml without its folder, in hexadecimal digits, or nothing.
     """
 
     model: dict[str, Any]
@@ -128,7 +128,7 @@ def load_pretrained(net: nn.Cell, path: str | Path) -> None:
 
 def read_checkpoint(path: str | Path) -> dict[str, ms.Parameter]:
     """Return what a checkpoint file holds. Raises UserError for a file that is missing, damaged or none."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long.
         raise UserError(f"{path}: there is no such checkpoint")
     if Path(path).suffix != ".ckpt":
         raise UserError(f"{path}: a checkpoint's name ends in .ckpt; for .mindir and .onnx use infer.py --model_path")

@@ -24,11 +24,20 @@ from jsonargparse.typing import OpenUnitInterval, restricted_number_type
 from src.errors import UserError
 
 _INF = float("inf")
+# Bytes of a file's name that are not UTF-8, and line ends that YAML folds, on their way through jsonargparse.
+_TO_YAML = {code: 0x10F000 + i for i, code in enumerate((*range(0xDC80, 0xDD00), 0x85, 0x2028, 0x2029))}
+_FROM_YAML = {replacement: code for code, replacement in _TO_YAML.items()}
 Count = restricted_number_type("Count", int, [(">=", 1), ("<", 2**31)])
 CountOrZero = restricted_number_type("CountOrZero", int, [(">=", 0), ("<", 2**31)])
 Amount = restricted_number_type("Amount", float, [(">=", 0), ("<", _INF)])
 Share = restricted_number_type("Share", float, [(">=", 0), ("<", 1)])
 OpenShare = OpenUnitInterval
+# Beyond these no image, layer or data set is meant, and a typing error takes all memory.
+Side = restricted_number_type("Side", int, [(">=", 1), ("<=", 8192)])
+Padding = restricted_number_type("Padding", int, [(">=", 0), ("<=", 512)])
+Filters = restricted_number_type("Filters", int, [(">=", 0), ("<=", 65536)])
+Classes = restricted_number_type("Classes", int, [(">=", 1), ("<=", 1_000_000)])
+Epochs = restricted_number_type("Epochs", int, [(">=", 1), ("<=", 100_000)])
 Ratio = restricted_number_type("Ratio", float, [(">", 0), ("<=", 8)])
 _DESCRIPTIONS = {
     Count: "a whole number, at least 1",
@@ -36,6 +45,11 @@ _DESCRIPTIONS = {
     Amount: "a number, at least 0",
     Share: "a number from 0 to below 1",
     OpenShare: "a number between 0 and 1",
+    Side: "a whole number from 1 to 8192",
+    Padding: "a whole number from 0 to 512",
+    Filters: "a whole number from 0 to 65536",
+    Classes: "a whole number from 1 to 1000000",
+    Epochs: "a whole number from 1 to 100000",
     Ratio: "a number above 0, at most 8",
     bool: "true or false",
     int: "a whole number",
@@ -77,17 +91,17 @@ class ModelConfig:
     """first convolution: the version's own, or 3x3 with stride 1 for small images"""
     ceil_mode: bool = False
     """round the sizes of pooled maps up, as torchvision does"""
-    classifier_padding: CountOrZero = 0
+    classifier_padding: Padding = 0
     """zeros around the input of the last convolution (the authors' Caffe release: 1)"""
     final_relu: bool = True
     """ReLU after the last convolution, as in the paper; false cures a dead start"""
     dropout: Share = 0.5
     """probability of dropping a value before the last convolution"""
-    num_classes: Optional[Count] = None
+    num_classes: Optional[Classes] = None
     """classes; null: as many as the data set has"""
-    base_e: Optional[Count] = None
+    base_e: Optional[Filters] = None
     """metaparameter (paper, section 5.1): expand filters of the first Fire module; null: the version's own widths"""
-    incr_e: Optional[CountOrZero] = None
+    incr_e: Optional[Filters] = None
     """metaparameter: expand filters added every `freq` modules"""
     freq: Optional[Count] = None
     """metaparameter: modules of equal width in a row"""
@@ -114,14 +128,14 @@ class DataConfig:
     """use only so many training images, evenly over the classes"""
     batch_size: Count = 32
     """images a step on each device"""
-    image_size: Count = 224
+    image_size: Side = 224
     """side of the network's input in pixels"""
     fit: Literal["resize", "crop", "center_crop"] = "resize"
     """how an image gets to image_size: both sides resized; cropped or zero-padded; shorter side resized to 8/7 of
     it and the centre cropped"""
     augment: Union[Literal["none"], Augmentation, List[Augmentation]] = "none"
     """training augmentations, one or a list: crop_flip, color_jitter, cutout"""
-    crop_padding: Optional[CountOrZero] = None
+    crop_padding: Optional[Padding] = None
     """zeros around an image before crop_flip crops it; null: an eighth of image_size"""
     normalize: Literal["dataset", "per_image"] = "dataset"
     """by the data set's mean and standard deviation, or each image by its own"""
@@ -157,7 +171,7 @@ class OptimizerConfig:
 class ScheduleConfig:
     """Epochs and learning rate (src/lr_generator.py)."""
 
-    epochs: Count = 30
+    epochs: Epochs = 30
     """passes over the training images"""
     lr_decay_mode: Literal[
         "steps", "poly", "linear", "cosine", "reference_steps", "reference_poly", "reference_linear", "reference_cosine"
@@ -255,6 +269,8 @@ class TrainConfig:
             raise UserError("resume: goes on with a run, and overwrite replaces it: give one of the two")
         if self.run.on_nan == "skip" and self.run.dataset_sink:
             raise UserError("on_nan: skip looks at every step, and dataset_sink at every epoch: give one of the two")
+        if self.run.output_path == "":
+            raise UserError("output_path: '' is not allowed: give a folder's name, or leave it out")
         if len(data.csv_columns) != 2:
             raise UserError(f"csv_columns: {data.csv_columns} is not allowed: two names, of file and of class")
 
@@ -315,7 +331,7 @@ class ExportConfig:
     """images a call"""
     dynamic_batch: bool = False
     """any number of images a call (MINDIR, ONNX)"""
-    image_size: Optional[Count] = None
+    image_size: Optional[Side] = None
     """side of the input in pixels; null: as trained"""
     softmax: bool = False
     """probabilities instead of logits"""
@@ -330,10 +346,11 @@ def parse(argv: list[str], description: str, *concerns: type) -> list:
     """
     fields = {name: kind for concern in concerns for name, kind in get_type_hints(concern).items()}
     parser = _parser(description, *concerns)
-    flags = _explicit(argv, fields)
+    flags = _explicit([token.translate(_TO_YAML) for token in argv], fields)
     config_file = next((flag.split("=", 1)[1] for flag in reversed(flags) if flag.startswith("--config=")), None)
     from_file = []
     if config_file is not None:
+        config_file = config_file.translate(_FROM_YAML)
         from_file = _flags_of_yaml(config_file, fields)
         _parse(parser, from_file + _required_placeholders(concerns, from_file), fields, f"{config_file}: ")
     values = _parse(parser, from_file + flags, fields, "")
@@ -352,7 +369,11 @@ def _parser(description: str, *concerns: type) -> ArgumentParser:
 
 
 def _plain(value: Any) -> Any:
-    """Return a restricted number as the int or float it is, which YAML and MindSpore know."""
+    """Return a restricted number as the int or float it is, which YAML and MindSpore know, and a text as it was."""
+    if isinstance(value, str):
+        return value.translate(_FROM_YAML)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     for kind in (int, float):
         if isinstance(value, kind) and not isinstance(value, bool):
             return kind(value)

@@ -1,5 +1,6 @@
 """A user's mistake is one line and exit code 2; a bug keeps its traceback."""
 
+import io
 import signal
 import sys
 from typing import Callable, NoReturn, Optional
@@ -38,6 +39,8 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
     taken the signals over.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Names that the terminal has no letters for.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main() or 0)
     except (KeyboardInterrupt, Interrupted) as end:

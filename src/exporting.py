@@ -16,7 +16,7 @@ from src.config import DeviceConfig, ExportConfig
 from src.dataset.transforms import Preprocessing
 from src.device import select_device
 from src.errors import UserError
-from src.exported import ExportedModel, spec_path
+from src.exported import ExportedModel, digest, spec_path
 from src.output import write_json
 from src.quiet import quiet
 from src.summary import check_image_size
@@ -95,6 +95,7 @@ def export_checkpoint(config: ExportConfig, device: DeviceConfig) -> dict[str, A
             _free_batch(temporary)
         os.chmod(temporary, 0o644)
         difference = None if config.file_format == "AIR" else _largest_difference(net, temporary, spec, config)
+        spec["sha256"] = digest(temporary)
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from src.dataset.transforms import Preprocessing
 from src.device import select_device
 from src.errors import UserError
 from src.exported import ExportedModel, read_spec
-from src.output import output_folder, write_text
+from src.output import output_folder, write_json
 
 PREDICTIONS, GALLERY = "predictions.json", "predictions.png"
 GALLERY_IMAGES, GALLERY_PIXELS = 32, 256
@@ -89,8 +88,7 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
         if not results:
             raise UserError(f"none of the {len(files)} files is a readable image")
     # A name that is not UTF-8 is written as JSON's escape for it, from which Python's os.fsencode gets it back.
-    text = json.dumps(results, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-    write_text(folder / PREDICTIONS, text + "\n")
+    write_json(folder / PREDICTIONS, results)
 
     from src import visualize  # Here, because matplotlib is slow to import.
 

@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import Iterator
 
+SAME_SECONDS = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _state = {"received": 0, "postponed": False}
 
@@ -25,7 +27,8 @@ def watch() -> None:
     """Take over SIGINT and SIGTERM for the rest of the process. To be called before MindSpore is imported.
 
     The first one raises Interrupted in the main thread, or waits while `postponed`. A second one ends the process at
-    once. A thread waits for them, as all others block them: while a graph runs, MindSpore's handler of SIGINT
+    once, unless it comes within SAME_SECONDS: job managers signal a launcher and its children alike, and the launcher
+    passes it on. A thread waits for them, as all others block them: while a graph runs, MindSpore's handler of SIGINT
     would send SIGTERM instead, and the program could not tell the two apart.
     """
     signal.signal(signal.SIGUSR1, lambda *_: _obey())
@@ -55,11 +58,14 @@ def _obey() -> None:
 
 
 def _wait(main_thread: int) -> None:
+    first = 0.0
     while True:
         number = signal.sigwait(_SIGNALS)
         if _state["received"]:
+            if time.monotonic() - first < SAME_SECONDS:
+                continue
             os._exit(128 + number)
-        _state["received"] = number
+        first, _state["received"] = time.monotonic(), number
         if _state["postponed"]:
             print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
         signal.pthread_kill(main_thread, signal.SIGUSR1)  # Wakes it up where it sleeps or waits.

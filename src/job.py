@@ -14,7 +14,7 @@ from mindspore.communication import get_group_size, get_rank, init
 
 
 def is_worker() -> bool:
-    """Return whether this process was started as one of a job (by msrun, see src/launch.py)."""
+    """Return whether this process was started as one of a job (by msrun, see src/launching)."""
     return os.environ.get("MS_ROLE") == "MS_WORKER" or "RANK_TABLE_FILE" in os.environ
 
 

@@ -162,7 +162,8 @@ def prepare(config: TrainConfig) -> Plan:
         raise UserError(f"num_classes: {num_classes} are too few for the data set, which has {len(training.classes)}")
     names = training.classes + [f"class {i}" for i in range(len(training.classes), num_classes)]
     arguments = {**dataclasses.asdict(config.model), "num_classes": num_classes}
-    digest = hashlib.sha256(to_yaml(as_written(config)).encode()).hexdigest()
+    nowhere = with_keys(as_written(config), output_path=None)  # The same run in another folder.
+    digest = hashlib.sha256(to_yaml(nowhere).encode()).hexdigest()
     card = ModelCard(arguments, names, preprocessing, config.data.dataset, config.data.val_split, configuration=digest)
     net = card.build()
     check_image_size(net, config.data.image_size)

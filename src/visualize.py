@@ -30,7 +30,7 @@ def image_grid(
     for i, (image, title) in enumerate(zip(images, titles)):
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.imshow(image, interpolation="nearest")
-        axes.set_title(title, color=colors[i] if colors else "black", fontsize=8)
+        axes.set_title(title, color=colors[i] if colors else "black", fontsize=8, parse_math=False)
         axes.axis("off")
     _save(figure, path)
 
@@ -88,8 +88,8 @@ def confusion_matrix(path: Path, confusion: np.ndarray, classes: Sequence[str]) 
     axes.set_ylabel("true")
     if count <= MAX_NAMED_CLASSES:
         names = [_short(name) for name in classes]
-        axes.set_xticks(range(count), names, rotation=90)
-        axes.set_yticks(range(count), names)
+        axes.set_xticks(range(count), names, rotation=90, parse_math=False)
+        axes.set_yticks(range(count), names, parse_math=False)
         for row, column in np.argwhere(confusion > 0):
             color = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, confusion[row, column], ha="center", va="center", color=color, fontsize=7)

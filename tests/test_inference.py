@@ -15,6 +15,7 @@ from src.config import DeviceConfig, ExportConfig, InferConfig
 from src.dataset import open_source
 from src.errors import UserError
 from src.evaluation import evaluate
+from src.exported import digest
 from src.exporting import export_checkpoint
 from src.inference import infer
 from tests.test_training import tiny_run
@@ -51,7 +52,7 @@ def no_pictures(monkeypatch):
 
 def classify(digits, output: Path, model: str = "ckpt", images=None, **keys) -> tuple:
     """Run inference and return predictions.json and the number of files skipped."""
-    path = {"ckpt_path" if model == "ckpt" else "model_path": digits.models[model]}
+    path = {"ckpt_path" if model == "ckpt" else "model_path": digits.models.get(model, model)}
     config = InferConfig([str(p) for p in images or [digits.images]], output_path=str(output), **path, **keys)
     results, skipped = infer(config, CPU)
     written = json.loads((output / "predictions.json").read_text())
@@ -137,11 +138,43 @@ def test_a_file_that_is_no_image_is_named_and_left_out(digits, tmp_path, capsys)
     assert len(warnings) == 2 and "broken.png: not an image" in warnings[0] and "short.png: cannot read" in warnings[1]
 
 
-def test_when_no_file_is_an_image_nothing_is_written(digits, tmp_path):
+def test_when_no_file_is_an_image_nothing_is_written(digits, tmp_path, capsys):
     (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="none of the 1 files is a readable image"):
+    with pytest.raises(UserError, match=r"broken.png: not an image"):
         classify(digits, tmp_path / "out", images=[tmp_path / "broken.png"])
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match="none of the 2 files is a readable image"):
+        classify(digits, tmp_path / "out", images=[tmp_path / "broken.png"] * 2)
+    assert len(capsys.readouterr().err.splitlines()) == 2
     assert not (tmp_path / "out" / "predictions.json").exists()
+
+
+def test_a_path_that_is_not_there_is_named_and_left_out_when_there_are_others(digits, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    paths = ["nowhere.png", digits.images / "00.png", tmp_path / "empty"]
+    predictions, skipped = classify(digits, tmp_path / "out", images=paths)
+    assert [prediction["file"] for prediction in predictions] == [str(digits.images / "00.png")] and skipped == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "warning: skipped: nowhere.png: there is no such file or folder"
+    assert second == f"warning: skipped: {tmp_path / 'empty'}: no images in this folder"
+
+
+def test_large_images_are_shown_small(digits, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("src.visualize.prediction_grid", lambda path, images, names: shown.extend(images))
+    Image.new("RGB", (2000, 1000), (9, 99, 199)).save(tmp_path / "large.png")
+    classify(digits, tmp_path / "out", images=[tmp_path / "large.png"])
+    assert [image.shape for image in shown] == [(128, 256, 3)] and (shown[0] == (9, 99, 199)).all()
+
+
+def test_a_model_with_another_sum_than_its_specification_gives_is_refused(digits, exported, tmp_path):
+    specification = Path(f"{exported}.json")
+    values = json.loads(specification.read_text())
+    specification.write_text(json.dumps({**values, "sha256": digest(exported)}))
+    classify(digits, tmp_path / "out", images=[digits.images / "00.png"], model=str(exported))
+    specification.write_text(json.dumps({**values, "sha256": "0" * 64}))
+    message = f"{exported}: damaged, or not the model that {specification} describes"
+    refused(message, tmp_path / "none", images=[str(digits.images)], model_path=str(exported))
 
 
 def refused(message: str, output: Path, device: DeviceConfig = CPU, **keys) -> None:

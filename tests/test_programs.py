@@ -96,7 +96,7 @@ def test_infer_exits_with_1_when_some_files_are_no_images_and_2_when_all_are_non
     shutil.rmtree(tmp_path / "predictions")
     none = run_script("infer.py", "--images", "broken.png", *model, cwd=tmp_path)
     assert none.returncode == 2
-    assert none.stderr.splitlines()[-1] == "error: none of the 1 files is a readable image"
+    assert none.stderr.splitlines() == ["error: broken.png: not an image; remove it or replace it"]
     assert not (tmp_path / "predictions" / "predictions.json").exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.conftest import ROOT
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 LAUNCHERS = [path for path in SCRIPTS if path.name.startswith("run_") and path.name != "run_program.sh"]
 PROGRAMS = {"run_standalone_train": "train.py", "run_eval": "eval.py", "run_export": "export.py"}
+DISTRIBUTED = "run_distribute_train"
 DEVICES = {"ascend": "Ascend", "gpu": "GPU", "cpu": "CPU"}
 
 
@@ -38,7 +40,8 @@ def run(script: Path, *arguments: str, cwd: Path = ROOT, **environment) -> subpr
 
 
 def test_there_is_a_launcher_for_every_program_and_device():
-    assert {path.stem for path in LAUNCHERS} == {f"{name}_{device}" for name in PROGRAMS for device in DEVICES}
+    names = [*PROGRAMS, DISTRIBUTED]
+    assert {path.stem for path in LAUNCHERS} == {f"{name}_{device}" for name in names for device in DEVICES}
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda path: path.stem)
@@ -46,10 +49,11 @@ def test_a_launcher_passes_device_and_all_flags_on_from_any_folder(launcher, fak
     name, device = launcher.stem.rsplit("_", 1)
     done = run(launcher, "--ckpt_path", "a b.ckpt", "--lr_max=0.1", "--overwrite", cwd=tmp_path, PYTHON=fake_python)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        *(str(ROOT / PROGRAMS[name]), "--device_target", DEVICES[device], "--strict_device"),
-        *("--ckpt_path", "a b.ckpt", "--lr_max=0.1", "--overwrite"),
-    ]
+    if name == DISTRIBUTED:  # Its module says the rest to train.py (tests/test_launch.py).
+        start = ["-m", "src.launching.launch", "--start_folder", str(tmp_path), "--device_target", DEVICES[device]]
+    else:
+        start = [str(ROOT / PROGRAMS[name]), "--device_target", DEVICES[device], "--strict_device"]
+    assert done.stdout.splitlines() == [*start, "--ckpt_path", "a b.ckpt", "--lr_max=0.1", "--overwrite"]
 
 
 def test_a_launcher_exits_with_the_status_of_the_program(fake_python):
@@ -66,6 +70,18 @@ def test_help_shows_the_head_comment_without_running_anything(script, fake_pytho
     assert done.stdout.splitlines()[0] == head[0]
     assert f"bash scripts/{script.name}" in done.stdout
     assert "set -euo" not in done.stdout
+
+
+def test_help_of_a_distributed_training_lists_the_launchers_options():
+    done = run(ROOT / "scripts" / f"{DISTRIBUTED}_cpu.sh", "--help", PYTHON=sys.executable)
+    assert done.returncode == 0, done.stderr
+    assert "--master_addr ADDRESS" in done.stdout and "Within 15 s of the" in done.stdout
+
+
+def test_a_python_given_by_a_relative_path_is_found_from_the_users_folder(fake_python):
+    script = ROOT / "scripts" / f"{DISTRIBUTED}_cpu.sh"
+    done = run(script, cwd=fake_python.parent, PYTHON=f"./{fake_python.name}")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_python_without_mindspore_is_one_line(tmp_path):

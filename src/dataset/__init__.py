@@ -51,8 +51,8 @@ def splits(config: DataConfig) -> tuple[str, ...]:
     """Return the splits that a data set has: train, and val and test as there are."""
     if config.dataset in ("image_folder", "image_csv"):
         names = ["train", "val"] if config.dataset == "image_csv" else ["train", "val", "test"]
-        path = unpacked(Path(config.data_path).expanduser())
-        return tuple(name for name in names if (path / name).is_dir())
+        path = unpacked(Path(os.path.expanduser(config.data_path)))
+        return tuple(name for name in names if os.path.isdir(path / name))
     return ("train", "val", "test") if config.val_split else ("train", "test")
 
 
@@ -62,7 +62,7 @@ def open_source(config: DataConfig, split: str) -> Source:
     `val` is a data set's own, or `val_split` of the training images, which `train` then lacks. Raises UserError for
     data that is missing or not sound.
     """
-    path = unpacked(Path(config.data_path).expanduser())
+    path = unpacked(Path(os.path.expanduser(config.data_path)))
     if config.download and config.dataset in _DOWNLOADS:
         folder, archive = _DOWNLOADS[config.dataset]
         if path.name != folder and not (path / folder).is_dir():

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Train on many Ascend NPUs, of one host or of a cluster, with msrun. Without arguments: every NPU of this host
+# (ASCEND_RT_VISIBLE_DEVICES, or npu-smi), the default CIFAR-10 recipe, data in ./data.
+#
+#   bash scripts/run_distribute_train_ascend.sh
+#   bash scripts/run_distribute_train_ascend.sh --devices 4 --config config/squeezenet_cifar10.yaml --data_path ./data
+#   bash scripts/run_distribute_train_ascend.sh --nnodes 2 --node_rank 0 --master_addr 192.0.2.10    # on host 0
+#   bash scripts/run_distribute_train_ascend.sh --nnodes 2 --node_rank 1 --master_addr 192.0.2.10    # on host 1
+#
+# It stays in the foreground and exits with the status of the job. docs/DISTRIBUTED.md has more.
+set -euo pipefail
+exec bash "$(dirname "$0")/run_program.sh" "$0" distributed Ascend "$@"

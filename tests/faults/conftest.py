@@ -1,0 +1,145 @@
+"""Fault injection: faults are made on purpose, counted, and each test prints how many of them were survived.
+
+pytest tests/faults                # a summary line each, at the end
+pytest tests/faults -m slow        # those that take minutes
+
+def test_truncated_files_are_refused(faults):
+    with faults("truncated files", "refused") as inject:
+        for size in range(100):
+            with inject.fault(f"cut at {size}"):    # Survived unless this body fails.
+                assert "damaged" in refusal(read, whole[:size])
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Callable, Iterator
+
+import pytest
+
+from src.errors import run
+
+
+class Faults:
+    """Counts the faults of one kind.
+
+    tried: faults so far.
+    failed: what each fault was that was not survived, with the reason.
+    notes: what the summary line says besides the counts, e.g. "0 ran code".
+    """
+
+    def __init__(self, kind: str, outcome: str):
+        self.kind, self.outcome = kind, outcome
+        self.tried, self.failed, self.notes = 0, [], []
+        self.first_error: BaseException | None = None
+
+    @contextlib.contextmanager
+    def fault(self, what: str) -> Iterator[None]:
+        """Count a fault, survived unless the body fails; the test goes on to the next one."""
+        self.tried += 1
+        try:
+            yield
+        except (Exception, pytest.fail.Exception) as error:
+            reason = (str(error).splitlines() or [""])[0][:300]
+            self.failed.append(f"{what}: {type(error).__name__}: {reason}")
+            self.first_error = self.first_error or error
+
+    def summary(self) -> str:
+        """Return the line that is printed."""
+        counts = f"{self.tried} tried, {self.tried - len(self.failed)} {self.outcome}"
+        return ", ".join([f"faults: {self.kind}: {counts}", *self.notes])
+
+
+@pytest.fixture
+def faults(request) -> Callable:
+    """A context manager that fails its test when a fault was not survived: faults(kind, outcome="survived")."""
+
+    @contextlib.contextmanager
+    def counted(kind: str, outcome: str = "survived") -> Iterator[Faults]:
+        inject = Faults(kind, outcome)
+        try:
+            yield inject
+        finally:
+            # A property of the test reaches the summary from the processes of pytest-xdist too.
+            request.node.user_properties.append(("faults", inject.summary()))
+        assert inject.tried, "no fault was tried"
+        if inject.failed:
+            listed = "\n  ".join(inject.failed[:20])
+            raise AssertionError(f"{inject.summary()}; not {inject.outcome}:\n  {listed}") from inject.first_error
+
+    return counted
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    lines = [
+        line
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, line in report.user_properties
+        if name == "faults"
+    ]
+    if lines:
+        terminalreporter.section("faults tried and survived")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def program(monkeypatch) -> Callable:
+    """A function that runs a program in this process: program("infer", "--images", folder).
+
+    It returns returncode, stdout and stderr. A bug is raised as it is.
+    """
+
+    monkeypatch.setattr("src.interruption.watch", lambda: None)  # It is for the rest of a process.
+
+    def in_process(name: str, *arguments) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        out, err = io.StringIO(), io.StringIO()
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+                run(importlib.import_module(name).main)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return SimpleNamespace(returncode=end.value.code, stdout=out.getvalue(), stderr=err.getvalue())
+
+    return in_process
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> SimpleNamespace:
+    """Paths of a checkpoint with random weights, for images of 16x16, and of its exports: ckpt, mindir, onnx."""
+    from src.checkpoint import ModelCard, save_checkpoint
+    from src.config import DeviceConfig, ExportConfig
+    from src.dataset.transforms import Preprocessing
+    from src.exporting import export_checkpoint
+    from src.squeezenet import SqueezeNet
+
+    folder = tmp_path_factory.mktemp("models")
+    model = {"version": "cifar", "num_classes": 10}
+    preprocessing = Preprocessing(16, "resize", "dataset", (0.5,) * 3, (0.25,) * 3)
+    card = ModelCard(model, [str(i) for i in range(10)], preprocessing, "digits", 0.0)
+    save_checkpoint(SqueezeNet(**model).set_train(False), folder / "net.ckpt", card)
+    cpu, keys = DeviceConfig(device_target="CPU"), {"dynamic_batch": True, "file_name": str(folder / "net")}
+    exported = [
+        export_checkpoint(ExportConfig(str(folder / "net.ckpt"), kind, **keys), cpu)["file"]
+        for kind in ("MINDIR", "ONNX")
+    ]
+    return SimpleNamespace(ckpt=folder / "net.ckpt", mindir=Path(exported[0]), onnx=Path(exported[1]))
+
+
+def one_line_error(done: SimpleNamespace) -> str:
+    """Check that a program ended as for a user's mistake, and return its line."""
+    assert done.returncode == 2, f"exit code {done.returncode}: {done.stderr[-300:]}"
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), f"{len(lines)} lines: {done.stderr[:300]!r}"
+    return lines[0]
