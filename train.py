@@ -22,8 +22,11 @@ def main() -> None:
     for split in ("validation", "test"):
         if result[split]:
             print(f"{split} accuracy {result[split]['accuracy']:.2%} ({result['checkpoint']})")
+    rate = f"{result['images_per_second'] or 0:.0f} images/s"
+    if result["devices"] > 1:
+        rate += f" ({result['images_per_second_per_device'] or 0:.0f} on each of {result['devices']} devices)"
     print(
-        f"{result['images_per_second'] or 0:.0f} images/s, {result['seconds']:.0f} s, "
+        f"{rate}, {result['seconds']:.0f} s, "
         f"peak memory {result['peak_memory_mb']:.0f} MiB; all of it in {config.run.output_path}"
     )
 

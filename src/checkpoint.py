@@ -12,6 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
+from src.compression.fileformat import SUFFIX as COMPRESSED_SUFFIX
 from src.dataset.transforms import Preprocessing
 from src.dropout import Dropout
 from src.errors import UserError
@@ -50,8 +51,12 @@ class ModelCard:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelCard:
-        """Return the card of to_json's values. Raises TypeError or KeyError when they are not a card's."""
-        return cls(**{**values, "preprocessing": Preprocessing.from_json(values["preprocessing"])})
+        """Return the card of to_json's values. Raises ValueError, TypeError or KeyError when they are not a card's."""
+        card = cls(**{**values, "preprocessing": Preprocessing.from_json(values["preprocessing"])})
+        named = isinstance(card.classes, list) and all(isinstance(name, str) for name in card.classes)
+        if not named or card.model.get("num_classes") != len(card.classes):
+            raise ValueError("its classes are not those of its network")
+        return card
 
     def to_tensor(self) -> Tensor:
         """Return the card as it is stored in a checkpoint."""
@@ -67,13 +72,15 @@ def save_checkpoint(net: nn.Cell | list[ms.Parameter], path: Path, card: ModelCa
 
     beside: further arrays, and values that JSON knows, by the keys that `read_json` finds those under.
     """
-    if isinstance(net, list):
-        net = [{"name": parameter.name, "data": parameter} for parameter in net]
+    parameters = net if isinstance(net, list) else list(net.get_parameters())
+    # The card first: where a file was cut short, it tells that there should be a checksum.
     tensors = {CARD_KEY: card.to_tensor(), **{key: _to_tensor(value) for key, value in beside.items()}}
+    records = [{"name": name, "data": tensor} for name, tensor in tensors.items()]
+    records += [{"name": parameter.name, "data": parameter} for parameter in parameters]
     temporary = path.with_name(f".{path.stem}.tmp.ckpt")
     try:
         with silent():  # MindSpore logs what it raises.
-            ms.save_checkpoint(net, str(temporary), append_dict=tensors, crc_check=True)
+            ms.save_checkpoint(records, str(temporary), crc_check=True)
         os.chmod(temporary, 0o644)
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
@@ -97,12 +104,21 @@ def read_json(parameters: dict[str, ms.Parameter], key: str) -> Any:
 
 
 def load_network(path: str | Path) -> tuple[SqueezeNet, ModelCard]:
-    """Return the network of a checkpoint, set to evaluation, and its card. Raises UserError when it is not sound."""
-    parameters = read_checkpoint(path)
-    if CARD_KEY not in parameters:
-        raise UserError(f"{path}: no architecture is recorded in it; give a checkpoint written by train.py")
+    """Return the network of a checkpoint, set to evaluation, and its card.
+
+    path: of a checkpoint of train.py, or of a file of compress.py. Raises UserError when it is not sound.
+    """
     try:
-        card = ModelCard.from_json(read_json(parameters, CARD_KEY))
+        if Path(path).suffix == COMPRESSED_SUFFIX:
+            from src.compression.reading import read_compressed  # Here, because it imports this module.
+
+            arrays, card = read_compressed(path)
+            parameters = {name: ms.Parameter(array, name=name) for name, array in arrays.items()}
+        else:
+            parameters = read_checkpoint(path)
+            if CARD_KEY not in parameters:
+                raise UserError(f"{path}: no architecture is recorded in it; give a checkpoint written by train.py")
+            card = ModelCard.from_json(read_json(parameters, CARD_KEY))
         net = card.build()
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: its model card cannot be read ({error}); is it from a newer version?") from None

@@ -6,11 +6,10 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 
-from src.config import DataConfig
 from src.dataset.transforms import Preprocessing
 from src.errors import UserError
 from src.quiet import silent
@@ -59,21 +58,13 @@ def _check(spec: dict[str, Any]) -> None:
     batch, *sides = spec["input"]["shape"]
     preprocessing = Preprocessing.from_json(spec["preprocessing"])
     size, pixels = preprocessing.image_size, spec["input"]["dtype"] == "uint8"
-    numbers = np.array([preprocessing.mean, preprocessing.std], float)
     sound = (
-        isinstance(size, int) and 0 < size <= MAX_IMAGE_SIZE,
         sides == ([size, size, 3] if pixels else [3, size, size]),
         batch is None or (isinstance(batch, int) and 0 < batch <= MAX_BATCH),
         spec["input"]["dtype"] in ("uint8", "float32"),
         spec["output"]["what"] in ("logits", "probabilities"),
         isinstance(spec["classes"], list) and len(spec["classes"]) > 0,
         all(isinstance(name, str) for name in spec["classes"]),
-        preprocessing.fit in get_args(get_type_hints(DataConfig)["fit"]),
-        preprocessing.normalize in get_args(get_type_hints(DataConfig)["normalize"]),
-        numbers.shape == (2, 3) and all(0 <= n <= 1 for n in numbers.flat) and all(n > 0 for n in numbers[1]),
-        not any(isinstance(n, bool) for n in (*preprocessing.mean, *preprocessing.std)),
-        preprocessing.native_size is None
-        or (isinstance(preprocessing.native_size, int) and preprocessing.native_size > 0),
     )
     if not all(sound):
         raise ValueError(f"unsound at {sound.index(False)}")

@@ -12,6 +12,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.communication import get_group_size, get_rank, init
 
+from src.errors import UserError
+
 
 def is_worker() -> bool:
     """Return whether this process was started as one of a job (by msrun, see src/launching)."""
@@ -42,6 +44,7 @@ class Job:
 
     def __init__(self, rank: int = 0, size: int = 1):
         self.rank, self.size = rank, size
+        self._copies: list[tempfile.TemporaryDirectory] = []  # Removed when the process ends.
 
     @classmethod
     def join(cls) -> Job:
@@ -81,18 +84,31 @@ class Job:
         return self.sum(everyones)
 
     def file(self, path: str | Path) -> Path:
-        """Return a file of the leading process for reading: on other hosts its copy."""
+        """Return a file of the leading process for reading: on other hosts its copy, which goes with the process.
+
+        Raises UserError, on all processes, for a file that the leading one cannot read.
+        """
         if self.size == 1:
             return Path(path)
-        content = np.frombuffer(Path(path).read_bytes(), np.uint8) if self.leads else np.zeros(0, np.uint8)
+        content, reason = b"", None
+        if self.leads:
+            try:
+                content = Path(path).read_bytes()
+            except OSError as error:
+                reason = error.strerror
         # 24 bits are what a float32 holds exactly.
-        low, high = self.sum(np.array([len(content) % 2**24, len(content) // 2**24]))
+        low, high, unreadable = self.sum(np.array([len(content) % 2**24, len(content) // 2**24, reason is not None]))
+        if unreadable:
+            raise UserError(f"{path}: cannot be read ({reason or 'the leading process says why'})")
         length = int(low) + int(high) * 2**24
-        content = self.sum(content if self.leads else np.zeros(length)).astype(np.uint8)
+        if length:
+            values = np.frombuffer(content, np.uint8) if self.leads else np.zeros(length)
+            content = self.sum(values).astype(np.uint8).tobytes()
         if self.leads:
             return Path(path)
-        copy = Path(tempfile.mkdtemp(prefix="squeezenet_")) / Path(path).name
-        copy.write_bytes(content.tobytes())
+        self._copies.append(tempfile.TemporaryDirectory(prefix="squeezenet_"))
+        copy = Path(self._copies[-1].name) / Path(path).name
+        copy.write_bytes(content)
         return copy
 
 

@@ -18,6 +18,7 @@ from src.config import RUN_CONFIG, TrainConfig, changed_keys, parse_train
 from src.errors import UserError
 from src.interruption import Interrupted
 from src.job import Job, set_vector, vector
+from src.writing import Writing
 
 # The prefix of the checkpoints, as in the MindSpore tutorial.
 CHECKPOINT_PREFIX = "SqueezeNet"
@@ -71,7 +72,8 @@ class Checkpoints(Callback):
     capture: returns the State after a number of steps.
     steps, minutes: time between checkpoints within an epoch, or None.
     keep_max: checkpoints kept; the newest of an epoch's end stays beyond that, for another number of devices.
-    attempt: calls a function that writes, and decides what happens when that fails.
+    writing: decides what happens when a checkpoint cannot be written.
+    earlier: those of former starts, oldest first, and whether each ends an epoch.
     """
 
     def __init__(
@@ -85,13 +87,13 @@ class Checkpoints(Callback):
         steps: int | None,
         minutes: float | None,
         keep_max: int,
-        attempt: Callable[[str, Callable], bool],
+        writing: Writing,
         earlier: list[tuple[Path, bool]],
     ):
         super().__init__()
         self.network, self.folder, self.card, self.job, self.capture = network, folder, card, job, capture
         self.steps_per_epoch, self.steps, self.minutes = steps_per_epoch, steps, minutes
-        self.keep_max, self.attempt = keep_max, attempt
+        self.keep_max, self.writing = keep_max, writing
         self._kept = earlier  # Path and whether it ends an epoch, oldest first.
         self._saved_at = time.monotonic()
 
@@ -130,12 +132,14 @@ class Checkpoints(Callback):
         beside: dict[str, Any] = {STATE_KEY: dataclasses.asdict(state)}
         if everyones is not None:
             beside[LOCAL_KEY] = everyones
-        if self.attempt(f"checkpoint {path.name}", lambda: self._write(parameters, path, beside)):
+        if self.writing.attempt(f"checkpoint {path.name}", lambda: self._write(parameters, path, beside)):
             self._kept = [kept for kept in self._kept if kept[0] != path] + [(path, state.ends_epoch)]
             self._prune()
 
     def _write(self, parameters: list, path: Path, beside: dict) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True)
+            self.writing.say(f"warning: the run's folder was gone; {self.folder} is made again")
         save_checkpoint(parameters, path, self.card, **beside)
 
     def _prune(self) -> None:
@@ -154,6 +158,8 @@ def newest(folder: Path, devices: int) -> tuple[Saved | None, list[tuple[Path, b
     Those that cannot be read are named and passed over. Another number of devices goes on from an epoch's end.
     Raises UserError when there are checkpoints, and none can be used.
     """
+    for half_written in folder.glob(f".{CHECKPOINT_PREFIX}-*"):
+        half_written.unlink()
     paths, found = list(folder.glob(f"{CHECKPOINT_PREFIX}-*.ckpt")), []
     for path in paths:
         try:

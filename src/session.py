@@ -38,19 +38,20 @@ class Outcome:
     """What came of the training steps.
 
     best: step and figures of the best evaluation on validation images, or None without them.
-    images_per_second: of all devices together, compilation and evaluation left out.
+    images_per_second: of all devices together, and images_per_second_per_device; without compilation and evaluation.
     skipped_steps: undone for a loss that was not finite.
     broken_images: left out.
     seconds: of the starts before this one.
-    resumed_at: step at which each of the later starts began.
+    resumed_at_steps: where each of the later starts began.
     """
 
     best: dict | None
     images_per_second: float | None
+    images_per_second_per_device: float | None
     skipped_steps: int
     broken_images: int
     seconds: float
-    resumed_at: list[int]
+    resumed_at_steps: list[int]
 
 
 class Session:
@@ -93,6 +94,7 @@ class Session:
         return Outcome(
             self.evaluator.best if self.evaluator else None,
             self.progress.images_per_second,
+            self.progress.images_per_second and self.progress.images_per_second / plan.job.size,
             self.non_finite.skipped,
             self._broken_images(),
             self.seconds_before,
@@ -163,7 +165,7 @@ class Session:
             run.save_checkpoint_steps,
             run.save_checkpoint_minutes,
             run.keep_checkpoint_max,
-            self.writing.attempt,
+            self.writing,
             plan.earlier,
         )
         return [

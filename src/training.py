@@ -142,6 +142,8 @@ def train(config: TrainConfig) -> dict:
             },
         }
         if plan.job.leads:
+            if not (folder / RUN_CONFIG).is_file():  # The folder was gone meanwhile.
+                write_text(folder / RUN_CONFIG, to_yaml(as_written(config)))
             write_json(folder / RESULT, result)
     return result
 

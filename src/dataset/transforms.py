@@ -14,6 +14,8 @@ from PIL import Image
 
 # Shorter side before the centre crop, in units of image_size: 256 for 224, as is usual for ImageNet.
 CENTER_CROP_MARGIN = 8 / 7
+FITS, NORMALIZATIONS = ("resize", "crop", "center_crop"), ("dataset", "per_image")
+MAX_IMAGE_SIZE = 8192  # What a file may ask for, before memory is taken for it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +36,23 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, values: dict) -> Preprocessing:
-        """Return the preprocessing of dataclasses.asdict's values, in which JSON makes lists of tuples."""
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        """Return the preprocessing of dataclasses.asdict's values, in which JSON makes lists of tuples.
+
+        Raises ValueError, TypeError or KeyError for values that are not one's.
+        """
+        made = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        numbers = np.array([made.mean, made.std], float)
+        sides = [made.image_size, *([] if made.native_size is None else [made.native_size])]
+        sound = (
+            all(type(side) is int and 0 < side <= MAX_IMAGE_SIZE for side in sides),
+            made.fit in FITS,
+            made.normalize in NORMALIZATIONS,
+            numbers.shape == (2, 3) and ((numbers >= 0) & (numbers <= 1)).all() and (numbers[1] > 0).all(),
+            not any(isinstance(n, bool) for n in (*made.mean, *made.std)),
+        )
+        if not all(sound):
+            raise ValueError("its preprocessing is not one that there is")
+        return made
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the input for one image."""

@@ -1,0 +1,155 @@
+"""Bytes and decoding time of ways to code a shared and pruned SqueezeNet, on the same tensors.
+
+    python benchmarks/compression_coders.py --ckpt_path compressed_SqueezeNet.net [--bits 6] [--rounds 7]
+
+Takes what compress.py takes. `this format` is src/compression as it is; `entropy` is what the symbols of this format
+would take at the least. The others code the same symbols (positions, codes, bytes of values) or the same arrays:
+
+- Huffman: a canonical code for each table, as the paper has it; a byte for each length in the table
+- relative indices + Huffman: the paper's own layout, 4-bit gaps with fillers, gaps and codes in Huffman codes
+- xz, bz2, zlib: Python's own, on positions as bits and codes as bytes, layer after layer
+- constriction: a range coder in Rust (pip install constriction), with this format's tables, when it is installed
+
+Times are this process's, the least of some rounds, in milliseconds; they alternate. Huffman has no time: in Python a
+loop over its bits takes seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bz2
+import heapq
+import lzma
+import sys
+import time
+import zlib
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+import src  # noqa: F401  Before mindspore, as every entry point does.
+from src.compression.compressing import convolutions
+from src.compression.fileformat import decode, pack
+from src.compression.layout import Layout, lay_out
+from src.compression.reading import read_weights
+from src.compression.share import share
+from src.compression.tables import entropy_bits, frequencies_of
+
+
+def huffman_bits(counts: np.ndarray) -> int:
+    """Return the bits that symbols of these counts take in a Huffman code, with a byte for each code's length."""
+    heap = [int(count) for count in counts if count]
+    heapq.heapify(heap)
+    bits = 0 if len(heap) > 1 else sum(heap)
+    while len(heap) > 1:
+        merged = heapq.heappop(heap) + heapq.heappop(heap)
+        bits += merged
+        heapq.heappush(heap, merged)
+    return bits + 8 * len(counts)
+
+
+def papers_layout_bytes(parameters: dict[str, np.ndarray], layout: Layout) -> float:
+    """Return the bytes of Deep Compression's own layout: gaps of 4 bits, filler entries, two Huffman codes a layer."""
+    size = 0.0
+    for record in layout.records:
+        array = parameters[record.name].ravel()
+        if record.values is None:
+            size += array.nbytes
+            continue
+        gaps = np.diff(np.flatnonzero(array), prepend=-1) - 1
+        fillers = gaps // 16
+        codes = np.unique(array[array != 0], return_inverse=True)[1] + 1
+        code_counts = np.bincount(codes, minlength=2)
+        code_counts[0] = fillers.sum()
+        gap_counts = np.bincount(gaps % 16, minlength=16)
+        gap_counts[15] += fillers.sum()
+        size += 4 * len(code_counts) + (huffman_bits(code_counts) + huffman_bits(gap_counts)) / 8
+    return size
+
+
+def plain_bytes(layout: Layout) -> bytes:
+    """Return positions as bits and codes as bytes, for a general compressor."""
+    kinds = {512: np.uint16, 256: np.uint8}
+    parts = [
+        s.symbols.astype(kinds.get(len(s.levels), np.uint8 if len(s.levels) < 256 else np.uint16)).tobytes()
+        for s in layout.segments
+    ]
+    return b"".join(parts) + layout.raw
+
+
+def least_ms(function, rounds: int) -> float:
+    """Return the least time of some calls."""
+    times = []
+    for _ in range(rounds):
+        start = time.process_time()
+        function()
+        times.append(time.process_time() - start)
+    return 1000 * min(times)
+
+
+def constriction_row(layout: Layout, rounds: int) -> tuple[int, float] | None:
+    """Return bytes and time of constriction's range coder with this format's tables, or None without it."""
+    try:
+        import constriction
+    except ImportError:
+        return None
+    models = []
+    for segment in layout.segments:
+        probabilities = frequencies_of(segment.levels).astype(np.float32)
+        # It takes no symbol of probability 0.
+        probabilities = np.maximum(probabilities, 1e-6)
+        models.append(constriction.stream.model.Categorical(probabilities / probabilities.sum(), perfect=False))
+    encoder = constriction.stream.queue.RangeEncoder()
+    for segment, model in zip(layout.segments, models):
+        if len(segment.levels) > 1:
+            encoder.encode(segment.symbols.astype(np.int32), model)
+    words = encoder.get_compressed()
+
+    def decode_all() -> None:
+        decoder = constriction.stream.queue.RangeDecoder(words)
+        for segment, model in zip(layout.segments, models):
+            if len(segment.levels) > 1:
+                decoder.decode(model, len(segment.symbols))
+
+    return words.nbytes + len(layout.raw), least_ms(decode_all, rounds)
+
+
+def main() -> None:
+    """Print a table row for each coder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt_path", required=True)
+    parser.add_argument("--bits", type=int, choices=range(1, 9))
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    parameters, _ = read_weights(arguments.ckpt_path)
+    if arguments.bits:
+        for name in convolutions(parameters):
+            parameters[name] = share(parameters[name], arguments.bits)
+    layout = lay_out(parameters)
+    data, plain = pack(layout), plain_bytes(layout)
+    least = sum(entropy_bits(s.counts) for s in layout.segments) / 8 + len(layout.raw)
+    rows = [
+        ("entropy of this format's symbols, without tables", least, None),
+        ("this format", len(data), least_ms(lambda: decode(data), arguments.rounds)),
+        ("Huffman", sum(huffman_bits(s.counts) for s in layout.segments) / 8 + len(layout.raw), None),
+        ("relative indices + Huffman (the paper)", papers_layout_bytes(parameters, layout), None),
+    ]
+    for name, compress, decompress in (
+        ("xz", lambda b: lzma.compress(b, preset=9 | lzma.PRESET_EXTREME), lzma.decompress),
+        ("bz2", bz2.compress, bz2.decompress),
+        ("zlib", lambda b: zlib.compress(b, 9), zlib.decompress),
+    ):
+        packed = compress(plain)
+        rows.append((name, len(packed), least_ms(lambda d=decompress, p=packed: d(p), arguments.rounds)))
+    found = constriction_row(layout, arguments.rounds)
+    if found:
+        rows.append(("constriction, tables not counted", *found))
+    print("| coder | bytes | decoding, ms |\n|---|---|---|")
+    for name, size, milliseconds in rows:
+        print(f"| {name} | {size:,.0f} | {'' if milliseconds is None else f'{milliseconds:.0f}'} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Accuracy of a network with other weights, and how often it agrees with the original."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Mapping, Optional
+
+import mindspore as ms
+import numpy as np
+
+from src.checkpoint import ModelCard
+from src.compression.config import MeasureConfig
+from src.compression.photographs import Photographs, open_photographs
+from src.config import DataConfig
+from src.dataset import open_source
+from src.dataset.transforms import Preprocessing
+from src.errors import UserError
+from src.evaluation import evaluate
+from src.metrics import Evaluation
+
+
+class Measure:
+    """Measures the network of a card on the images of a configuration. Raises UserError for images that do not fit."""
+
+    def __init__(self, config: MeasureConfig, card: ModelCard):
+        self._config = config
+        self._preprocessing: Preprocessing = card.preprocessing
+        if config.images:
+            size = card.preprocessing.image_size
+            self._source = open_photographs(config.images, config.labels, tuple(config.csv_columns), card.classes, size)
+            # They come at the network's size; what is left to do is to normalise them.
+            self._preprocessing = dataclasses.replace(card.preprocessing, fit="crop", native_size=None)
+        else:
+            data = DataConfig(
+                dataset=config.dataset,
+                data_path=config.data_path,
+                val_split=0.0 if config.dataset in ("image_folder", "image_csv") else card.val_split,
+                csv_columns=config.csv_columns,
+            )
+            self._source = open_source(data, config.split)
+            if self._source.classes != card.classes[: len(self._source.classes)]:
+                raise UserError(
+                    f"{config.dataset}: has {len(self._source.classes)} classes ({self._source.classes[0]}, ...), and "
+                    f"the network knows {len(card.classes)} others ({card.classes[0]}, ...)"
+                )
+        self._net = card.build().set_train(False)
+        self._original: Optional[np.ndarray] = None
+
+    def __call__(self, parameters: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Return the figures of the network with these weights; those of the first call are the original's."""
+        for name, parameter in self._net.parameters_and_names():
+            if name in parameters:
+                parameter.set_data(ms.Tensor(parameters[name]))
+        config = self._config
+        evaluation: Evaluation = evaluate(
+            self._net, self._source, self._preprocessing, config.batch_size, config.num_workers
+        )
+        if self._original is None:
+            self._original = evaluation.predictions
+        figures: dict[str, Any] = {"images": len(evaluation.predictions)}
+        if not isinstance(self._source, Photographs) or self._source.has_labels:
+            figures.update(evaluation.summary())
+        return {**figures, "agreement": float(np.mean(evaluation.predictions == self._original))}
+
+
+def make_measure(config: MeasureConfig, card: ModelCard) -> Optional[Measure]:
+    """Return the measure of a configuration, or None when it names no images."""
+    return Measure(config, card) if config.images or config.dataset else None

@@ -1,0 +1,182 @@
+"""compress.py as a user runs it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.checkpoint import ModelCard, load_network, save_checkpoint
+from src.compression.compressing import compress, decompress
+from src.compression.config import CompressConfig, MeasureConfig, parse_compress
+from src.compression.fileformat import decode
+from src.compression.reading import read_compressed
+from src.config import DeviceConfig
+from src.dataset.transforms import Preprocessing
+from src.errors import UserError
+
+ON_CPU = ("--device_target", "CPU")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a checkpoint of a small net for digits, untrained, and four photographs with labels."""
+    folder = tmp_path_factory.mktemp("compress")
+    classes = [str(i) for i in range(10)]
+    preprocessing = Preprocessing(16, "resize", "dataset", (0.5,) * 3, (0.5,) * 3)
+    model = {"num_classes": 10, "version": "cifar", "base_e": 16, "incr_e": 16, "batch_norm": "squeeze"}
+    card = ModelCard(model, classes, preprocessing, "digits", 0.0)
+    save_checkpoint(card.build(), folder / "net.ckpt", card)
+    (folder / "photos").mkdir()
+    random = np.random.RandomState(0)
+    for i in range(4):
+        Image.fromarray(random.randint(0, 256, (30, 40, 3), np.uint8)).save(folder / "photos" / f"{i}.png")
+    rows = ["image,label", *(f"{i}.png,{i}" for i in range(4))]
+    (folder / "labels.csv").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compressed(folder):
+    from tests.conftest import run_script
+
+    flags = ("--bits", 5, "--sparsity", 0.5, "--layer_bits", "features.0.*=8", "--layer_sparsity", "classifier.*=0")
+    measured = ("--images", "photos", "--labels", "labels.csv", "--curve", "--curve_bits", 4, 2, *ON_CPU)
+    return run_script("compress.py", "--ckpt_path", "net.ckpt", *flags, *measured, cwd=folder)
+
+
+def weights(path):
+    net, _ = load_network(path)
+    return {name: p.asnumpy() for name, p in net.parameters_and_names() if p.asnumpy().dtype == np.float32}
+
+
+def test_a_run_writes_the_file_the_report_and_pictures_and_says_what_they_cost(folder, compressed):
+    assert (compressed.returncode, compressed.stderr) == (0, "")
+    output = folder / "compressed_net"
+    names = {"net.sqz", "report.json", "curve.json", "histograms.png", "bytes.png", "curve.png"}
+    assert {entry.name for entry in output.iterdir()} == names
+    report = json.loads((output / "report.json").read_text())
+    assert report["totals"]["file_bytes"] == (output / "net.sqz").stat().st_size
+    assert [step["step"] for step in report["steps"]] == ["original", "pruned", "shared"]
+    assert all(step["images"] == 4 and 0 <= step["accuracy"] <= 1 for step in report["steps"])
+    assert report["steps"][0]["agreement"] == 1 and report["steps"][-1]["file_bytes"] == report["totals"]["file_bytes"]
+    assert [(p["bits"], p["sparsity"]) for p in json.loads((output / "curve.json").read_text())] == [(4, 0), (2, 0)]
+    assert "times smaller than AlexNet" in compressed.stdout and "shared: " in compressed.stdout
+    for picture in ("histograms.png", "bytes.png", "curve.png"):
+        Image.open(output / picture).verify()
+
+
+def test_each_layer_has_the_sparsity_and_the_bits_that_it_was_given(folder, compressed):
+    original = weights(folder / "net.ckpt")
+    parameters, card = read_compressed(folder / "compressed_net" / "net.sqz")
+    assert card == load_network(folder / "net.ckpt")[1]
+    for name, array in parameters.items():
+        if array.ndim < 4:
+            np.testing.assert_array_equal(array, original[name])
+            continue
+        zero = 0.0 if name.startswith("classifier") else 0.5
+        assert np.mean(array == 0) == pytest.approx(zero, abs=1 / array.size), name
+        bits = 8 if name.startswith("features.0.") else 5
+        assert len(np.unique(array[array != 0])) <= 2**bits, name
+
+
+def test_decompress_gives_back_a_checkpoint_with_the_same_weights(folder, compressed, script):
+    done = script("compress.py", "--decompress", "compressed_net/net.sqz", "--output_path", "back", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    expected, card = read_compressed(folder / "compressed_net" / "net.sqz")
+    found = weights(folder / "back" / "net.ckpt")
+    assert all(found[name].tobytes() == array.tobytes() for name, array in expected.items())
+    assert load_network(folder / "back" / "net.ckpt")[1] == card
+    again = script("compress.py", "--decompress", "compressed_net/net.sqz", "--output_path", "back", cwd=folder)
+    assert again.returncode == 2 and "is there already" in again.stderr
+
+
+def test_without_images_it_says_so_and_a_compressed_file_can_be_compressed(folder, compressed, capsys):
+    source, output = folder / "compressed_net" / "net.sqz", folder / "same"
+    config = CompressConfig(ckpt_path=str(source), bits=None, output_path=str(output))
+    report = compress(config, MeasureConfig(), DeviceConfig())
+    assert capsys.readouterr().out.startswith("no images are given")
+    assert [step["step"] for step in report["steps"]] == ["original"] and "accuracy" not in report["steps"][0]
+    first, _ = decode(source.read_bytes())
+    second, _ = decode((output / "net.sqz").read_bytes())
+    assert all(second[name].tobytes() == array.tobytes() for name, array in first.items())
+    with pytest.raises(UserError, match="holds a run already"):
+        compress(config, MeasureConfig(), DeviceConfig())
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ((), "give either --ckpt_path"),
+        (("--ckpt_path", "a.ckpt", "--decompress", "b.sqz"), "give either --ckpt_path"),
+        (("--ckpt_path", "a", "--bits", "9"), "bits: '9' is not allowed; it takes one of 1, 2, 3, 4, 5, 6, 7, 8"),
+        (("--ckpt_path", "a", "--bits", "0"), "bits: '0' is not allowed"),
+        (
+            ("--ckpt_path", "a", "--sparsity", "1.5"),
+            "sparsity: '1.5' is not allowed; it takes a number from 0",
+        ),
+        (("--ckpt_path", "a", "--sparsity", "-0.1"), "sparsity: '-0.1' is not allowed"),
+        (("--ckpt_path", "a", "--tolerance", "2"), "tolerance: '2' is not allowed"),
+        (("--ckpt_path", "a", "--sparsity", "0.5", "--tolerance", "0.1"), "give one of the two"),
+        (("--ckpt_path", "a", "--layer_bits", "x=9"), "layer_bits: 'x=9' is not allowed"),
+        (("--ckpt_path", "a", "--layer_sparsity", "x"), "layer_sparsity: 'x' is not allowed"),
+        (("--ckpt_path", "a", "--curve_bits", "9"), "curve_bits: "),
+        (("--ckpt_path", "a", "--images", "b", "--dataset", "digits"), "give either --images"),
+        (("--ckpt_path", "a", "--labels", "b"), "labels: they are those of --images"),
+    ],
+)
+def test_what_cannot_be_is_one_line_from_the_configuration(flags, message):
+    with pytest.raises(UserError) as caught:
+        parse_compress(list(flags), "Compress a network.")
+    assert message in str(caught.value)
+
+
+def test_a_pattern_that_fits_no_layer_is_named():
+    config = CompressConfig(ckpt_path="a", layer_bits=["feature.0=8"])
+    with pytest.raises(UserError, match=r"'feature\.0' fits no convolution"):
+        config.layer_choices(["features.0.conv.weight"])
+
+
+def test_the_last_pattern_that_fits_counts():
+    config = CompressConfig(ckpt_path="a", bits=4, layer_bits=["*=5", "a.*=6"], layer_sparsity=["b.*=0.5"])
+    assert config.layer_choices(["a.w", "b.w"]) == {"a.w": (None, 6), "b.w": (0.5, 5)}
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("empty", lambda data: b""),
+        ("cut", lambda data: data[: len(data) // 2]),
+        ("flipped", lambda data: data[:100] + bytes([data[100] ^ 1]) + data[101:]),
+        ("newer", lambda data: data[:8] + b"\x09\x00" + data[10:]),
+    ],
+)
+def test_a_damaged_file_is_one_line_and_nothing_is_written(folder, compressed, name, change):
+    (folder / f"{name}.sqz").write_bytes(change((folder / "compressed_net" / "net.sqz").read_bytes()))
+    output = folder / f"out_{name}"
+    with pytest.raises(UserError, match=f"{name}.sqz: "):
+        decompress(CompressConfig(decompress=str(folder / f"{name}.sqz"), output_path=str(output)))
+    assert not output.exists()
+
+
+def test_a_missing_file_is_one_line_and_exit_code_2(folder, script):
+    done = script("compress.py", "--decompress", "missing.sqz", cwd=folder)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: missing.sqz: cannot read it")
+
+
+def test_labels_that_do_not_fit_are_named(folder):
+    from src.compression.measuring import Measure
+
+    _, card = load_network(folder / "net.ckpt")
+    for text, message in (
+        ("image,label\n0.png,0", "no row for 1.png"),
+        ("image,label\n0.png,11", "line 2: '11' is none of the 10 classes"),
+        ("file,label\n0.png,1", "no column 'image'"),
+    ):
+        (folder / "wrong.csv").write_text(text)
+        with pytest.raises(UserError, match=message):
+            Measure(MeasureConfig(images=str(folder / "photos"), labels=str(folder / "wrong.csv")), card)

@@ -1,0 +1,123 @@
+"""A disk that is full, a folder that goes away or becomes read-only while a run writes in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.checkpoint import load_network
+from src.resume import read_saved
+from tests.conftest import ROOT
+from tests.faults.test_resume import SMALL
+
+PROGRAM = [sys.executable, str(ROOT / "train.py")]
+
+
+def flags(folder: Path, **keys) -> list[str]:
+    keys = {**SMALL, "output_path": folder, "scalars": "tensorboard", **keys}
+    return [str(part) for key, value in keys.items() for part in (f"--{key}", value)]
+
+
+@pytest.fixture
+def tmpfs(tmp_path):
+    """A function that mounts a small file system; skipped where that is not allowed."""
+    mounted = []
+
+    def mount(size: str) -> Path:
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
+        if done.returncode:
+            pytest.skip(f"no file system may be mounted here: {done.stderr.decode().strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Fill a file system but for some bytes; return the file that does."""
+    free = shutil.disk_usage(disk).free
+    with open(disk / "filling", "wb") as stream:
+        stream.write(bytes(free - leave))
+    return disk / "filling"
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_and_the_run_goes_on_or_stops_as_configured(tmpfs, faults):
+    with faults("full disks") as inject:
+        for on_save_error in ("warn", "stop"):
+            with inject.fault(on_save_error):
+                disk = tmpfs("8m")
+                run = disk / "run"
+                process = subprocess.Popen(
+                    [*PROGRAM, *flags(run, epochs=40, log_steps=4, on_save_error=on_save_error)],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                for line in process.stdout:
+                    if "step 8/" in line:
+                        break
+                filling = fill(disk, 20_000)
+                if on_save_error == "warn":
+                    for line in process.stdout:
+                        if "warning: checkpoint" in line:
+                            break
+                    assert "cannot be written: No space left on device; the training goes on" in line
+                    filling.unlink()
+                _, stderr = process.communicate(timeout=200)
+                for file in (run / "checkpoints").glob("*.ckpt"):
+                    read_saved(file)
+                assert not list(run.rglob("*.tmp*"))
+                if on_save_error == "warn":
+                    assert process.returncode == 0, stderr
+                    assert json.loads((run / "result.json").read_text())["steps"] == 160
+                    continue
+                assert process.returncode == 2 and "Traceback" not in stderr
+                assert "No space left on device" in stderr and "go on with --resume" in stderr
+                filling.unlink()
+                resumed = subprocess.run(
+                    [*PROGRAM, "--resume", "--output_path", run], capture_output=True, text=True, timeout=200
+                )
+                assert resumed.returncode == 0 and "resuming from" in resumed.stdout
+                load_network(run / "squeezenet.ckpt")
+
+
+@pytest.mark.slow
+def test_a_folder_deleted_or_made_read_only_meanwhile_does_not_take_the_run(tmpfs, tmp_path, faults):
+    with faults("run folders lost while a run writes") as inject:
+        with inject.fault("deleted"):
+            run = tmp_path / "run"
+            process = start(flags(run, epochs=40, log_steps=4), "step 8/")
+            shutil.rmtree(run)
+            stdout, stderr = process.communicate(timeout=200)
+            assert process.returncode == 0, stderr
+            assert json.loads((run / "result.json").read_text())["steps"] == 160
+            load_network(run / "squeezenet.ckpt")
+            assert (run / "config.yaml").is_file() and "the run's folder was gone" in stdout
+        with inject.fault("read-only"):
+            disk = tmpfs("20m")
+            process = start(flags(disk / "run", epochs=40, log_steps=4), "step 8/")
+            subprocess.run(["mount", "-o", "remount,ro", disk], check=False)
+            stdout, stderr = process.communicate(timeout=200)
+            if "Read-only file system" not in stdout + stderr:
+                pytest.skip("a file system in use cannot be made read-only here")
+            assert process.returncode == 2 and "Traceback" not in stderr
+            for file in (disk / "run" / "checkpoints").glob("*.ckpt"):
+                read_saved(file)
+
+
+def start(arguments: list[str], until: str) -> subprocess.Popen:
+    process = subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if until in line:
+            return process
+    pytest.fail(process.stderr.read()[-500:])

@@ -1,0 +1,354 @@
+"""A run that was stopped, however, ends like one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from src import interruption, visualize
+from src.checkpoint import read_checkpoint
+from src.config import with_keys
+from src.errors import UserError
+from src.interruption import Interrupted
+from src.training import train
+from tests.conftest import ROOT
+from tests.test_training import configuration, metrics_rows
+
+# 4 steps an epoch, 3 epochs, on 64 of scikit-learn's digits.
+SMALL = {
+    **{"dataset": "digits", "version": "cifar", "base_e": 16, "incr_e": 16, "image_size": 12, "batch_size": 16},
+    **{"train_images": 64, "val_split": 0.2, "device_target": "CPU", "scalars": "none"},
+    **{"epochs": 3, "warmup_epochs": 1, "log_steps": 3, "lr_max": 0.02},
+}
+RECIPES: dict[str, dict] = {
+    "adam, batch norm, all augmentations": {
+        **{"optimizer": "adam", "lr_max": 0.003, "batch_norm": "all"},
+        "augment": ["crop_flip", "color_jitter", "cutout"],
+    },
+    "momentum, evaluation within the epoch": {"eval_steps": 3, "bypass": "complex"},
+    "nesterov, no decay of biases, no validation": {
+        **{"optimizer": "nesterov", "decay_biases": False, "val_split": 0.0, "batch_norm": "squeeze"},
+        **{"save_checkpoint_steps": 3, "label_smoothing": 0.1, "lr_decay_mode": "cosine"},
+    },
+    "sgd, pynative mode": {"optimizer": "sgd", "mode": "pynative", "final_relu": False},
+}
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(visualize, "_save", lambda figure, path: None)
+
+
+def stop_at(monkeypatch, step: int | None) -> None:
+    """Have a SIGTERM come during a step, or none."""
+    from src.resume import Checkpoints
+
+    seen = {"step": 0}
+    original = Checkpoints.on_train_step_end
+
+    def noting(self, run_context):
+        seen["step"] = run_context.original_args().cur_step_num
+        original(self, run_context)
+
+    monkeypatch.setattr(Checkpoints, "on_train_step_end", noting)
+    monkeypatch.setattr(interruption, "received", lambda: signal.SIGTERM if seen["step"] == step else 0)
+
+
+def content(folder: Path) -> dict:
+    """Return all of a run that has to be the same whether it was stopped or not."""
+    found: dict = {"metrics.csv": (folder / "metrics.csv").read_text()}
+    for name in ("squeezenet.ckpt", "best.ckpt"):
+        if (folder / name).is_file():
+            held = read_checkpoint(folder / name)
+            found.update({f"{name} {key}": value.asnumpy().tobytes() for key, value in held.items()})
+    result = json.loads((folder / "result.json").read_text())
+    found.update({key: result[key] for key in ("validation", "test", "checkpoint", "steps", "broken_images")})
+    return found
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    found, expected = content(run), content(reference)
+    assert found.keys() == expected.keys()
+    assert [key for key in expected if found[key] != expected[key]] == []
+
+
+# An epoch's end; in one and at its end; right after the start and before the end.
+STOPS = ([4], [6, 8], [1, 11])
+
+
+@pytest.mark.parametrize(
+    "recipe, stops",
+    [
+        (list(RECIPES)[1], STOPS[1:2]),
+        *(pytest.param(recipe, STOPS, marks=pytest.mark.slow) for recipe in RECIPES),
+    ],
+)
+def test_a_run_stopped_at_any_kind_of_step_ends_bit_identical(recipe, stops, tmp_path, monkeypatch, faults):
+    config = configuration(**{**SMALL, **RECIPES[recipe]}, output_path=str(tmp_path / "whole"))
+    train(config)
+    with faults(f"stops of a run ({recipe})", "ended bit-identical") as inject, monkeypatch.context() as patch:
+        for steps in stops:
+            folder = tmp_path / "_".join(map(str, steps))
+            resumed = with_keys(config, output_path=str(folder), resume=True)
+            with inject.fault(f"stopped at {steps}"):
+                for step in steps:
+                    stop_at(patch, step)
+                    with pytest.raises(Interrupted) as end:
+                        train(resumed)
+                    assert end.value.number == signal.SIGTERM
+                stop_at(patch, None)
+                train(resumed)
+                assert_same(folder, tmp_path / "whole")
+
+
+def test_two_runs_of_one_seed_are_bit_identical_and_of_another_not(tmp_path):
+    keys = {**SMALL, "augment": ["crop_flip", "color_jitter", "cutout"]}
+    for name, seed in (("first", 5), ("second", 5), ("other", 6)):
+        train(configuration(**keys, seed=seed, output_path=str(tmp_path / name)))
+    assert_same(tmp_path / "second", tmp_path / "first")
+    assert content(tmp_path / "other") != content(tmp_path / "first")
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of a run that was stopped at step 6, with checkpoints at steps 4 and 6; not to be changed."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(visualize, "_save", lambda figure, path: None)
+        stop_at(patch, 6)
+        with pytest.raises(Interrupted):
+            train(configuration(**SMALL, output_path=str(folder)))
+    return folder
+
+
+@pytest.fixture
+def copy(stopped, tmp_path):
+    """A copy of the stopped run, and the configuration that resumes it."""
+    shutil.copytree(stopped, tmp_path / "run")
+    return tmp_path / "run", configuration(**SMALL, output_path=str(tmp_path / "run"), resume=True)
+
+
+def test_a_stopped_run_has_a_checkpoint_of_its_last_step_and_no_result(stopped):
+    assert sorted(path.name for path in (stopped / "checkpoints").iterdir()) == [
+        "SqueezeNet-1_4.ckpt",
+        "SqueezeNet-2_2.ckpt",
+    ]
+    assert not (stopped / "result.json").exists()
+
+
+def test_other_values_are_named_and_refused_and_nothing_changes(copy):
+    folder, config = copy
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as error:
+        train(with_keys(config, lr_max=0.03, seed=2, batch_norm="all"))
+    for difference in ("lr_max: 0.02 -> 0.03", "seed: 1 -> 2", "batch_norm: none -> all"):
+        assert difference in str(error.value)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_more_epochs_and_other_output_may_be_asked_for(copy):
+    folder, config = copy
+    result = train(with_keys(config, epochs=4, log_steps=2, keep_checkpoint_max=1, num_workers=1))
+    assert result["steps"] == 16 and result["resumed_at_steps"] == [6]
+    steps = [int(row["step"]) for row in metrics_rows(folder)]
+    assert steps == sorted(steps) and steps[-1] == 16
+    assert len(list((folder / "checkpoints").iterdir())) == 1
+
+
+def test_fewer_epochs_than_are_done_are_refused(copy):
+    with pytest.raises(UserError, match=r"^epochs: the run has done more than 1 already"):
+        train(with_keys(copy[1], epochs=1))
+
+
+def test_other_training_images_are_refused(copy):
+    folder, config = copy
+    text = (folder / "config.yaml").read_text().replace("train_images: 64", "train_images: 80")
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match="has 80 training images, and the run was begun with 64"):
+        train(with_keys(config, train_images=80))
+
+
+def test_a_complete_run_is_left_as_it_is(copy, capsys):
+    folder, config = copy
+    result = train(config)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+    assert train(config) == result
+    assert "the run is complete; give more --epochs" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"} == before
+
+
+def test_resume_without_a_run_starts_one(tmp_path, capsys):
+    result = train(configuration(**{**SMALL, "epochs": 1}, output_path=str(tmp_path / "new"), resume=True))
+    assert result["steps"] == 4 and result["resumed_at_steps"] == []
+    assert "there is no checkpoint to go on from yet; starting" in capsys.readouterr().out
+
+
+def damage_newest(folder: Path) -> None:
+    file = folder / "checkpoints" / "SqueezeNet-2_2.ckpt"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def lose_metrics(folder: Path) -> None:
+    (folder / "metrics.csv").unlink()
+
+
+def cut_metrics(folder: Path) -> None:
+    file = folder / "metrics.csv"
+    file.write_bytes(file.read_bytes() + b"7,2,0.01")
+
+
+def lose_best(folder: Path) -> None:
+    (folder / "best.ckpt").unlink()
+
+
+def damage_best(folder: Path) -> None:
+    (folder / "best.ckpt").write_bytes(b"no checkpoint")
+
+
+def leave_temporary(folder: Path) -> None:
+    (folder / "checkpoints" / ".SqueezeNet-2_3.tmp.ckpt").write_bytes(b"half")
+
+
+def lose_checkpoints(folder: Path) -> None:
+    shutil.rmtree(folder / "checkpoints")
+
+
+def test_a_run_whose_folder_has_suffered_goes_on_from_what_is_left(stopped, tmp_path, monkeypatch, faults, capsys):
+    with faults("damage to the folder of a stopped run") as inject:
+        for harm in (
+            *(damage_newest, lose_metrics, cut_metrics, lose_best, damage_best, leave_temporary, lose_checkpoints),
+        ):
+            with inject.fault(harm.__name__):
+                folder = tmp_path / harm.__name__
+                shutil.copytree(stopped, folder)
+                harm(folder)
+                result = train(configuration(**SMALL, output_path=str(folder), resume=True))
+                expected = {damage_newest: [4], lose_checkpoints: []}.get(harm, [6])
+                assert result["resumed_at_steps"] == expected
+                assert int(metrics_rows(folder)[-1]["step"]) == 12
+                assert not list((folder / "checkpoints").glob(".*"))
+    assert "warning: passed over: " in capsys.readouterr().out
+
+
+def test_nothing_but_unusable_checkpoints_is_an_error_that_leaves_them(copy):
+    folder, config = copy
+    for file in (folder / "checkpoints").iterdir():
+        file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match="cannot go on from any of the checkpoints; train anew with --overwrite"):
+        train(config)
+    assert len(list((folder / "checkpoints").iterdir())) == 2
+
+
+def test_checkpoints_of_another_run_in_the_folder_are_refused(copy, tmp_path):
+    folder, config = copy
+    other = with_keys(config, output_path=str(tmp_path / "other"), resume=False, bypass="complex", epochs=1)
+    train(other)
+    newest = tmp_path / "other" / "checkpoints" / "SqueezeNet-1_4.ckpt"
+    for file in (folder / "checkpoints").iterdir():
+        shutil.copy(newest, file)
+    with pytest.raises(UserError, match="is of another network or of other classes than the run"):
+        train(config)
+
+
+def test_another_number_of_devices_goes_on_from_an_epochs_end(stopped):
+    from src.resume import newest
+
+    assert newest(stopped / "checkpoints", 1)[0].state.step == 6
+    assert newest(stopped / "checkpoints", 2)[0].state.step == 4
+
+
+def test_of_the_checkpoints_the_newest_of_an_epochs_end_always_stays(tmp_path):
+    from src.resume import Checkpoints
+
+    folder = tmp_path / "run"
+    train(
+        configuration(**{**SMALL, "epochs": 2}, save_checkpoint_steps=1, keep_checkpoint_max=2, output_path=str(folder))
+    )
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert names == ["SqueezeNet-2_3.ckpt", "SqueezeNet-2_4.ckpt"]
+    callback = Checkpoints(None, tmp_path, None, None, None, 4, 1, None, 2, None, [])
+    callback._kept = [(tmp_path / f"{i}", i == 4) for i in range(4, 8)]
+    callback._prune()
+    assert [path.name for path, _ in callback._kept] == ["4", "6", "7"]
+
+
+def program(folder: Path, *flags: str) -> subprocess.Popen:
+    """Start train.py on a run of 120 steps."""
+    keys = {**SMALL, "epochs": 30, "output_path": folder, "batch_norm": "all", "augment": "crop_flip"}
+    arguments = [str(part) for key, value in keys.items() for part in (f"--{key}", value)]
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(process: subprocess.Popen, text: str) -> None:
+    for line in process.stdout:
+        if text in line:
+            return
+    pytest.fail(f"{text!r} never came: {process.stderr.read()[-500:]}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=str)
+def test_a_signal_lets_the_step_end_saves_and_exits_with_its_status(tmp_path, number, status):
+    process = program(tmp_path / "run")
+    wait_for(process, "step 6/")
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert stderr.splitlines()[-2:] == ["stopping after this step; once more to stop at once", "interrupted"]
+    newest = max((tmp_path / "run" / "checkpoints").iterdir(), key=os.path.getmtime)
+    assert b"run_state" in newest.read_bytes()
+    second = program(tmp_path / "run", "--resume")
+    wait_for(second, "resuming from " + newest.name)
+    second.send_signal(number)
+    second.send_signal(number)
+    second.communicate(timeout=60)
+    assert second.returncode == status
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path, faults):
+    whole = program(tmp_path / "whole")
+    assert whole.wait(timeout=300) == 0
+    chance = random.Random(0)
+    with faults("SIGKILLs of a training", "ended bit-identical") as inject:
+        for _ in range(6):
+            process = program(tmp_path / "run", "--resume")
+            wait_for(process, "step ")
+            time.sleep(chance.uniform(0, 2))
+            process.kill()
+            process.communicate()
+        for _ in range(6):
+            with inject.fault("killed in a random moment"):
+                if not (tmp_path / "run" / "result.json").exists():
+                    assert program(tmp_path / "run", "--resume").communicate(timeout=300) and True
+                assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_second_run_in_the_folder_is_refused_while_the_first_lives(tmp_path):
+    first = program(tmp_path / "run")
+    wait_for(first, "step ")
+    for flag in ("--resume", "--overwrite"):
+        second = program(tmp_path / "run", flag)
+        _, stderr = second.communicate(timeout=120)
+        assert second.returncode == 2 and "another run is writing here" in stderr
+    first.kill()
+    first.communicate()
+    third = program(tmp_path / "run", "--resume")
+    wait_for(third, "step ")
+    third.kill()
+    third.communicate()

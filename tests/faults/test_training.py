@@ -1,0 +1,122 @@
+"""Trainings that go wrong by themselves: a loss that is not finite, memory that grows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src import training, visualize
+from src.checkpoint import load_network
+from src.errors import UserError
+from src.resume import read_saved
+from src.training import train
+from tests.conftest import ROOT
+from tests.faults.test_resume import SMALL
+from tests.test_training import configuration, metrics_rows
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(visualize, "_save", lambda figure, path: None)
+
+
+def with_spikes(monkeypatch, *steps: int, height: float = 1e30) -> None:
+    """Have the learning rate of some steps break every weight."""
+    original = training.learning_rates
+
+    def spiked(*arguments) -> np.ndarray:
+        rates = original(*arguments)
+        rates[[step - 1 for step in steps]] = height
+        return rates
+
+    monkeypatch.setattr(training, "learning_rates", spiked)
+
+
+# After a step that breaks the weights it is the loss of the next one that is not finite.
+LIVELY = {**SMALL, "epochs": 5, "final_relu": False, "log_steps": 1, "batch_norm": "squeeze"}
+
+
+def test_a_broken_step_ends_the_run_by_name_and_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, faults):
+    with_spikes(monkeypatch, 6)
+    with faults("losses that are not finite", "ended the run in order") as inject, inject.fault("stop"):
+        with pytest.raises(UserError, match=r"the loss is (nan|inf) at step 7 \(epoch 2, learning rate"):
+            train(configuration(**LIVELY, output_path=str(tmp_path / "run")))
+        assert not (tmp_path / "run" / "result.json").exists()
+        assert read_saved(tmp_path / "run" / "checkpoints" / "SqueezeNet-1_4.ckpt").state.step == 4
+        load_network(tmp_path / "run" / "best.ckpt")
+
+
+def test_on_nan_skip_undoes_broken_steps_counts_them_and_goes_on(tmp_path, monkeypatch, faults, capsys):
+    with_spikes(monkeypatch, 6, 15)
+    with faults("losses that are not finite", "left out, and the run went on") as inject, inject.fault("skip"):
+        result = train(configuration(**LIVELY, on_nan="skip", output_path=str(tmp_path / "run")))
+        assert 2 <= result["skipped_steps"] <= 4
+        assert result["steps"] == 20 and np.isfinite(result["validation"]["loss"])
+        load_network(tmp_path / "run" / "squeezenet.ckpt")
+        said = [line for line in capsys.readouterr().out.splitlines() if "this step is left out" in line]
+        assert len(said) == result["skipped_steps"]
+        assert "at step 7 (epoch 2, learning rate" in said[0] and "(1 so far)" in said[0]
+        losses = [float(row["loss"]) for row in metrics_rows(tmp_path / "run") if row["loss"]]
+        assert losses[-1] < 3
+
+
+def test_a_run_in_which_every_step_breaks_ends_although_it_may_skip(tmp_path, monkeypatch):
+    with_spikes(monkeypatch, *range(3, 41))
+    with pytest.raises(UserError, match=r"for the 21th time in a row: lower lr_max"):
+        train(configuration(**{**LIVELY, "epochs": 10}, on_nan="skip", output_path=str(tmp_path / "run")))
+
+
+GROWTH = """
+    import gc, json, sys
+    import src
+    import psutil
+    from src import visualize
+    from src.callbacks import Steps
+    from src.training import train
+    from tests.test_training import configuration
+
+    visualize._save = lambda figure, path: None
+    process, seen = psutil.Process(), {}
+    original = Steps.on_train_step_end
+
+    def measured(self, run_context):
+        original(self, run_context)
+        if self.step % 100 == 0:
+            seen[self.step] = [process.memory_info().rss, process.num_fds(), process.num_threads()]
+
+    Steps.on_train_step_end = measured
+    result = train(configuration(**json.loads(sys.argv[1])))
+    print(json.dumps({"seen": seen, "steps": result["steps"], "children": len(process.children())}))
+"""
+
+
+@pytest.mark.slow
+def test_memory_files_and_threads_do_not_grow_over_2000_steps_and_50_evaluations(tmp_path):
+    keys = {**SMALL, "epochs": 500, "warmup_epochs": 5, "lr_max": 0.01, "batch_norm": "squeeze", "eval_steps": 40}
+    keys.update(
+        augment="crop_flip", save_checkpoint_steps=100, scalars="tensorboard", output_path=str(tmp_path / "run")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(GROWTH), json.dumps(keys)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    outcome = json.loads(done.stdout.splitlines()[-1])
+    assert outcome["steps"] == 2000 and outcome["children"] == 0
+    evaluations = [row for row in metrics_rows(tmp_path / "run") if row["val_loss"]]
+    assert len(evaluations) == 50
+    seen = {int(step): values for step, values in outcome["seen"].items()}
+    late = np.array([values for step, values in seen.items() if step >= 200])
+    print(f"memory {late[0][0] / 2**20:.0f} MiB after step 200, {late[-1][0] / 2**20:.0f} at the end; {late[:, 1:].T}")
+    assert late[:, 0].max() <= 1.05 * late[0, 0]
+    assert late[:, 1].max() <= late[0, 1] + 2 and late[:, 2].max() <= late[0, 2] + 2
+    assert Path(tmp_path / "run" / "result.json").is_file()
