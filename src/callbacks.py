@@ -93,9 +93,9 @@ class NonFinite(Callback):
     """Ends a training whose loss is no longer finite, or undoes such steps.
 
     rates: learning rate of each step.
-    skip: None to end, with UserError; or a function that says a line, to undo the step: all parameters get the values
-        that they had before, but for the counters of steps, and the training goes on. When those values were not
-        finite either, it is the step before that broke them, and it is undone too. MAX_IN_A_ROW of them end it still.
+    skip: None to end, with UserError; or a function that says a line, to undo the step: all parameters, but for the
+        counters of steps, get the last values that gave a finite loss, and the training goes on. (That is the values
+        before the step before: it may be the one that broke them.) More than MAX_IN_A_ROW end it still.
     """
 
     MAX_IN_A_ROW = 20
@@ -124,16 +124,14 @@ class NonFinite(Callback):
         )
         self._in_a_row += 1
         if not self.skip or self._in_a_row > self.MAX_IN_A_ROW:
-            after = f" for the {self._in_a_row}th time in a row" if self.skip else ""
+            after = f", after {self._in_a_row - 1} others in a row" if self.skip else ""
             raise UserError(
                 f"{where}{after}: lower lr_max, lengthen warmup_epochs, or use batch_norm; the checkpoints saved "
                 "before are good"
             )
         self.skipped += 1
         self.skip(f"warning: {where}: this step is left out ({self.skipped} so far)")
-        latest = self._before[-1]
-        sound = all(np.isfinite(values).all() for values in latest.values())
-        values = latest if sound else self._before[0]
+        values = self._before[0]
         for parameter in cb.train_network.get_parameters():
             if parameter.name in values:
                 parameter.set_data(Tensor(values[parameter.name]))

@@ -174,7 +174,8 @@ class Session:
             self.progress,
             dead_start,
             TimeMonitor(plan.steps_per_epoch),
-            LossMonitor(run.log_steps),
+            # It ends a run by itself whose loss is not finite.
+            *([] if run.on_nan == "skip" else [LossMonitor(run.log_steps)]),
             Statistics(plan.net, plan.job, run.eval_steps),
             *([self.evaluator] if self.evaluator else []),
             checkpoints,

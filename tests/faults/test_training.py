@@ -7,11 +7,14 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mindspore import Parameter, Tensor
 
 from src import training, visualize
+from src.callbacks import NonFinite
 from src.checkpoint import load_network
 from src.errors import UserError
 from src.resume import read_saved
@@ -66,10 +69,22 @@ def test_on_nan_skip_undoes_broken_steps_counts_them_and_goes_on(tmp_path, monke
         assert losses[-1] < 3
 
 
-def test_a_run_in_which_every_step_breaks_ends_although_it_may_skip(tmp_path, monkeypatch):
-    with_spikes(monkeypatch, *range(3, 41))
-    with pytest.raises(UserError, match=r"for the 21th time in a row: lower lr_max"):
-        train(configuration(**{**LIVELY, "epochs": 10}, on_nan="skip", output_path=str(tmp_path / "run")))
+def test_a_loss_that_stays_broken_ends_the_run_although_it_may_skip():
+    callback, said = NonFinite(np.full(50, 0.1), lambda line: None), []
+    weight = Parameter(Tensor(np.ones(3, np.float32)), name="weight")
+    network = SimpleNamespace(get_parameters=lambda: [weight])
+    for step in range(1, 51):
+        values = SimpleNamespace(cur_step_num=step, cur_epoch_num=1, mean_loss=np.nan, train_network=network)
+        context = SimpleNamespace(original_args=lambda values=values: values)
+        callback.on_train_step_begin(context)
+        weight.set_data(Tensor(np.full(3, np.nan, np.float32)))
+        try:
+            callback.on_train_step_end(context)
+        except UserError as error:
+            said.append((step, str(error)))
+            break
+        assert weight.asnumpy().tolist() == [1, 1, 1]
+    assert said[0][0] == 21 and "after 20 others in a row: lower lr_max" in said[0][1]
 
 
 GROWTH = """
