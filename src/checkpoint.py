@@ -86,7 +86,8 @@ def save_checkpoint(net: nn.Cell | list[ms.Parameter], path: Path, card: ModelCa
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        for leftover in (temporary, temporary.with_suffix(".tmp")):  # The second is MindSpore's.
+            leftover.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
