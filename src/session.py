@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 import numpy as np
 from mindspore.dataset import Dataset
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LOG, METRICS, SCALARS, CURVES_PICTURE = "train.log", "metrics.csv", "scalars", "curves.png"
 CHECKPOINTS, BEST, LAST = "checkpoints", "best.ckpt", "squeezenet.ckpt"
+STEP_COUNTS = ("recorded", "evaluated_step")  # Among what the parts of a training remember.
 EVALUATION_KEY = "evaluation"  # In best.ckpt: its step, and what it reached.
 
 
@@ -112,7 +113,11 @@ class Session:
             return stream
 
         log = guarded(LOG, "a")
-        former = rows_until(plan.folder / METRICS, plan.step) if self.former and plan.job.leads else None
+        former = (
+            rows_until(plan.folder / METRICS, plan.saved.state.step, plan.counted)
+            if self.former and plan.job.leads
+            else None
+        )
         kind = run.scalars if plan.job.leads else "none"
         scalars = opened.enter_context(dashboard(kind, plan.folder / SCALARS, plan.step))
         self.history = History(guarded(METRICS, "w"), scalars, former)
@@ -208,7 +213,12 @@ class Session:
         plan = self.plan
         restore(self.model.train_network, plan.saved, plan.job, plan.step)
         for name, part in self.parts.items():
-            part.restore(self.former.parts[name])
+            part.restore(
+                {
+                    key: plan.counted(value) if key in STEP_COUNTS else value
+                    for key, value in self.former.parts[name].items()
+                }
+            )
         set_loss_scale(self.model, self.former.parts["loss_scale"])
         if self.evaluator:
             self._adopt_best()
@@ -261,13 +271,11 @@ class Session:
         return int((self.plan.job.sum(broken) > 0).sum())
 
 
-def rows_until(file: Path, step: int) -> str | None:
-    """Return the text of a metrics.csv up to a step, or None without the file."""
+def rows_until(file: Path, step: int, counted: Callable[[int], int]) -> str | None:
+    """Return the text of a metrics.csv up to a step, its steps counted anew, or None without the file."""
     if not file.is_file():
         return None
     head, *rows = file.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
     # A line that a power failure cut short has no end.
-    kept = [
-        row for row in rows if row.endswith("\n") and row.split(",")[0].isdigit() and int(row.split(",")[0]) <= step
-    ]
-    return head + "".join(kept)
+    whole = [row.split(",", 1) for row in rows if row.endswith("\n") and row.split(",")[0].isdigit()]
+    return head + "".join(f"{counted(int(first))},{rest}" for first, rest in whole if int(first) <= step)

@@ -20,7 +20,7 @@ from src import interruption
 from src.checkpoint import ModelCard, load_network, load_pretrained
 from src.config import RUN_CONFIG, TrainConfig, to_yaml, with_keys
 from src.dashboard import dashboard_writer
-from src.dataset import open_source, preprocessing_of, splits, training_pipeline
+from src.dataset import check_shares, open_source, preprocessing_of, splits, training_pipeline
 from src.dataset.source import Source
 from src.device import peak_memory_mb, select_device
 from src.errors import UserError
@@ -90,6 +90,10 @@ class Plan:
             return state.step
         return state.step // state.steps_per_epoch * self.steps_per_epoch  # Other devices go on from an epoch's end.
 
+    def counted(self, step: int) -> int:
+        """Return a step of the run before this start, counted in steps of this number of devices."""
+        return step * self.step // self.saved.state.step if self.saved and self.saved.state.step else step
+
     def batches(self, epoch: int = 0, step: int = 0) -> Dataset:
         """Return the training batches of each epoch from a step of an epoch on; see Epochs."""
         config, job = self.config, self.job
@@ -158,6 +162,9 @@ def prepare(config: TrainConfig) -> Plan:
     present = splits(config.data)
     training = open_source(config.data, "train")
     validation, test = (open_source(config.data, split) if split in present else None for split in ("val", "test"))
+    for images in (validation, test):
+        if images is not None:
+            check_shares(images, job.size)
     preprocessing = preprocessing_of(config.data, training)
     num_classes = config.model.num_classes or len(training.classes)
     if num_classes < len(training.classes):

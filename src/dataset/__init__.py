@@ -155,14 +155,19 @@ def evaluation_pipeline(
 
     Of several shards each holds every num_shards-th image.
     """
-    if num_shards > len(source):
-        raise UserError(f"{len(source)} images cannot be shared by {num_shards} devices; evaluate on fewer devices")
+    check_shares(source, num_shards)
     if num_shards > 1:
         source = Subset(source, np.arange(shard_id, len(source), num_shards))
     rows = EvaluationRows(source, preprocessing, max_broken_images)
     images = _generator(rows, ["image", "label"], ds.SequentialSampler(), source.decodes, num_workers)
     images = images.map(evaluation_transforms(preprocessing), "image", num_parallel_workers=_workers(num_workers))
     return images.batch(batch_size, drop_remainder=False)
+
+
+def check_shares(source: Source, num_shards: int) -> None:
+    """Raise UserError when one of the shards of an evaluation would have no image."""
+    if num_shards > len(source):
+        raise UserError(f"{len(source)} images cannot be shared by {num_shards} devices; evaluate on fewer devices")
 
 
 def _generator(

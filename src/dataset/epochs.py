@@ -53,7 +53,8 @@ class TrainingRows:
     """
 
     def __init__(self, source: Source, preprocessing: Preprocessing, rows: int, limit: int):
-        self.source, self.preprocessing, self.rows, self.limit = source, preprocessing, rows, limit
+        self.source, self.preprocessing, self.rows = source, preprocessing, rows
+        self.limit = min(limit, len(source) - 1)  # One has to be left to take in another's place.
 
     def __len__(self) -> int:
         return self.rows
@@ -97,7 +98,7 @@ def readable_image(source: Source, index: int, limit: int) -> np.ndarray | None:
     try:
         return source.image(index)
     except UserError as error:
-        if len(source.broken) >= min(limit, len(source) - 1):
+        if len(source.broken) >= limit:
             raise
         source.broken.add(index)
         print(f"warning: image left out: {error}", file=sys.stderr, flush=True)
