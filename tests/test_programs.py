@@ -131,13 +131,17 @@ def test_a_damaged_mindir_is_one_line_and_makes_no_folder(tmp_path):
     assert not (tmp_path / "predictions").exists()
 
 
-def test_a_broken_image_met_in_training_is_one_line_that_names_it(tmp_path):
+def test_a_broken_image_met_in_training_is_named_and_one_too_many_ends_the_run(tmp_path):
     images = np.random.RandomState(0).randint(0, 256, (4, 16, 16, 3)).astype(np.uint8)
     write_image_folder(tmp_path, {split: {"a": images, "b": images} for split in ("train", "val")})
     (tmp_path / "train" / "b" / "0002.png").write_bytes(b"no image")
     flags = ("--dataset", "image_folder", "--data_path", tmp_path, "--version", "cifar", "--image_size", 16)
     flags += ("--batch_size", 4, "--epochs", 1, "--warmup_epochs", 0, "--device_target", "CPU")
-    done = run_script("train.py", *flags, "--output_path", tmp_path / "run", cwd=tmp_path)
+    done = run_script("train.py", *flags, "--output_path", tmp_path / "left out", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "train/b/0002.png: not an image; remove it or replace it" in done.stderr
+    assert json.loads((tmp_path / "left out" / "result.json").read_text())["broken_images"] == 1
+    done = run_script("train.py", *flags, "--max_broken_images", 0, "--output_path", tmp_path / "run", cwd=tmp_path)
     assert "train/b/0002.png: not an image; remove it or replace it" in one_line_error(done)
     assert not (tmp_path / "run" / "result.json").exists()
 
