@@ -81,8 +81,9 @@ Dataset = Literal["cifar10", "cifar10_binary", "image_folder", "image_csv", "dig
 class ModelConfig:
     """The network. Each is an argument of SqueezeNet (src/squeezenet.py)."""
 
-    version: Literal["1_0", "1_1", "cifar"] = "1_0"
-    """1_0: the paper's; 1_1: the authors' later one, with 2.4 times fewer operations; cifar: small, for 32x32"""
+    version: Literal["1_0", "1_1", "cifar", "cifar_deep"] = "1_0"
+    """1_0: the paper's; 1_1: the authors' later one, with 2.4 times fewer operations; cifar, cifar_deep: small ones,
+    for 32x32"""
     bypass: Literal["none", "simple", "complex"] = "none"
     """connections around Fire modules: none, identities, or identities and 1x1 convolutions"""
     batch_norm: Literal["none", "squeeze", "all"] = "none"
@@ -130,6 +131,10 @@ class DataConfig:
     """images a step on each device"""
     image_size: Side = 224
     """side of the network's input in pixels"""
+    early_size: Optional[Side] = None
+    """side of the training images in the first early_epochs epochs: smaller ones train faster; null: image_size"""
+    early_epochs: CountOrZero = 0
+    """epochs of early_size"""
     fit: Literal["resize", "crop", "center_crop"] = "resize"
     """how an image gets to image_size: both sides resized; cropped or zero-padded; shorter side resized to 8/7 of
     it and the centre cropped"""
@@ -263,6 +268,10 @@ class TrainConfig:
                 raise UserError(f"{key}: {value} is not allowed: at most epochs ({schedule.epochs}); give --{key} too")
         if schedule.pretrain_epochs == schedule.epochs:
             raise UserError(f"pretrain_epochs: {schedule.epochs} leaves no epoch to train: raise epochs")
+        if (data.early_size is None) != (data.early_epochs == 0):
+            raise UserError("early_size and early_epochs: the one says nothing without the other: give both")
+        if data.early_epochs > schedule.epochs:
+            raise UserError(f"early_epochs: {data.early_epochs} is not allowed: at most epochs ({schedule.epochs})")
         if data.val_split and data.dataset in ("image_folder", "image_csv"):
             raise UserError(f"val_split: {data.dataset} has validation images of its own (val/): leave val_split at 0")
         if self.run.resume and self.run.overwrite:

@@ -242,7 +242,8 @@ class Session:
     def _stretches(self) -> Iterator[tuple[int, int, Dataset]]:
         """Yield what Model.train takes: epochs done, epoch to train to, and the batches of each epoch.
 
-        The rest of an epoch that was begun has fewer batches than the others, and is a data set of its own.
+        The rest of an epoch that was begun has fewer batches than the others, and early epochs may have smaller images:
+        each is a data set of its own.
         """
         plan = self.plan
         epochs = len(plan.rates) // plan.steps_per_epoch
@@ -250,8 +251,10 @@ class Session:
         if step:
             yield epoch, epoch + 1, plan.batches(epoch, step)
             epoch += 1
-        if epoch < epochs:
-            yield epoch, epochs, plan.batches(epoch, 0)
+        for end in (plan.config.data.early_epochs, epochs):
+            if epoch < end:
+                yield epoch, end, plan.batches(epoch)
+                epoch = end
 
     def _save_last(self) -> None:
         folder = self.plan.folder

@@ -95,10 +95,12 @@ class Plan:
         return step * self.step // self.saved.state.step if self.saved and self.saved.state.step else step
 
     def batches(self, epoch: int = 0, step: int = 0) -> Dataset:
-        """Return the training batches of each epoch from a step of an epoch on; see Epochs."""
-        config, job = self.config, self.job
+        """Return the training batches of each epoch from a step of an epoch on, of that epoch's size; see Epochs."""
+        config, job, preprocessing = self.config, self.job, self.card.preprocessing
+        if epoch < config.data.early_epochs:
+            preprocessing = dataclasses.replace(preprocessing, image_size=config.data.early_size)
         return training_pipeline(
-            *(self.training, config.data, self.card.preprocessing, config.run.seed, job.size, job.rank, epoch, step)
+            *(self.training, config.data, preprocessing, config.run.seed, job.size, job.rank, epoch, step)
         )
 
 
@@ -175,7 +177,8 @@ def prepare(config: TrainConfig) -> Plan:
     digest = hashlib.sha256(to_yaml(nowhere).encode()).hexdigest()
     card = ModelCard(arguments, names, preprocessing, config.data.dataset, config.data.val_split, configuration=digest)
     net = card.build()
-    check_image_size(net, config.data.image_size)
+    for size in (config.data.image_size, config.data.early_size or config.data.image_size):
+        check_image_size(net, size)
     net.classifier[0].seeded(config.run.seed, job.rank)
     if config.run.pretrained and not config.run.resume:
         load_pretrained(net, job.file(config.run.pretrained))
