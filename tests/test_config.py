@@ -270,6 +270,9 @@ def test_a_stray_word_is_refused():
         (["--epochs", "3"], "warmup_epochs: 5 is not allowed: at most epochs (3)"),
         (["--pretrain_epochs", "31"], "pretrain_epochs: 31 is not allowed: at most epochs (30)"),
         (["--pretrain_epochs", "30"], "pretrain_epochs: 30 leaves no epoch to train"),
+        (["--early_size", "24"], "early_size and early_epochs: the one says nothing without the other"),
+        (["--early_epochs", "2"], "early_size and early_epochs: the one says nothing without the other"),
+        (["--early_size", "24", "--early_epochs", "31"], "early_epochs: 31 is not allowed: at most epochs (30)"),
         (
             ["--dataset", "image_folder", "--val_split", "0.1"],
             "val_split: image_folder has validation images of its own",

@@ -33,8 +33,14 @@ PAPER_FIRES = [
     *[(64, 256, 256)] * 2,
 ]
 CIFAR_FIRES = [*[(32, 64, 64)] * 2, *[(32, 128, 128)] * 2]
+DEEP_FIRES = [*[(32, 64, 64)] * 3, *[(64, 128, 128)] * 6]
 # Channels and side of the first convolution, and the Fire modules.
-PRINTED = {"1_0": (96, 7, PAPER_FIRES), "1_1": (64, 3, PAPER_FIRES), "cifar": (64, 3, CIFAR_FIRES)}
+PRINTED = {
+    "1_0": (96, 7, PAPER_FIRES),
+    "1_1": (64, 3, PAPER_FIRES),
+    "cifar": (64, 3, CIFAR_FIRES),
+    "cifar_deep": (64, 3, DEEP_FIRES),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +138,9 @@ def test_parameter_count_is_that_of_the_printed_tables(version, bypass, batch_no
         (32, {"version": "1_1", "stem": "small"}),
         (32, {"version": "1_0", "ceil_mode": True}),
         (32, {"version": "1_1"}),
+        (32, {"version": "cifar_deep"}),
+        (24, {"version": "cifar_deep"}),
+        (31, {"version": "cifar_deep"}),
         (32, {"version": "cifar", "in_channels": 1}),
         (224, {"version": "1_0"}),
         (224, {"version": "1_0", "ceil_mode": True, "classifier_padding": 1}),

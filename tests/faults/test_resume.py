@@ -34,7 +34,9 @@ RECIPES: dict[str, dict] = {
         **{"optimizer": "adam", "lr_max": 0.003, "batch_norm": "all"},
         "augment": ["crop_flip", "color_jitter", "cutout"],
     },
-    "momentum, evaluation within the epoch": {"eval_steps": 3, "bypass": "complex"},
+    "momentum, evaluation within the epoch, small images first": {
+        **{"eval_steps": 3, "bypass": "complex", "early_size": 8, "early_epochs": 2},
+    },
     "nesterov, no decay of biases, no validation": {
         **{"optimizer": "nesterov", "decay_biases": False, "val_split": 0.0, "batch_norm": "squeeze"},
         **{"save_checkpoint_steps": 3, "label_smoothing": 0.1, "lr_decay_mode": "cosine"},
