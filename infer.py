@@ -2,6 +2,7 @@
 
     python infer.py --images photo.jpg more_photos/ --ckpt_path runs/squeezenet_cifar10/best.ckpt
     python infer.py --images photo.jpg --model_path squeezenet.onnx --top_k 3 --output_path out
+    python infer.py --images photos/ --ckpt_path best.ckpt --features --cam    # beside the classes
 
 Exits with 0; with 1 when some files were no images, each named on stderr, and the others were classified; with 2 when
 there was nothing to classify.

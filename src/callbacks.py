@@ -19,7 +19,7 @@ from src.job import Job, average_statistics
 from src.loss import CrossEntropy
 from src.metrics import Evaluation
 
-HISTORY_COLUMNS = ("step", "epoch", "lr", "loss", "accuracy", "val_loss", "val_accuracy")
+HISTORY_COLUMNS = ("step", "epoch", "lr", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
 # A dead classifier gives logits of exactly 0, and so a loss of ln(classes) to the last float32 digits.
 DEAD_TOLERANCE, DEAD_STEPS = 1e-5, 20
 # A loss that has hardly moved from there by the end of the first epoch is worth a warning too.
@@ -29,18 +29,25 @@ STUCK_TOLERANCE = 0.01
 class History:
     """The rows of metrics.csv, written as they come, and the same figures for a dashboard.
 
-    Each row has step, epoch, and either lr, loss and accuracy of the training steps since the row before, or val_loss
-    and val_accuracy.
+    Each row has step, epoch, either lr, loss and accuracy of the training steps since the row before, or val_loss and
+    val_accuracy, and the seconds that the run has taken.
 
-    former: the text of metrics.csv of the steps before, which is written again.
+    clock: returns those.
+    former: the text of metrics.csv of the steps before, which is written again. A run begun without the seconds goes on
+        without.
     """
 
     def __init__(
-        self, stream: TextIO, dashboard: Callable[[str, float, int], None] | None = None, former: str | None = None
+        self,
+        stream: TextIO,
+        clock: Callable[[], float],
+        dashboard: Callable[[str, float, int], None] | None = None,
+        former: str | None = None,
     ):
-        self._dashboard = dashboard
+        self._dashboard, self._clock = dashboard, clock
         self._stream = stream
-        self._writer = csv.DictWriter(stream, HISTORY_COLUMNS)
+        columns = former.splitlines()[0].split(",") if former else HISTORY_COLUMNS
+        self._writer = csv.DictWriter(stream, columns, extrasaction="ignore")
         if former is None:
             self._writer.writeheader()
         else:
@@ -48,8 +55,8 @@ class History:
         self.rows = read_history(former or "")
 
     def add(self, step: int, epoch: int, **figures: float) -> None:
-        """Add a row. `figures` are those of HISTORY_COLUMNS."""
-        self.rows.append({"step": step, "epoch": epoch, **figures})
+        """Add a row. `figures` are those of HISTORY_COLUMNS but for the seconds."""
+        self.rows.append({"step": step, "epoch": epoch, **figures, "seconds": round(self._clock(), 2)})
         self._writer.writerow(self.rows[-1])
         self._stream.flush()
         if self._dashboard:
@@ -110,7 +117,11 @@ class NonFinite(Callback):
     def on_train_step_begin(self, run_context):
         if self.skip:
             network = run_context.original_args().train_network
-            kept = [p for p in network.get_parameters() if not p.name.endswith((*self.COUNTERS, "learning_rate"))]
+            kept = [
+                p
+                for p in network.get_parameters()
+                if not p.name.endswith(self.COUNTERS) and not p.name.startswith("learning_rate")
+            ]
             self._before = [*self._before[-1:], {p.name: p.asnumpy().copy() for p in kept}]
 
     def on_train_step_end(self, run_context):

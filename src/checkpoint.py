@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 from pathlib import Path
@@ -122,25 +123,56 @@ def load_network(path: str | Path) -> tuple[SqueezeNet, ModelCard]:
             card = ModelCard.from_json(read_json(parameters, CARD_KEY))
         net = card.build()
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: its model card cannot be read ({error}); is it from a newer version?") from None
+        raise _unreadable_card(path, error) from None
     load_weights(net, parameters, path)
     return net.set_train(False), card
 
 
-def load_pretrained(net: nn.Cell, path: str | Path) -> None:
-    """Load the weights of a checkpoint into a network to train on.
+def _unreadable_card(path: str | Path, error: Exception) -> UserError:
+    return UserError(f"{path}: its model card cannot be read ({error}); is it from a newer version?")
+
+
+def load_pretrained(net: SqueezeNet, path: str | Path, card: ModelCard) -> ModelCard | None:
+    """Load the weights of a checkpoint into a network to train on, and return its card, where it has one.
+
+    card: of the network. In what the checkpoint's differs is said: padding, rounding and bypass leave no trace in the
+        weights.
 
     A last convolution for another number of classes is left as it is, with a notice. Raises UserError for any other
-    difference.
+    difference of the weights.
     """
     parameters = read_checkpoint(path)
+    try:
+        theirs = ModelCard.from_json(read_json(parameters, CARD_KEY)) if CARD_KEY in parameters else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise _unreadable_card(path, error) from None
+    differences = _differences(theirs, card) if theirs else ""
     own = weights_of(net)
     if all(name in parameters and parameters[name].shape[1:] == own[name].shape[1:] for name in _HEAD):
         classes, wanted = len(parameters[_HEAD[0]]), len(own[_HEAD[0]])
         if classes != wanted:
             print(f"{path}: its last convolution has {classes} classes instead of {wanted}, and starts anew")
             parameters.update({name: own[name] for name in _HEAD})
-    load_weights(net, parameters, path)
+    try:
+        load_weights(net, parameters, path)
+    except UserError as error:
+        raise UserError(f"{error}; its network has {differences}") if differences else error from None
+    if differences:
+        print(f"{path}: its network has {differences}")
+    return theirs
+
+
+def _differences(theirs: ModelCard, ours: ModelCard) -> str:
+    """Return in what a network differs from ours, but for its classes and dropout, as keys of the configuration."""
+
+    def decisive(card: ModelCard) -> dict[str, Any]:
+        defaults = {name: argument.default for name, argument in inspect.signature(SqueezeNet).parameters.items()}
+        values = {**defaults, **card.model, "normalize": card.preprocessing.normalize}
+        return {key: value for key, value in values.items() if key not in ("num_classes", "dropout")}
+
+    old, new = decisive(theirs), decisive(ours)
+    pairs = [(key, old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)]
+    return ", ".join(f"{key} {json.dumps(former)} (here {json.dumps(value)})" for key, former, value in pairs)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, ms.Parameter]:

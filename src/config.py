@@ -143,7 +143,8 @@ class DataConfig:
     crop_padding: Optional[Padding] = None
     """zeros around an image before crop_flip crops it; null: an eighth of image_size"""
     normalize: Literal["dataset", "per_image"] = "dataset"
-    """by the data set's mean and standard deviation, or each image by its own"""
+    """by the data set's mean and standard deviation (with pretrained, by those of the checkpoint), or each image by its
+    own"""
     csv_columns: List[str] = dataclasses.field(default_factory=lambda: ["image", "label"])
     """image_csv: the columns of val.csv with the file name and with the class name or index"""
     num_workers: CountOrZero = 0
@@ -164,6 +165,11 @@ class OptimizerConfig:
     """L2 penalty"""
     decay_biases: bool = True
     """weight decay on biases and batch norm parameters too"""
+    freeze: List[str] = dataclasses.field(default_factory=list)
+    """layers of the pretrained network that stay as they are: features, or some of those that `python -m src.summary`
+    lists, as features.0, or a range, as features.0-4"""
+    lr_layer_decay: Ratio = 1.0
+    """learning rate of a layer in proportion to that of the layer above; the last has that of the schedule"""
     label_smoothing: Share = 0.0
     """share of the target spread over all classes"""
     amp_level: Literal["O0", "O1", "O2", "O3", "auto"] = "O0"
@@ -274,6 +280,8 @@ class TrainConfig:
             raise UserError(f"early_epochs: {data.early_epochs} is not allowed: at most epochs ({schedule.epochs})")
         if data.val_split and data.dataset in ("image_folder", "image_csv"):
             raise UserError(f"val_split: {data.dataset} has validation images of its own (val/): leave val_split at 0")
+        if self.optimizer.freeze and not self.run.pretrained:
+            raise UserError("freeze: keeps weights of a pretrained network: give its checkpoint with --pretrained")
         if self.run.resume and self.run.overwrite:
             raise UserError("resume: goes on with a run, and overwrite replaces it: give one of the two")
         if self.run.on_nan == "skip" and self.run.dataset_sink:
@@ -322,6 +330,11 @@ class InferConfig:
     """classes named per image"""
     batch_size: Count = 32
     """images a step, where the model leaves the choice"""
+    features: bool = False
+    """write features.npz too: `features` (images, channels) float32, the mean of the last feature map, which describes
+    an image for retrieval or another classifier, and `files` (images,); from a checkpoint"""
+    cam: bool = False
+    """show in the gallery where in each image its class was seen (class activation map); from a checkpoint"""
     output_path: str = "predictions"
     """folder for predictions.json and the gallery"""
 

@@ -20,30 +20,56 @@ from src.errors import UserError
 from src.exported import ExportedModel, read_spec
 from src.output import output_folder, write_json
 
-PREDICTIONS, GALLERY = "predictions.json", "predictions.png"
+PREDICTIONS, GALLERY, FEATURES = "predictions.json", "predictions.png", "features.npz"
 GALLERY_IMAGES, GALLERY_PIXELS = 32, 256
+
+
+class Outputs(NamedTuple):
+    """What a model gives for N images: probabilities (N, classes); from a checkpoint also what they are made of.
+
+    features, maps: see Activations.
+    """
+
+    probabilities: np.ndarray
+    features: np.ndarray | None = None
+    maps: np.ndarray | None = None
 
 
 class Classifier:
     """A model that gives probabilities for images, whatever file it came from.
 
     prepare: makes of an image (H, W, 3) uint8 what the model takes.
+    overlay: makes of what the model took and the map of a class a picture (image_size, image_size, 3) uint8, or None.
     """
 
-    def __init__(self, classes: list[str], prepare: Callable, probabilities: Callable):
-        self.classes, self.prepare, self._probabilities = classes, prepare, probabilities
+    def __init__(self, classes: list[str], prepare: Callable, outputs: Callable, overlay: Callable | None = None):
+        self.classes, self.prepare, self._outputs, self.overlay = classes, prepare, outputs, overlay
 
-    def __call__(self, inputs: list[np.ndarray]) -> np.ndarray:
-        """Return the probability of each class (N, classes) for prepared images."""
-        return self._probabilities(np.stack(inputs))
+    def __call__(self, inputs: list[np.ndarray]) -> Outputs:
+        """Return the outputs for prepared images."""
+        return self._outputs(np.stack(inputs))
 
     @classmethod
     def from_checkpoint(cls, path: str) -> Classifier:
         """Return the classifier of a checkpoint. Raises UserError when it cannot be used."""
         from mindspore import Tensor
 
+        from src.activations import Activations, heat
+
         net, card = load_network(path)
-        return cls(card.classes, card.preprocessing, lambda inputs: softmax(net(Tensor(inputs)).asnumpy()))
+        activations = Activations(net)
+
+        def outputs(inputs: np.ndarray) -> Outputs:
+            logits, features, maps = (output.asnumpy() for output in activations(Tensor(inputs)))
+            return Outputs(softmax(logits), features, maps)
+
+        def overlay(inputs: np.ndarray, activation_map: np.ndarray) -> np.ndarray:
+            from src import visualize
+
+            image = card.preprocessing.undo(inputs[None])[0]
+            return visualize.overlay(image, heat(net, activation_map, len(image)))
+
+        return cls(card.classes, card.preprocessing, outputs, overlay)
 
     @classmethod
     def from_exported(cls, path: str) -> Classifier:
@@ -53,18 +79,23 @@ class Classifier:
         preprocessing = Preprocessing.from_json(spec["preprocessing"])
         prepare = preprocessing.fit_image if spec["input"]["dtype"] == "uint8" else preprocessing
         if spec["output"]["what"] == "probabilities":
-            return cls(spec["classes"], prepare, model)
-        return cls(spec["classes"], prepare, lambda inputs: softmax(model(inputs)))
+            return cls(spec["classes"], prepare, lambda inputs: Outputs(model(inputs)))
+        return cls(spec["classes"], prepare, lambda inputs: Outputs(softmax(model(inputs))))
 
 
 def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any]], int]:
-    """Classify image files as configured, write predictions.json and the gallery, and return them and the skipped.
+    """Classify image files as configured, write predictions.json, the gallery and, when asked for, features.npz.
+
+    Return the predictions, and how many files were skipped.
 
     What is no image is named on stderr and left out. Raises UserError when nothing is left, and for a model or a folder
     that cannot be used.
     """
     if bool(config.ckpt_path) == bool(config.model_path):
         raise UserError("give either --ckpt_path (a checkpoint) or --model_path (a .mindir or .onnx file)")
+    for key in ("features", "cam"):
+        if config.model_path and getattr(config, key):
+            raise UserError(f"{key}: an exported model gives its classes alone; give the checkpoint with --ckpt_path")
     files, missing = _image_paths(config.images)
     for error in missing:
         _skip(error, len(files) + len(missing))
@@ -78,22 +109,41 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
         else Classifier.from_exported(config.model_path)
     )
     folder = Path(config.output_path)
-    results, shown = [], []
+    results, features, shown, overlays = [], [], [], []
     with output_folder(folder):
         for batch in _batches(files, config.batch_size, classifier.prepare, len(files) + len(missing)):
-            for read, probabilities in zip(batch, classifier([read.inputs for read in batch])):
-                top_k = _top_k(probabilities, classifier.classes, config.top_k)
+            outputs = classifier([read.inputs for read in batch])
+            features += [outputs.features] if config.features else []
+            for i, read in enumerate(batch):
+                top_k = _top_k(outputs.probabilities[i], classifier.classes, config.top_k)
                 results.append({"file": str(read.file), "top_k": top_k})
-                shown += [read.picture] if len(shown) < GALLERY_IMAGES else []
+                if len(shown) < GALLERY_IMAGES:
+                    shown.append(read.picture)
+                    if config.cam:
+                        overlays.append(classifier.overlay(read.inputs, outputs.maps[i, top_k[0]["index"]]))
         if not results:
             raise UserError(f"none of the {len(files)} files is a readable image")
     # A name that is not UTF-8 is written as JSON's escape for it, from which Python's os.fsencode gets it back.
     write_json(folder / PREDICTIONS, results)
+    if config.features:
+        _write_features(folder / FEATURES, np.array([result["file"] for result in results]), np.concatenate(features))
+    _write_gallery(folder / GALLERY, shown, overlays, [result["top_k"][0]["name"] for result in results[: len(shown)]])
+    return results, len(files) + len(missing) - len(results)
 
+
+def _write_features(path: Path, files: np.ndarray, features: np.ndarray) -> None:
+    temporary = path.with_name(f".{path.name}")
+    np.savez(temporary, files=files, features=features)
+    os.replace(temporary, path)
+
+
+def _write_gallery(path: Path, shown: list[np.ndarray], overlays: list[np.ndarray], predicted: list[str]) -> None:
     from src import visualize  # Here, because matplotlib is slow to import.
 
-    visualize.prediction_grid(folder / GALLERY, shown, [result["top_k"][0]["name"] for result in results[: len(shown)]])
-    return results, len(files) + len(missing) - len(results)
+    if overlays:
+        visualize.activation_grid(path, shown, overlays, predicted)
+    else:
+        visualize.prediction_grid(path, shown, predicted)
 
 
 def _top_k(probabilities: np.ndarray, classes: list[str], k: int) -> list[dict[str, Any]]:

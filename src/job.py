@@ -120,7 +120,9 @@ def average_statistics(net: nn.Cell, job: Job) -> None:
 
     They follow the batches by a linear rule, so that it does not matter how often they are averaged.
     """
-    statistics = [p for p in net.get_parameters() if p.name.endswith((".moving_mean", ".moving_variance"))]
+    norms = [cell for _, cell in net.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
+    trained = [norm for norm in norms if norm.use_batch_statistics is not False]  # Frozen ones are alike, to the bit.
+    statistics = [p for norm in trained for p in (norm.moving_mean, norm.moving_variance)]
     if job.size > 1 and statistics:
         set_vector(statistics, job.mean(vector(statistics)))
 

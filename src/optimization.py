@@ -8,10 +8,12 @@ from mindspore import Model, Tensor, nn
 
 from src.config import OptimizerConfig
 from src.errors import UserError
+from src.finetuning import lr_factors
 from src.job import ALONE, Job
 from src.loss import CrossEntropy
 from src.metrics import Classification
 from src.quiet import quiet
+from src.squeezenet import SqueezeNet
 
 
 def build_model(
@@ -21,7 +23,7 @@ def build_model(
     common = {"learning_rate": Tensor(rates), "weight_decay": config.weight_decay}
     if config.loss_scale not in (0, 1):
         common["loss_scale"] = config.loss_scale
-    parameters = parameter_groups(net, config)
+    parameters = parameter_groups(net, config, rates)
     if config.optimizer == "adam":
         with quiet():  # nn.Adam makes operators for sparse gradients too, which MindSpore has deprecated.
             optimizer = nn.Adam(parameters, **common)
@@ -41,15 +43,24 @@ def build_model(
     return Model(net, loss, optimizer, metrics=metrics, amp_level=config.amp_level, **scale)
 
 
-def parameter_groups(net: nn.Cell, config: OptimizerConfig) -> list:
-    """Return what an optimizer trains: all alike, or biases and batch norm parameters without weight decay."""
-    if config.decay_biases or not config.weight_decay:
-        return net.trainable_params()
-    plain = [p for p in net.trainable_params() if p.name.endswith((".bias", ".gamma", ".beta"))]
-    decayed = [p for p in net.trainable_params() if not p.name.endswith((".bias", ".gamma", ".beta"))]
+def parameter_groups(net: SqueezeNet, config: OptimizerConfig, rates: np.ndarray) -> list:
+    """Return what an optimizer trains: all alike, or groups by weight decay and learning rate.
+
+    rates: learning rate of each step.
+    """
+    undecayed = (".gamma", ".beta") if config.decay_biases else (".bias", ".gamma", ".beta")
+    if (config.decay_biases or not config.weight_decay) and config.lr_layer_decay == 1:
+        return net.trainable_params()  # Of which MindSpore leaves out gamma and beta by itself.
+    factors, groups = lr_factors(net, config.lr_layer_decay), {}
+    for parameter in net.trainable_params():
+        weight_decay = 0.0 if parameter.name.endswith(undecayed) else config.weight_decay
+        groups.setdefault((factors[parameter.name], weight_decay), []).append(parameter)
     return [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        *(
+            {"params": parameters, "weight_decay": weight_decay}
+            | ({} if config.lr_layer_decay == 1 else {"lr": Tensor(rates * np.float32(factor))})
+            for (factor, weight_decay), parameters in groups.items()
+        ),
         {"order_params": net.trainable_params()},
     ]
 

@@ -23,8 +23,8 @@ from src.writing import Writing
 # The prefix of the checkpoints, as in the MindSpore tutorial.
 CHECKPOINT_PREFIX = "SqueezeNet"
 STATE_KEY, LOCAL_KEY = "run_state", "local_values"
-# Recomputed from the configuration: the optimizer holds the rates of all steps.
-_NOT_SAVED = ("learning_rate",)
+# Recomputed from the configuration: the optimizer holds the rates of all steps, for each group of layers.
+_NOT_SAVED = "learning_rate"
 # What training leaves different on each device: batch norm's statistics, and the counts of its images.
 _LOCAL = (".moving_mean", ".moving_variance", "train_correct", "train_seen")
 
@@ -122,7 +122,7 @@ class Checkpoints(Callback):
     def _save(self, step: int) -> None:
         self._saved_at = time.monotonic()
         state = self.capture(step)
-        parameters = [p for p in self.network.get_parameters() if p.name not in _NOT_SAVED]
+        parameters = [p for p in self.network.get_parameters() if not p.name.startswith(_NOT_SAVED)]
         local = [p for p in parameters if p.name.endswith(_LOCAL)]
         everyones = self.job.gathered(vector(local)) if self.job.size > 1 else None
         if not self.job.leads:
@@ -234,7 +234,7 @@ def restore(network: nn.Cell, saved: Saved, job: Job, step: int) -> None:
 
     Raises UserError, which names the first, for parameters that are missing or of another shape.
     """
-    parameters = [p for p in network.get_parameters() if p.name not in _NOT_SAVED]
+    parameters = [p for p in network.get_parameters() if not p.name.startswith(_NOT_SAVED)]
     for parameter in parameters:
         held = saved.parameters.get(parameter.name)
         if held is None or held.shape != parameter.shape:

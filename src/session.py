@@ -120,7 +120,7 @@ class Session:
         )
         kind = run.scalars if plan.job.leads else "none"
         scalars = opened.enter_context(dashboard(kind, plan.folder / SCALARS, plan.step))
-        self.history = History(guarded(METRICS, "w"), scalars, former)
+        self.history = History(guarded(METRICS, "w"), self._seconds, scalars, former)
         self.progress = Training(
             plan.rates,
             plan.steps_per_epoch,
@@ -205,9 +205,12 @@ class Session:
     def _state(self, step: int) -> State:
         parts = {name: part.state() for name, part in self.parts.items()}
         parts.update(resumed_at=self.resumed_at, loss_scale=loss_scale(self.model))
-        seconds = self.seconds_before + time.perf_counter() - self.start
         plan = self.plan
-        return State(step, plan.steps_per_epoch, plan.job.size, len(plan.training), seconds, parts)
+        return State(step, plan.steps_per_epoch, plan.job.size, len(plan.training), self._seconds(), parts)
+
+    def _seconds(self) -> float:
+        """Return the seconds that the run has taken, in all its starts."""
+        return self.seconds_before + time.perf_counter() - self.start
 
     def _restore(self) -> None:
         plan = self.plan

@@ -259,6 +259,17 @@ class SqueezeNet(nn.Cell):
                 size = layer.output_size(size, self.ceil_mode)
         return size
 
+    def feature_grid(self) -> tuple[float, int]:
+        """Return where the last feature map lies on the image: the pixel at its first value's centre, and the distance
+        in pixels from one value to the next."""
+        first = (self.stem.kernel_size - 1) / 2 if self.stem.pad_mode == "valid" else 0.0
+        distance = self.stem.stride
+        for layer in self.layers:
+            if isinstance(layer, Pool):
+                first += (layer.kernel_size - 1) / 2 * distance
+                distance *= layer.stride
+        return first, distance
+
 
 def architecture(version: str, stem: str, **metaparameters: Optional[float]) -> tuple[Stem, list]:
     """Return the stem and the list of Pool and Widths of a net, before it is built."""

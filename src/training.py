@@ -25,6 +25,7 @@ from src.dataset.source import Source
 from src.device import peak_memory_mb, select_device
 from src.errors import UserError
 from src.evaluation import evaluate
+from src.finetuning import freeze
 from src.job import Job, is_worker
 from src.lr_generator import get_lr, scale_lr
 from src.optimization import check_precision
@@ -120,7 +121,8 @@ def train(config: TrainConfig) -> dict:
         if begun and is_complete(begun, folder / RESULT, config, plan.job):
             print(f"{folder}: the run is complete; give more --epochs to train on")
             return json.loads(plan.job.file(folder / RESULT).read_text(encoding="utf-8"))
-        plan = taken_up(plan) if begun else plan
+        if config.run.resume:
+            plan = taken_up(plan) if begun else from_pretrained(plan)
         if plan.saved:
             print(f"resuming from {plan.saved.path.name}: step {plan.step} of {len(plan.rates)}", flush=True)
         elif config.run.resume:
@@ -180,13 +182,13 @@ def prepare(config: TrainConfig) -> Plan:
     for size in (config.data.image_size, config.data.early_size or config.data.image_size):
         check_image_size(net, size)
     net.classifier[0].seeded(config.run.seed, job.rank)
-    if config.run.pretrained and not config.run.resume:
-        load_pretrained(net, job.file(config.run.pretrained))
     batches = training_pipeline(training, config.data, preprocessing, config.run.seed, job.size, job.rank)
     steps_per_epoch = batches.get_dataset_size()
     rates = learning_rates(config, steps_per_epoch, job.size)
     counts = totals(summarize(net, config.data.image_size))
-    return Plan(config, job, target, net, card, training, validation, test, steps_per_epoch, rates, *counts)
+    freeze(net, config.optimizer.freeze)
+    plan = Plan(config, job, target, net, card, training, validation, test, steps_per_epoch, rates, *counts)
+    return plan if config.run.resume else from_pretrained(plan)
 
 
 def learning_rates(config: TrainConfig, steps_per_epoch: int, devices: int) -> np.ndarray:
@@ -207,11 +209,25 @@ def as_written(config: TrainConfig) -> TrainConfig:
     return with_keys(config, resume=False, overwrite=False)
 
 
+def from_pretrained(plan: Plan) -> Plan:
+    """Return the plan with the weights of its pretrained checkpoint, when there is one, and images normalised for them.
+
+    Raises UserError for a checkpoint that cannot be used.
+    """
+    if not plan.config.run.pretrained:
+        return plan
+    card = load_pretrained(plan.net, plan.job.file(plan.config.run.pretrained), plan.card)
+    preprocessing = plan.card.preprocessing
+    if card and card.preprocessing.normalize == preprocessing.normalize:
+        preprocessing = dataclasses.replace(preprocessing, mean=card.preprocessing.mean, std=card.preprocessing.std)
+    return dataclasses.replace(plan, card=dataclasses.replace(plan.card, preprocessing=preprocessing))
+
+
 def taken_up(plan: Plan) -> Plan:
     """Return the plan with the newest checkpoint of its run. Raises UserError for one that does not fit the plan."""
     saved, earlier = newest_for_all(plan.folder / CHECKPOINTS, plan.job)
     if saved is None:
-        return plan
+        return from_pretrained(plan)
     if (saved.card.model, saved.card.classes) != (plan.card.model, plan.card.classes):
         raise UserError(f"{saved.path}: is of another network or of other classes than the run; remove this file")
     if saved.state.training_images != len(plan.training):
@@ -221,7 +237,9 @@ def taken_up(plan: Plan) -> Plan:
         )
     if saved.card.mindspore_version != ms.__version__:
         print(f"warning: begun with MindSpore {saved.card.mindspore_version}: results may differ in the last digits")
-    taken = dataclasses.replace(plan, saved=saved, earlier=earlier)
+    # The mean and standard deviation are those of the network that the run began with.
+    card = dataclasses.replace(plan.card, preprocessing=saved.card.preprocessing)
+    taken = dataclasses.replace(plan, saved=saved, earlier=earlier, card=card)
     if taken.step > len(plan.rates):
         raise UserError(
             f"epochs: the run has done more than {plan.config.schedule.epochs} already; give at least those"
@@ -235,8 +253,10 @@ def steps_of(plan: Plan, start: float) -> Outcome:
 
     validation = f"{len(plan.validation):,}" if plan.validation else "no"
     devices = f", {plan.job.size} devices" if plan.job.size > 1 else ""
+    trained = sum(parameter.size for parameter in plan.net.trainable_params())
+    frozen = f", {trained:,} of them trained" if trained < plan.parameters else ""
     print(
-        f"SqueezeNet {plan.config.model.version}: {plan.parameters:,} parameters, {plan.multiply_adds:,} "
+        f"SqueezeNet {plan.config.model.version}: {plan.parameters:,} parameters{frozen}, {plan.multiply_adds:,} "
         f"multiply-adds; {len(plan.training):,} images for training, {validation} for validation{devices}; "
         f"run folder: {plan.folder}",
         flush=True,

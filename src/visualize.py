@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -43,6 +44,21 @@ def prediction_grid(
     image_grid(path, images, [f"predict:{_short(name)}" for name in predicted], colors)
 
 
+def activation_grid(
+    path: Path, images: Sequence[np.ndarray], overlays: Sequence[np.ndarray], predicted: Sequence[str]
+) -> None:
+    """Write a grid of images titled "predict:<class>", each beside the picture of where its class was seen."""
+    titles = [title for name in predicted for title in (f"predict:{_short(name)}", "seen here")]
+    image_grid(path, [picture for pair in zip(images, overlays) for picture in pair], titles)
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Return an image (H, W, 3) uint8 with a map of heat (H, W) from 0 to 1 over it, clear where there is none."""
+    colors = colormaps["turbo"](heat)[..., :3] * 255
+    opacity = 0.65 * heat[..., None]
+    return np.round(image * (1 - opacity) + colors * opacity).astype(np.uint8)
+
+
 def learning_curves(path: Path, history: Sequence[dict]) -> None:
     """Write loss, accuracy and learning rate over the steps of a run.
 
@@ -62,6 +78,19 @@ def learning_curves(path: Path, history: Sequence[dict]) -> None:
         axes.grid(alpha=0.3)
         if len(axes.get_lines()) > 1:
             axes.legend()
+    _save(figure, path)
+
+
+def accuracy_over_time(path: Path, curves: dict[str, Sequence[tuple[float, float]]]) -> None:
+    """Write the validation accuracy of runs over time: points (seconds, accuracy) by the run's name."""
+    figure = Figure(figsize=(7, 4.2))
+    axes = figure.add_subplot()
+    for name, points in curves.items():
+        axes.plot([seconds / 60 for seconds, _ in points], [accuracy for _, accuracy in points], marker=".", label=name)
+    axes.set_xlabel("minutes")
+    axes.set_ylabel("validation accuracy")
+    axes.grid(alpha=0.3)
+    axes.legend()
     _save(figure, path)
 
 

@@ -35,13 +35,18 @@ def context(step: int, epoch: int = 1, loss: float = 1.0, epochs: int = 3) -> Si
 
 def test_history_writes_each_row_at_once_as_csv_and_to_the_dashboard():
     stream, seen = io.StringIO(), []
-    history = History(stream, lambda *scalar: seen.append(scalar))
+    history = History(stream, iter([1.5, 2.003]).__next__, lambda *scalar: seen.append(scalar))
     history.add(5, 1, lr=0.5, loss=2.0, accuracy=0.25)
     history.add(6, 2, val_loss=1.0, val_accuracy=0.5)
     rows = list(csv.DictReader(io.StringIO(stream.getvalue())))
     assert tuple(rows[0]) == HISTORY_COLUMNS
-    assert [value for value in rows[0].values() if value] == ["5", "1", "0.5", "2.0", "0.25"]
-    assert (rows[1]["lr"], rows[1]["val_loss"], rows[1]["val_accuracy"]) == ("", "1.0", "0.5")
+    assert [value for value in rows[0].values() if value] == ["5", "1", "0.5", "2.0", "0.25", "1.5"]
+    assert (rows[1]["lr"], rows[1]["val_loss"], rows[1]["val_accuracy"], rows[1]["seconds"]) == (
+        "",
+        "1.0",
+        "0.5",
+        "2.0",
+    )
     assert seen == [
         ("train/lr", 0.5, 5),
         ("train/loss", 2.0, 5),
@@ -53,8 +58,16 @@ def test_history_writes_each_row_at_once_as_csv_and_to_the_dashboard():
 
 def test_history_rows_are_on_disk_before_the_run_ends(tmp_path):
     with open(tmp_path / "metrics.csv", "w", newline="") as stream:
-        History(stream).add(1, 1, loss=3.0)
+        History(stream, float).add(1, 1, loss=3.0)
         assert (tmp_path / "metrics.csv").read_text().splitlines()[1].startswith("1,1,")
+
+
+def test_history_goes_on_with_the_columns_that_it_was_begun_with():
+    stream = io.StringIO()
+    history = History(stream, float, former="step,epoch,loss\n5,1,2.0\n")
+    history.add(6, 2, loss=1.0, accuracy=0.5)
+    assert stream.getvalue().split() == ["step,epoch,loss", "5,1,2.0", "6,2,1.0"]
+    assert history.rows[0] == {"step": 5, "epoch": 1, "loss": 2.0} and history.rows[1]["accuracy"] == 0.5
 
 
 class Counters:
@@ -73,7 +86,7 @@ class Counters:
 @pytest.fixture
 def training():
     """A Training callback of 6 steps in 2 epochs, with a row every 2 steps; its counters, log and terminal."""
-    counters, history = Counters(), History(io.StringIO())
+    counters, history = Counters(), History(io.StringIO(), float)
     log, terminal = io.StringIO(), io.StringIO()
     rates = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], np.float32)
     callback = Training(rates, 3, counters, history, 2, 8, log, terminal, Job())

@@ -174,18 +174,18 @@ def test_a_parameter_that_the_network_lacks_is_named(saved):
 
 
 def test_weights_of_another_architecture_are_refused_with_what_differs(saved):
-    text = message(load_pretrained, SqueezeNet(**{**SMALL, "base_e": 16}), saved[1])
+    text = message(load_pretrained, SqueezeNet(**{**SMALL, "base_e": 16}), saved[1], card_of(base_e=16))
     assert "features.2.squeeze.conv.weight is (1, 64, 1, 1) in the file and (2, 64, 1, 1) in the network" in text
-    assert re.search(r"and \d+ more$", text)
+    assert re.search(r"and \d+ more; its network has base_e 8 \(here 16\)$", text)
 
 
 def test_a_network_with_more_layers_names_those_missing(saved):
-    text = message(load_pretrained, SqueezeNet(**SMALL, bypass="complex"), saved[1])
+    text = message(load_pretrained, SqueezeNet(**SMALL, bypass="complex"), saved[1], card_of(bypass="complex"))
     assert re.search(r"features\.\d\.shortcut\S* is missing", text)
 
 
 def test_an_architecture_with_another_width_before_the_head_is_refused_without_talk_of_classes(saved, capsys):
-    message(load_pretrained, SqueezeNet(**{**SMALL, "incr_e": 16}), saved[1])
+    message(load_pretrained, SqueezeNet(**{**SMALL, "incr_e": 16}), saved[1], card_of(incr_e=16))
     assert "classes instead of" not in capsys.readouterr().out
 
 
@@ -234,7 +234,7 @@ def test_a_card_that_cannot_be_read_is_refused(saved, text):
 
 def test_pretrained_weights_replace_those_of_the_network(saved):
     net = SqueezeNet(**SMALL)
-    load_pretrained(net, saved[1])
+    assert load_pretrained(net, saved[1], card_of()) == card_of()
     expected = weights(saved[0])
     assert all(np.array_equal(value, expected[name]) for name, value in weights(net).items())
 
@@ -242,23 +242,38 @@ def test_pretrained_weights_replace_those_of_the_network(saved):
 def test_pretrained_leaves_a_head_for_other_classes_as_it_is_and_says_so(saved, capsys):
     net = SqueezeNet(**{**SMALL, "num_classes": 9})
     before, given = weights(net), weights(saved[0])
-    load_pretrained(net, saved[1])
+    load_pretrained(net, saved[1], card_of(num_classes=9))
     for name, value in weights(net).items():
         expected = before[name] if name.startswith("classifier.") else given[name]
         assert np.array_equal(value, expected), name
     assert "its last convolution has 4 classes instead of 9, and starts anew" in capsys.readouterr().out
 
 
+def test_what_leaves_no_trace_in_the_weights_is_said_where_it_differs(saved, capsys):
+    net, file = saved
+    other = card_of(classifier_padding=1, bypass="simple", dropout=0.1)
+    load_pretrained(SqueezeNet(**other.model), file, other)
+    expected = f'{file}: its network has bypass "none" (here "simple"), classifier_padding 0 (here 1)\n'
+    assert capsys.readouterr().out == expected
+    per_image = dataclasses.replace(
+        card_of(), preprocessing=dataclasses.replace(other.preprocessing, normalize="per_image")
+    )
+    load_pretrained(net, file, per_image)
+    assert 'normalize "dataset" (here "per_image")' in capsys.readouterr().out
+    load_pretrained(net, file, card_of(final_relu=True))  # The default, which the card leaves out.
+    assert capsys.readouterr().out == ""
+
+
 def test_pretrained_may_lack_a_card(saved, tmp_path):
     ms.save_checkpoint(saved[0], str(tmp_path / "plain.ckpt"))
     net = SqueezeNet(**SMALL)
-    load_pretrained(net, tmp_path / "plain.ckpt")
+    assert load_pretrained(net, tmp_path / "plain.ckpt", card_of()) is None
     assert np.array_equal(net.features[0].conv.weight.asnumpy(), saved[0].features[0].conv.weight.asnumpy())
 
 
 def test_pretrained_with_half_a_head_for_other_classes_is_refused(saved):
     rewrite(saved[1], lambda parameters: parameters.pop("classifier.1.weight"))
-    text = message(load_pretrained, SqueezeNet(**{**SMALL, "num_classes": 9}), saved[1])
+    text = message(load_pretrained, SqueezeNet(**{**SMALL, "num_classes": 9}), saved[1], card_of(num_classes=9))
     assert "classifier.1.weight is missing" in text
 
 
@@ -271,7 +286,7 @@ def test_mindspores_checkpoints_of_a_run_load_although_they_hold_the_optimizer()
     assert card.classes == [str(i) for i in range(10)]
     assert np.array_equal(net.features[0].conv.weight.asnumpy(), held["features.0.conv.weight"].asnumpy())
     other = card.build()
-    load_pretrained(other, file)
+    load_pretrained(other, file, card)
     assert np.array_equal(other.features[0].conv.weight.asnumpy(), held["features.0.conv.weight"].asnumpy())
 
 

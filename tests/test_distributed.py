@@ -275,7 +275,7 @@ def test_several_devices_train_as_one_with_their_whole_batch(workers, recipe, re
     for expected, row in zip(rows(one.folder), rows(several.run(recipe))):
         assert [key for key, value in row.items() if value] == [key for key, value in expected.items() if value]
         for key, value in row.items():
-            if value:
+            if value and key != "seconds":
                 assert float(value) == pytest.approx(float(expected[key]), rel=0, abs=1e-5), (key, expected)
 
 

@@ -8,8 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mindspore import Tensor
 from PIL import Image
 
+from src import visualize
+from src.activations import heat
 from src.checkpoint import load_network
 from src.config import DeviceConfig, ExportConfig, InferConfig
 from src.dataset import open_source
@@ -125,6 +128,41 @@ def test_the_gallery_shows_each_image_with_its_likeliest_class(digits, tmp_path,
     assert path == tmp_path / "out" / "predictions.png"
     assert names == [prediction["top_k"][0]["name"] for prediction in predictions]
     assert np.array_equal(images[7], np.asarray(Image.open(digits.images / "07.png")))
+
+
+def test_features_are_the_mean_of_the_last_feature_map_of_each_file(digits, tmp_path):
+    predictions, _ = classify(digits, tmp_path / "out", batch_size=5, top_k=99, features=True)
+    written = np.load(tmp_path / "out" / "features.npz")
+    features = written["features"]
+    assert written["files"].tolist() == [prediction["file"] for prediction in predictions]
+    assert features.dtype == np.float32 and features.shape == (12, 256)
+    net, card = load_network(digits.models["ckpt"])
+    inputs = card.preprocessing(np.asarray(Image.open(digits.images / "07.png")))
+    np.testing.assert_allclose(features[7], net.features(Tensor(inputs[None])).asnumpy().mean((0, 2, 3)), atol=1e-5)
+    classify(digits, tmp_path / "plain")
+    assert not (tmp_path / "plain" / "features.npz").exists()
+
+
+def test_the_gallery_shows_on_request_where_the_class_was_seen(digits, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("src.visualize.activation_grid", lambda *arguments: shown.append(arguments))
+    predictions, _ = classify(digits, tmp_path / "out", batch_size=5, cam=True)
+    ((path, images, overlays, names),) = shown
+    assert path == tmp_path / "out" / "predictions.png" and len(images) == len(overlays) == 12
+    assert names == [prediction["top_k"][0]["name"] for prediction in predictions]
+    net, card = load_network(digits.models["ckpt"])
+    for i in (0, 7):
+        inputs, predicted = card.preprocessing(images[i])[None], predictions[i]["top_k"][0]["index"]
+        map_of_class = net.classifier(net.features(Tensor(inputs))).asnumpy()[0, predicted]
+        expected = visualize.overlay(card.preprocessing.undo(inputs)[0], heat(net, map_of_class, 16))
+        np.testing.assert_allclose(overlays[i].astype(int), expected, atol=1)
+
+
+@pytest.mark.parametrize("key", ["features", "cam"])
+def test_what_an_exported_model_does_not_give_is_refused_before_anything_is_written(digits, tmp_path, key):
+    with pytest.raises(UserError, match=f"^{key}: .*give the checkpoint with --ckpt_path$"):
+        classify(digits, tmp_path / "out", "onnx", **{key: True})
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_that_is_no_image_is_named_and_left_out(digits, tmp_path, capsys):

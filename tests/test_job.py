@@ -214,6 +214,16 @@ def test_averaged_statistics_are_the_mean_on_all_ranks_and_nothing_else_changes(
                 assert value.tobytes() == before[rank][name].tobytes()
 
 
+def test_frozen_statistics_are_left_as_they_are():
+    """Three equal numbers need not have themselves as their mean."""
+    nets = [net_of(0) for _ in range(3)]
+    for net in nets:
+        net[1].use_batch_statistics = False
+    before = values_of(nets[0])
+    together(3, lambda job: average_statistics(nets[job.rank], job))
+    assert all(values_of(net)["1.moving_mean"].tobytes() == before["1.moving_mean"].tobytes() for net in nets)
+
+
 def test_alone_and_without_batch_norm_there_is_nothing_to_average():
     net = net_of(0)
     before = values_of(net)

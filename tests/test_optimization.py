@@ -11,6 +11,8 @@ from src.loss import CrossEntropy
 from src.optimization import build_model, check_precision, parameter_groups
 from src.squeezenet import SqueezeNet
 
+RATES = np.array([0.1, 0.2, 0.3], np.float32)
+
 
 def weights(net) -> dict[str, np.ndarray]:
     return {parameter.name: parameter.asnumpy().copy() for parameter in net.trainable_params()}
@@ -75,7 +77,7 @@ def test_a_loss_scale_does_not_change_the_step():
 
 def test_parameter_groups_put_biases_and_batch_norm_apart_and_lose_none():
     net = SqueezeNet(10, "cifar", batch_norm="squeeze")
-    decayed, plain, order = parameter_groups(net, OptimizerConfig(decay_biases=False, weight_decay=0.1))
+    decayed, plain, order = parameter_groups(net, OptimizerConfig(decay_biases=False, weight_decay=0.1), RATES)
     endings = {p.name.rsplit(".", 1)[1] for p in plain["params"]}
     assert endings == {"bias", "gamma", "beta"} and plain["weight_decay"] == 0
     assert {p.name.rsplit(".", 1)[1] for p in decayed["params"]} == {"weight"} and decayed["weight_decay"] == 0.1
@@ -87,7 +89,7 @@ def test_parameter_groups_put_biases_and_batch_norm_apart_and_lose_none():
 @pytest.mark.parametrize("decay", [{"decay_biases": True}, {"decay_biases": False, "weight_decay": 0.0}])
 def test_parameter_groups_are_one_where_all_are_treated_alike(decay):
     net = SqueezeNet(10, "cifar")
-    assert parameter_groups(net, OptimizerConfig(**decay)) == net.trainable_params()
+    assert parameter_groups(net, OptimizerConfig(**decay), RATES) == net.trainable_params()
 
 
 @pytest.mark.parametrize(

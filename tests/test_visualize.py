@@ -109,5 +109,27 @@ def test_a_picture_that_cannot_be_saved_leaves_the_former_one(tmp_path, monkeypa
     assert (tmp_path / "grid.png").read_bytes() == b"former"
 
 
+def test_activations_stand_beside_their_images(figures, tmp_path):
+    visualize.activation_grid(tmp_path / "a.png", IMAGES[:2], IMAGES[2:4], ["cat", "dog"])
+    axes = figures[0][0].axes
+    assert [a.get_title() for a in axes] == ["predict:cat", "seen here", "predict:dog", "seen here"]
+    for panel, image in zip(axes, IMAGES[[0, 2, 1, 3]]):
+        assert np.array_equal(panel.images[0].get_array(), image)
+
+
+def test_an_overlay_is_the_image_where_it_is_cold_and_red_where_it_is_hot():
+    image = np.full((2, 2, 3), 100, np.uint8)
+    found = visualize.overlay(image, np.array([[0, 0], [0, 1]], np.float32))
+    red, green, blue = found[1, 1].astype(int)
+    assert found.dtype == np.uint8 and (found[0] == 100).all() and red > green and red > blue
+
+
+def test_runs_are_drawn_over_minutes(figures, tmp_path):
+    visualize.accuracy_over_time(tmp_path / "c.png", {"a": [(60, 0.5), (120, 0.7)], "b": [(30, 0.2)]})
+    (axes,) = figures[0][0].axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
+    assert drawn == {"a": [[1, 0.5], [2, 0.7]], "b": [[0.5, 0.2]]} and axes.get_xlabel() == "minutes"
+
+
 def test_right_and_wrong_are_colours_that_matplotlib_knows():
     assert matplotlib.colors.is_color_like(visualize.RIGHT) and matplotlib.colors.is_color_like(visualize.WRONG)

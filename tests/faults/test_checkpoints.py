@@ -84,7 +84,7 @@ def whole(tmp_path_factory):
 
 def refused(path) -> str:
     """Check that no function takes a file, each for the reason that is returned."""
-    for take in (read_checkpoint, load_network, read_saved, lambda file: load_pretrained(CARD.build(), file)):
+    for take in (read_checkpoint, load_network, read_saved, lambda file: load_pretrained(CARD.build(), file, CARD)):
         with pytest.raises(UserError) as error:
             take(path)
     assert "\n" not in str(error.value)

@@ -1,0 +1,43 @@
+"""What a network sees in an image: the features that describe it, and where the evidence for a class lies."""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import nn
+
+from src.squeezenet import SqueezeNet
+
+
+class Activations(nn.Cell):
+    """A network that gives, besides its logits, what they are made of.
+
+    Input (N, 3, H, W). Output: logits (N, classes); features (N, channels), the mean of the last feature map; and class
+    activation maps (N, classes, h, w), the last convolution's output, whose mean the logits are.
+    """
+
+    def __init__(self, net: SqueezeNet):
+        super().__init__()
+        self.net = net
+
+    def construct(self, x):
+        features = self.net.features(x)
+        maps = self.net.classifier(features)
+        return maps.mean((2, 3)), features.mean((2, 3)), maps
+
+
+def heat(net: SqueezeNet, activation_map: np.ndarray, image_size: int) -> np.ndarray:
+    """Return the evidence for a class at each pixel, (image_size, image_size) from 0 to 1.
+
+    activation_map: of the class, (h, w); see Activations. It is laid where the network's convolutions see it from, and
+        interpolated; evidence against the class is left out (Zhou et al. 2016, https://arxiv.org/abs/1512.04150).
+    """
+    padding = net.classifier[1].padding
+    inner = activation_map[padding : len(activation_map) - padding, padding : activation_map.shape[1] - padding]
+    first, distance = net.feature_grid()
+    places = (np.arange(image_size) - first) / distance
+
+    def interpolated(rows: np.ndarray) -> np.ndarray:
+        return np.stack([np.interp(places, np.arange(len(row)), row) for row in rows])
+
+    evidence = np.maximum(interpolated(interpolated(inner).T).T, 0)
+    return (evidence / max(evidence.max(), np.finfo(np.float32).tiny)).astype(np.float32)
