@@ -262,7 +262,8 @@ class SqueezeNet(nn.Cell):
     def feature_grid(self) -> tuple[float, int]:
         """Return where the last feature map lies on the image: the pixel at its first value's centre, and the distance
         in pixels from one value to the next."""
-        first = (self.stem.kernel_size - 1) / 2 if self.stem.pad_mode == "valid" else 0.0
+        around = 0 if self.stem.pad_mode == "valid" else (self.stem.kernel_size - self.stem.stride) // 2
+        first = (self.stem.kernel_size - 1) / 2 - around
         distance = self.stem.stride
         for layer in self.layers:
             if isinstance(layer, Pool):
