@@ -138,8 +138,9 @@ def load_pretrained(net: SqueezeNet, path: str | Path, card: ModelCard) -> Model
     card: of the network. In what the checkpoint's differs is said: padding, rounding and bypass leave no trace in the
         weights.
 
-    A last convolution for another number of classes is left as it is, with a notice. Raises UserError for any other
-    difference of the weights.
+    A last convolution for another number of classes starts anew, with a notice: with zeros, so that the pretrained
+    layers are spared the gradients of random classes (as in https://github.com/google-research/big_transfer), or as it
+    is where a ReLU follows. Raises UserError for any other difference of the weights.
     """
     parameters = read_checkpoint(path)
     try:
@@ -153,6 +154,8 @@ def load_pretrained(net: SqueezeNet, path: str | Path, card: ModelCard) -> Model
         if classes != wanted:
             print(f"{path}: its last convolution has {classes} classes instead of {wanted}, and starts anew")
             parameters.update({name: own[name] for name in _HEAD})
+            if not isinstance(net.classifier[-1], nn.ReLU):  # Which would pass no gradient on to zeros, ever.
+                parameters[_HEAD[0]] = ms.Parameter(np.zeros(own[_HEAD[0]].shape, np.float32))
     try:
         load_weights(net, parameters, path)
     except UserError as error:

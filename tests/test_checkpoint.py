@@ -249,6 +249,16 @@ def test_pretrained_leaves_a_head_for_other_classes_as_it_is_and_says_so(saved, 
     assert "its last convolution has 4 classes instead of 9, and starts anew" in capsys.readouterr().out
 
 
+def test_a_head_for_other_classes_starts_with_zeros_where_no_relu_follows(saved):
+    other = card_of(num_classes=9, final_relu=False)
+    net = other.build()
+    load_pretrained(net, saved[1], other)
+    assert (net.classifier[1].weight.asnumpy() == 0).all()
+    same = card_of(final_relu=False).build()
+    load_pretrained(same, saved[1], card_of(final_relu=False))
+    assert np.array_equal(same.classifier[1].weight.asnumpy(), saved[0].classifier[1].weight.asnumpy())
+
+
 def test_what_leaves_no_trace_in_the_weights_is_said_where_it_differs(saved, capsys):
     net, file = saved
     other = card_of(classifier_padding=1, bypass="simple", dropout=0.1)

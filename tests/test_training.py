@@ -441,7 +441,8 @@ def test_a_checkpoint_for_other_classes_is_a_start_for_these(tmp_path, tiny, col
     """Fine-tuning: everything but the last convolution comes from the checkpoint."""
     _, card = load_network(tiny.folder / "best.ckpt")
     seven = SqueezeNet(**{**card.model, "num_classes": 7})
-    save_checkpoint(seven, tmp_path / "seven.ckpt", dataclasses.replace(card, classes=list("abcdefg")))
+    other = dataclasses.replace(card, model={**card.model, "num_classes": 7}, classes=list("abcdefg"))
+    save_checkpoint(seven, tmp_path / "seven.ckpt", other)
     keys = {**DIGITS, "batch_norm": "all", "pretrained": str(tmp_path / "seven.ckpt")}
     plan = prepare(configuration(**keys))
     assert "has 7 classes instead of 10" in capsys.readouterr().out
