@@ -164,7 +164,7 @@ class OptimizerConfig:
     weight_decay: Amount = 1e-4
     """L2 penalty"""
     decay_biases: bool = True
-    """weight decay on biases and batch norm parameters too"""
+    """weight decay on biases too; batch norm parameters never have it, as MindSpore has it"""
     freeze: List[str] = dataclasses.field(default_factory=list)
     """layers of the pretrained network that stay as they are: features, or some of those that `python -m src.summary`
     lists, as features.0, or a range, as features.0-4"""
