@@ -53,6 +53,7 @@ def published_card(classes: str | None = None) -> ModelCard:
         normalize="dataset",
         mean=tuple(mean / 255 for mean in published.MEAN),
         std=(1 / 255,) * 3,
+        resizer="pillow",
     )
     return ModelCard(dict(published.MODEL), names, preprocessing, dataset="image_folder", val_split=0.0)
 
