@@ -16,7 +16,9 @@ from src.conversion.names import NAMINGS, parameters
 from src.conversion.npz import read_npz, write_npz
 from src.conversion.published import read_net
 from src.conversion.recognition import recognise
+from src.conversion.safetensors_files import read_safetensors, write_safetensors
 from src.conversion.source import Foreign
+from src.conversion.torch_files import read_torch, write_torch
 from src.dataset.imagenet_classes import imagenet_classes
 from src.dataset.source import IMAGENET_MEAN, IMAGENET_STD, printable
 from src.dataset.transforms import Preprocessing
@@ -47,7 +49,11 @@ class Format(NamedTuple):
     image_size: int
 
 
+# torchvision's own class.
+_TORCHVISION = {"bypass": "none", "stem": "imagenet", "classifier_padding": 0, "ceil_mode": True, "final_relu": True}
 FORMATS = {
+    "torchvision": Format(read_torch, write_torch, "torchvision", _TORCHVISION, "rgb", 224),
+    "safetensors": Format(read_safetensors, write_safetensors, "torchvision", _TORCHVISION, "rgb", 224),
     # Caffe rounds pooled sizes up, which at 227 pixels is the same in v1.0.
     "net": Format(read_net, None, "caffe", {"ceil_mode": False}, "bgr", 227),
     "npz": Format(read_npz, write_npz, "caffe", {}, "rgb", 227),

@@ -41,9 +41,9 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def read_members(path: Path) -> dict[str, bytes]:
+def read_members(content: bytes) -> dict[str, bytes]:
     """Return the files in a zip archive. Raises ValueError or one of zipfile's errors for one that is not sound."""
-    with zipfile.ZipFile(io.BytesIO(read_bytes(path))) as archive:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
         if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > MAX_BYTES:
             raise ValueError(f"it would unpack to more than {MAX_BYTES >> 20} MiB, or {MAX_MEMBERS:,} files")
