@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
 from src.checkpoint import ModelCard
 from src.errors import UserError
+from src.squeezenet import SqueezeNet
 
 # Far above any SqueezeNet (that of ImageNet-21k has 48 MB), and a typing error or a bomb cannot take all memory.
 MAX_BYTES, MAX_MEMBERS = 256 << 20, 10_000
@@ -21,12 +22,16 @@ class Foreign(NamedTuple):
 
     tensors: float32, by their names there.
     facts: arguments of SqueezeNet that can be seen in the file, besides names and shapes.
-    card: the model card, in a file that convert.py wrote.
+    card: the model card, in a file that this project wrote.
+    image_size: side of the images in pixels, in a file that has it.
+    check: raises ValueError for a network that computes something else than the file does, as far as that can be seen.
     """
 
     tensors: dict[str, np.ndarray]
     facts: dict[str, Any]
     card: Optional[ModelCard] = None
+    image_size: Optional[int] = None
+    check: Optional[Callable[[SqueezeNet], Any]] = None
 
 
 def read_bytes(path: Path) -> bytes:
