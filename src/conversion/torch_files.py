@@ -84,11 +84,6 @@ def read_torch(path: Path) -> Foreign:
     """Return the tensors of a state_dict. Raises nearly any exception for a file that does not hold just one."""
     content = read_bytes(path)
     state, storages = _read_zip(content) if content.startswith(_ZIP) else _read_stream(io.BytesIO(content))
-    others = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, _Tensor))]
-    if others or not state:
-        raise ValueError(f"it holds {', '.join(others[:5]) or 'nothing'}; {_ADVICE}")
-    if sum(math.prod(tensor.shape) for tensor in state.values()) > MAX_VALUES:
-        raise ValueError("its tensors are too large")
     return Foreign(
         {name: to_float32(name, tensor.array(storages(tensor.storage))) for name, tensor in state.items()}, {}
     )
@@ -113,7 +108,7 @@ def _read_stream(stream: io.BytesIO) -> tuple[dict, Callable[[_Storage], np.ndar
     if pickles.load(stream, _ALLOWED).get("little_endian") is not True:
         raise ValueError("it was written on a machine with another byte order")
     state = _state(stream)
-    sizes = {tensor.storage.key: tensor.storage for tensor in state.values() if isinstance(tensor, _Tensor)}
+    sizes = {tensor.storage.key: tensor.storage for tensor in state.values()}
     contents = {}
     for key in pickles.load(stream, _ALLOWED):
         count = int(np.frombuffer(stream.read(_LENGTH.itemsize), _LENGTH)[0])
@@ -130,6 +125,11 @@ def _state(stream: io.BytesIO) -> dict:
         raise ValueError(f"{error}; {_ADVICE}") from None
     if not isinstance(state, dict):
         raise ValueError(f"it holds no state_dict; {_ADVICE}")
+    others = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, _Tensor))]
+    if others or not state:
+        raise ValueError(f"it holds {', '.join(others[:5]) or 'nothing'}; {_ADVICE}")
+    if sum(math.prod(tensor.shape) for tensor in state.values()) > MAX_VALUES:
+        raise ValueError("its tensors are too large")
     return state
 
 
