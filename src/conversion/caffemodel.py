@@ -25,7 +25,7 @@ _MESSAGES = {
     },
     "BlobProto": {
         "shape": (7, "BlobShape", False),
-        "data": (5, "float", True),
+        "data": (5, "bytes", True),  # Packed floats, which protobuf would make a Python number each of.
         "num": (1, "int32", False),
         "channels": (2, "int32", False),
         "height": (3, "int32", False),
@@ -90,7 +90,7 @@ def read_caffemodel(path: Path) -> Foreign:
 
 def _array(blob: Any) -> np.ndarray:
     shape = tuple(blob.shape.dim) or (blob.num, blob.channels, blob.height, blob.width)
-    data = np.array(blob.data, np.float32)
+    data = np.frombuffer(b"".join(blob.data), "<f4")
     if len(shape) == 4 and shape[:3] == (1, 1, 1):  # A bias, as Caffe wrote it before 2015.
         shape = shape[3:]
     if any(side < 1 for side in shape):
