@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 
@@ -39,7 +40,7 @@ _ASKED = ("classifier_padding", "ceil_mode")
 class Format(NamedTuple):
     """A format of other systems.
 
-    read: the reader of a file, or None.
+    read: the reader of a file.
     write: makes a file's content of tensors and a card, or None.
     naming: the key in NAMINGS of what is written.
     model: arguments of SqueezeNet that its networks have unless the file or the user says otherwise.
@@ -47,7 +48,7 @@ class Format(NamedTuple):
     image_size: side of the images in pixels.
     """
 
-    read: Optional[Callable[[Path], Foreign]]
+    read: Callable[[Path], Foreign]
     write: Optional[Callable[[Mapping[str, np.ndarray], ModelCard], bytes]]
     naming: str
     model: dict[str, Any]
@@ -60,9 +61,9 @@ _TORCHVISION = {"bypass": "none", "stem": "imagenet", "classifier_padding": 0, "
 FORMATS = {
     "torchvision": Format(read_torch, write_torch, "torchvision", _TORCHVISION, "rgb", 224),
     "safetensors": Format(read_safetensors, write_safetensors, "torchvision", _TORCHVISION, "rgb", 224),
-    # Caffe rounds pooled sizes up, which at 227 pixels is the same in v1.0.
     "onnx": Format(read_onnx, None, "caffe", {}, "rgb", 224),
     "caffemodel": Format(read_caffemodel, None, "caffe", {}, "bgr", 227),
+    # Caffe rounds pooled sizes up, which at 227 pixels is the same in v1.0.
     "net": Format(read_net, None, "caffe", {"ceil_mode": False}, "bgr", 227),
     "npz": Format(read_npz, write_npz, "caffe", {}, "rgb", 227),
 }
@@ -86,7 +87,21 @@ def convert(config: ConvertConfig) -> str:
         content, card = export_weights(config)
         with output_folder(target.parent):
             write_bytes(target, content)
-    return f"{target}: {', '.join(f'{key} {value}' for key, value in card.model.items())}"
+    said = f"{target}: {_listed(card.model)}"
+    if config.to_format == "torchvision" and (others := _unlike_torchvision(card.model)):
+        said += f"\ntorchvision's own class has the same weights, but not {_listed(others)}"
+    return said
+
+
+def _listed(model: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in model.items())
+
+
+def _unlike_torchvision(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a network computes otherwise than torchvision's class with the same weights would."""
+    defaults = inspect.signature(SqueezeNet.__init__).parameters
+    own = {key: model.get(key, defaults[key].default) for key in _TORCHVISION}
+    return {key: value for key, value in own.items() if value != _TORCHVISION[key]}
 
 
 def import_network(config: ConvertConfig) -> tuple[SqueezeNet, ModelCard]:
