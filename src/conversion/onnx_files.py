@@ -18,8 +18,14 @@ from src.exported import read_spec, spec_path
 from src.inference import softmax
 from src.squeezenet import SqueezeNet
 
+# What a SqueezeNet is exported as.
+_KNOWN = (
+    *("Conv", "Relu", "MaxPool", "Concat", "Add", "Slice", "Dropout", "Identity", "Constant", "ReduceMean"),
+    *("GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Squeeze", "Softmax"),
+)
 # Nodes that give what they are given, as far as weights are concerned.
 _PASSED = ("Relu", "Dropout", "Identity")
+MAX_SIDE, MAX_BATCH, USUAL_SIDE = 2048, 256, 224  # Of images; beyond these, running a model would take the memory away.
 # Largest difference of logits that rounding explains, in units of the largest logit.
 TOLERANCE = 1e-4
 
@@ -43,12 +49,12 @@ def read_onnx(path: Path) -> Foreign:
         "classifier_padding": _padding(last),
         "final_relu": any(node.op_type == "Relu" and last.output[0] in node.input for node in graph.nodes),
     }
-    card, size = None, graph.image_size()
+    batch, size = graph.input_shape()
+    card = None
     if spec_path(path).is_file():
         spec = read_spec(path)
         card = ModelCard.from_json({field.name: spec[field.name] for field in dataclasses.fields(ModelCard)})
-        size = card.preprocessing.image_size
-    return Foreign(tensors, facts, card, size, lambda net: _check(net, content, size))
+    return Foreign(tensors, facts, card, size, lambda net: _check(net, content, (batch, 3, size, size)))
 
 
 class _Graph:
@@ -59,6 +65,9 @@ class _Graph:
         self._producers = {output: node for node in self.nodes for output in node.output}
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
         values = ((node, a) for node in self.nodes if node.op_type == "Constant" for a in node.attribute)
+        unknown = {node.op_type for node in self.nodes} - set(_KNOWN)
+        if unknown:
+            raise ValueError(f"it has nodes that no SqueezeNet has: {', '.join(sorted(unknown))}")
         self._constants.update({node.output[0]: a.t for node, a in values if a.name == "value"})
 
     def constant(self, name: str) -> np.ndarray:
@@ -106,11 +115,13 @@ class _Graph:
                     return True
         return False
 
-    def image_size(self) -> Optional[int]:
-        """Return the side of the images, or None where the model leaves it open."""
-        constants = self._constants.keys()
-        shapes = [value.type.tensor_type.shape.dim for value in self.inputs if value.name not in constants]
-        return shapes[0][-1].dim_value or None
+    def input_shape(self) -> tuple[int, int]:
+        """Return how many images the model takes, and their side in pixels; 1 and 224 where it leaves that open."""
+        images = next(value for value in self.inputs if value.name not in self._constants)
+        sides = [dimension.dim_value for dimension in images.type.tensor_type.shape.dim]
+        if len(sides) != 4 or sides[1] != 3 or sides[2] != sides[3] or sides[2] > MAX_SIDE or sides[0] > MAX_BATCH:
+            raise ValueError(f"it takes {tuple(sides)}, not a batch of square RGB images")
+        return sides[0] or 1, sides[2] or USUAL_SIDE
 
     def _behind(self, name: str, *passed: str) -> str:
         while name in self._producers and self._producers[name].op_type in passed:
@@ -140,17 +151,17 @@ def _padding(node: onnx.NodeProto) -> int:
     return pads.pop()
 
 
-def _check(net: SqueezeNet, content: bytes, size: int) -> float:
-    """Return the largest difference between a model and the network made of it. Raises ValueError for a large one."""
+def _check(net: SqueezeNet, content: bytes, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless a model and the network made of it give the same for a random input of this shape."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    inputs = np.random.RandomState(0).standard_normal((1, 3, size, size)).astype(np.float32)
-    given = session.run(None, {session.get_inputs()[0].name: inputs})[0].reshape(1, -1)
+    inputs = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
+    given = session.run(None, {session.get_inputs()[0].name: inputs})[0].reshape(len(inputs), -1)
     logits = net(Tensor(inputs)).asnumpy()
-    expected = softmax(logits) if abs(given.sum() - 1) < TOLERANCE else logits
+    expected = softmax(logits) if np.abs(given.sum(1) - 1).max() < TOLERANCE else logits
     difference = float(np.abs(given - expected).max()) if given.shape == expected.shape else np.inf
     if not difference < TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise ValueError(

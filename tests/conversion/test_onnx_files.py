@@ -71,6 +71,25 @@ def test_torchs_own_export_gives_torchs_network(tmp_path):
     ).all()
 
 
+@pytest.mark.parametrize("keys", [{"softmax": True, "dynamic_batch": True}, {"batch_size": 3}])
+def test_exports_with_probabilities_and_of_several_images_are_read(small_onnx, tmp_path, keys):
+    from src.config import DeviceConfig, ExportConfig
+    from src.exporting import export_checkpoint
+
+    file = str(tmp_path / "net.onnx")
+    export_checkpoint(ExportConfig(str(small_onnx.ckpt), "ONNX", file, **keys), DeviceConfig(device_target="CPU"))
+    assert import_network(config("onnx", tmp_path / "net.onnx"))[1].model == small_onnx.model
+
+
+def unknown(graph):
+    graph.node[0].op_type = "LSTM"
+
+
+def huge(graph):
+    for dimension in graph.input[0].type.tensor_type.shape.dim[2:]:
+        dimension.dim_value = 1 << 20
+
+
 def external(graph):
     tensor = graph.initializer[0]
     tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -93,6 +112,8 @@ def double(graph):
         (lambda graph: graph.node.pop(), "damaged"),
         (lambda graph: graph.initializer.pop(), "damaged"),
         (external, "another file"),
+        (unknown, "nodes that no SqueezeNet has: LSTM"),
+        (huge, "not a batch of square RGB images"),
         (double, "float64"),
         (lambda graph: [graph.node.remove(n) for n in list(graph.node) if n.op_type == "Conv"], "no convolution"),
         (lambda graph: [graph.node.remove(n) for n in list(graph.node) if n.op_type == "Concat"], "0 Fire modules"),
