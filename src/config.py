@@ -75,6 +75,7 @@ MAY_CHANGE = (
 
 Augmentation = Literal["crop_flip", "color_jitter", "cutout"]
 Dataset = Literal["cifar10", "cifar10_binary", "image_folder", "image_csv", "digits"]
+Resizer = Literal["mindspore", "pillow"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +137,11 @@ class DataConfig:
     early_epochs: CountOrZero = 0
     """epochs of early_size"""
     fit: Literal["resize", "crop", "center_crop"] = "resize"
-    """how an image gets to image_size: both sides resized; cropped or zero-padded; shorter side resized to 8/7 of
-    it and the centre cropped"""
+    """how an image gets to image_size: both sides resized; cropped or zero-padded; shorter side resized to 256 for 224
+    and 227, to 8/7 of any other image_size, and the centre cropped"""
+    resizer: Resizer = "mindspore"
+    """what resizes in evaluation and prediction: mindspore, the fast data-set operator, or pillow, which gives the
+    pixels that ImageNet networks are published with"""
     augment: Union[Literal["none"], Augmentation, List[Augmentation]] = "none"
     """training augmentations, one or a list: crop_flip, color_jitter, cutout"""
     crop_padding: Optional[Padding] = None
@@ -312,6 +316,8 @@ class EvalConfig:
     """image_csv: the columns of val.csv with the file name and with the class"""
     max_broken_images: CountOrZero = 100
     """images that may be unreadable: each is named, counted and left out; one more ends the evaluation"""
+    resizer: Optional[Resizer] = None
+    """mindspore, the fast one, or pillow, the exact one for ImageNet networks; null: the checkpoint's own"""
     output_path: Optional[str] = None
     """folder for result.json, the confusion matrix and the gallery; null: eval_<checkpoint>_<split> beside it"""
 

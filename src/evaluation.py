@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 
 from mindspore import Model, nn
@@ -62,16 +63,18 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
             f"{config.ckpt_path}: was trained on the {len(card.classes)} classes {_some(card.classes)}; "
             f"{data.dataset} has the {len(source.classes)} classes {_some(source.classes)}"
         )
+    preprocessing = dataclasses.replace(card.preprocessing, resizer=config.resizer or card.preprocessing.resizer)
     checkpoint = Path(config.ckpt_path)
     folder = Path(config.output_path or checkpoint.with_name(f"eval_{checkpoint.stem}_{split}"))
     with output_folder(folder) if job.leads else contextlib.nullcontext():
         evaluation = evaluate(
-            *(net, source, card.preprocessing, config.batch_size, config.num_workers, job, config.max_broken_images)
+            *(net, source, preprocessing, config.batch_size, config.num_workers, job, config.max_broken_images)
         )
     result = {
         "checkpoint": str(checkpoint),
         "dataset": data.dataset,
         "split": split,
+        "resizer": preprocessing.resizer,
         **evaluation.summary(),
         "broken_images": len(source) - len(evaluation.labels),
         "accuracy_per_class": dict(zip(card.classes, evaluation.accuracy_per_class())),

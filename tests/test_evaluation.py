@@ -97,6 +97,19 @@ def test_every_image_counts_once_at_any_batch_size(tiny, evaluated, batch_size):
         assert found.summary()[name] == pytest.approx(evaluated[0][name], abs=1e-5)
 
 
+def test_the_resizer_is_the_checkpoints_own_unless_another_is_asked_for(tiny, tmp_path, no_pictures):
+    net, card = load_network(tiny.folder / "best.ckpt")
+    preprocessing = dataclasses.replace(card.preprocessing, fit="center_crop")  # The two enlarge by 18/8 differently.
+    save_checkpoint(net, tmp_path / "net.ckpt", dataclasses.replace(card, preprocessing=preprocessing))
+    source, losses = open_source(tiny.config.data, "test"), {}
+    for asked, resizer in ((None, "mindspore"), ("pillow", "pillow")):
+        result = evaluate_checkpoint(EvalConfig(str(tmp_path / "net.ckpt"), batch_size=50, resizer=asked), CPU)
+        expected = evaluate(net, source, dataclasses.replace(preprocessing, resizer=resizer), 50, 1).loss
+        assert (result["resizer"], result["loss"]) == (resizer, pytest.approx(expected, rel=1e-6))
+        losses[resizer] = expected
+    assert losses["mindspore"] != pytest.approx(losses["pillow"], rel=1e-5)
+
+
 def test_val_is_the_slice_that_the_run_set_aside(tiny, tmp_path, no_pictures):
     config = EvalConfig(str(tiny.folder / "best.ckpt"), split="val", batch_size=50, output_path=str(tmp_path / "val"))
     result = evaluate_checkpoint(config, CPU)

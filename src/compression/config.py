@@ -72,7 +72,7 @@ class MeasureConfig:
     """Images on which accuracy is measured before and after; without any it is not."""
 
     images: Optional[str] = None
-    """folder of photographs, brought to size by Pillow as ImageNet networks have it"""
+    """folder of photographs"""
     labels: Optional[str] = None
     """CSV file with the classes of `images`; without it only the agreement with the original is measured"""
     csv_columns: List[str] = dataclasses.field(default_factory=lambda: ["image", "label"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Mapping, Optional
 
 import mindspore as ms
@@ -13,7 +12,6 @@ from src.compression.config import MeasureConfig
 from src.compression.photographs import Photographs, open_photographs
 from src.config import DataConfig
 from src.dataset import open_source
-from src.dataset.transforms import Preprocessing
 from src.errors import UserError
 from src.evaluation import evaluate
 from src.metrics import Evaluation
@@ -24,12 +22,9 @@ class Measure:
 
     def __init__(self, config: MeasureConfig, card: ModelCard):
         self._config = config
-        self._preprocessing: Preprocessing = card.preprocessing
+        self._preprocessing = card.preprocessing
         if config.images:
-            size = card.preprocessing.image_size
-            self._source = open_photographs(config.images, config.labels, tuple(config.csv_columns), card.classes, size)
-            # They come at the network's size; what is left to do is to normalise them.
-            self._preprocessing = dataclasses.replace(card.preprocessing, fit="crop", native_size=None)
+            self._source = open_photographs(config.images, config.labels, tuple(config.csv_columns), card.classes)
         else:
             data = DataConfig(
                 dataset=config.dataset,

@@ -1,8 +1,4 @@
-"""Photographs to measure a network on: image files in folders, with labels in a CSV file when there are some.
-
-They are brought to size by Pillow, shorter side first and then the centre, which is what ImageNet networks are
-published with; MindSpore's own resizing gives other pixels.
-"""
+"""Photographs to measure a network on: image files in folders, with labels in a CSV file when there are some."""
 
 from __future__ import annotations
 
@@ -10,51 +6,27 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from src.dataset.image_folder import image_files
-from src.dataset.source import FileSource, load_image
+from src.dataset.source import FileSource
 from src.errors import UserError
 
-# Shorter side before the centre crop, for the sizes at which ImageNet networks are published.
-_SHORTER_SIDE = {224: 256, 227: 256}
-_MARGIN = 8 / 7  # For other sizes.
 # The label of a photograph without one: it counts for agreement, not for accuracy.
 NO_LABEL = 0
 
 
 class Photographs(FileSource):
-    """Image files, each cropped to (image_size, image_size, 3) uint8, in the order of their names.
+    """Image files in the order of their names.
 
     has_labels: whether `labels` are those of a CSV file; without one they are all NO_LABEL.
     """
 
-    def __init__(self, files: list[Path], labels: np.ndarray | None, classes: list[str], image_size: int):
+    def __init__(self, files: list[Path], labels: np.ndarray | None, classes: list[str]):
         self.has_labels = labels is not None
         super().__init__(files, np.full(len(files), NO_LABEL) if labels is None else labels, classes)
-        self.image_size = image_size
-
-    def image(self, index: int) -> np.ndarray:
-        return center_crop(load_image(self.files[index]), self.image_size)
 
 
-def center_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """Return the centre (size, size, 3) of an image (H, W, 3) uint8 whose shorter side is resized to a little more.
-
-    The longer side becomes int(shorter x long / short), as torchvision has it, bilinear.
-    """
-    height, width = image.shape[:2]
-    shorter = _SHORTER_SIDE.get(size, round(size * _MARGIN))
-    longer = int(shorter * max(height, width) / min(height, width))
-    new = (shorter, longer) if width <= height else (longer, shorter)
-    resized = Image.fromarray(image).resize(new, Image.BILINEAR)
-    left, top = (new[0] - size) // 2, (new[1] - size) // 2
-    return np.asarray(resized.crop((left, top, left + size, top + size)))
-
-
-def open_photographs(
-    folder: str, labels: str | None, columns: tuple[str, str], classes: list[str], image_size: int
-) -> Photographs:
+def open_photographs(folder: str, labels: str | None, columns: tuple[str, str], classes: list[str]) -> Photographs:
     """Return the photographs of a folder. Raises UserError for a folder or labels that cannot be used.
 
     labels: a CSV file with a row for each photograph; `columns` are those with the file's name and with the class,
@@ -67,12 +39,12 @@ def open_photographs(
     if not files:
         raise UserError(f"{folder}: no images in this folder")
     if labels is None:
-        return Photographs(files, None, classes, image_size)
+        return Photographs(files, None, classes)
     of_name = _labels(Path(labels), columns, classes)
     missing = [file.name for file in files if file.name not in of_name]
     if missing:
         raise UserError(f"{labels}: no row for {missing[0]}, one of {len(missing)} images without a label")
-    return Photographs(files, np.array([of_name[file.name] for file in files]), classes, image_size)
+    return Photographs(files, np.array([of_name[file.name] for file in files]), classes)
 
 
 def _labels(table: Path, columns: tuple[str, str], classes: list[str]) -> dict[str, int]:

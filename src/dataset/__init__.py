@@ -105,7 +105,15 @@ def _limited(source: Source, total: int) -> Source:
 
 def preprocessing_of(config: DataConfig, source: Source) -> Preprocessing:
     """Return how images of this source are brought to the network in evaluation."""
-    return Preprocessing(config.image_size, config.fit, config.normalize, source.mean, source.std, source.native_size)
+    return Preprocessing(
+        config.image_size,
+        config.fit,
+        config.normalize,
+        source.mean,
+        source.std,
+        source.native_size,
+        config.resizer,
+    )
 
 
 def training_pipeline(

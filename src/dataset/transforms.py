@@ -12,9 +12,10 @@ from mindspore.dataset import vision
 from mindspore.dataset.vision import Inter
 from PIL import Image
 
-# Shorter side before the centre crop, in units of image_size: 256 for 224, as is usual for ImageNet.
-CENTER_CROP_MARGIN = 8 / 7
+# Shorter side before the centre crop: 256 for the sizes of ImageNet networks, otherwise in units of image_size.
+_SHORTER_SIDE, _MARGIN = {224: 256, 227: 256}, 8 / 7
 FITS, NORMALIZATIONS = ("resize", "crop", "center_crop"), ("dataset", "per_image")
+RESIZERS = ("mindspore", "pillow")
 MAX_IMAGE_SIZE = 8192  # What a file may ask for, before memory is taken for it.
 
 
@@ -22,9 +23,10 @@ MAX_IMAGE_SIZE = 8192  # What a file may ask for, before memory is taken for it.
 class Preprocessing:
     """How evaluation turns an image (H, W, 3) uint8 into the input (3, image_size, image_size) float32.
 
-    It is saved in every checkpoint and beside every exported model. fit and normalize: see DataConfig; mean and std
-    are of the RGB channels on a scale of 0 to 1, and not used when each image is normalised by its own. native_size is
-    the side of the data set's images where all have one: a photograph is brought to that scale before it is cropped.
+    It is saved in every checkpoint and beside every exported model. fit, normalize and resizer: see DataConfig; mean
+    and std are of the RGB channels on a scale of 0 to 1, and not used when each image is normalised by its own.
+    native_size is the side of the data set's images where all have one: a photograph is brought to that scale before it
+    is cropped.
     """
 
     image_size: int
@@ -33,6 +35,12 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     native_size: int | None = None
+    resizer: str = "mindspore"
+
+    @property
+    def shorter_side(self) -> int:
+        """Length in pixels that "center_crop" brings the shorter side to, before it takes the centre."""
+        return _SHORTER_SIDE.get(self.image_size, round(self.image_size * _MARGIN))
 
     @classmethod
     def from_json(cls, values: dict) -> Preprocessing:
@@ -47,6 +55,7 @@ class Preprocessing:
             all(type(side) is int and 0 < side <= MAX_IMAGE_SIZE for side in sides),
             made.fit in FITS,
             made.normalize in NORMALIZATIONS,
+            made.resizer in RESIZERS,
             numbers.shape == (2, 3) and ((numbers >= 0) & (numbers <= 1)).all() and (numbers[1] > 0).all(),
             not any(isinstance(n, bool) for n in (*made.mean, *made.std)),
         )
@@ -72,8 +81,7 @@ class Preprocessing:
         height, width = image.shape[:2]
         if self.native_size and min(height, width) > self.native_size:
             scale = self.native_size / min(height, width)
-            size = (round(width * scale), round(height * scale))
-            return np.asarray(Image.fromarray(image).resize(size, Image.BILINEAR))
+            return pillow_resized(image, round(width * scale), round(height * scale))
         missing = [self.image_size - side for side in (height, width)]
         if max(missing) < self.image_size * 2 // 3:
             return image
@@ -108,12 +116,37 @@ def evaluation_transforms(preprocessing: Preprocessing) -> list[Callable]:
 
 def fit_transforms(preprocessing: Preprocessing) -> list[Callable]:
     """Return the operators that bring an image (H, W, 3) uint8 to image_size."""
-    size = preprocessing.image_size
+    size, shorter_side = preprocessing.image_size, preprocessing.shorter_side
+    if preprocessing.resizer == "pillow" and preprocessing.fit != "crop":
+        if preprocessing.fit == "resize":
+            return [lambda image: pillow_resized(image, size, size)]
+        return [lambda image: pillow_center_crop(image, shorter_side, size)]
     return {
         "resize": [vision.Resize((size, size), Inter.LINEAR)],
         "crop": [vision.CenterCrop(size)],
-        "center_crop": [vision.Resize(round(size * CENTER_CROP_MARGIN), Inter.LINEAR), vision.CenterCrop(size)],
+        "center_crop": [vision.Resize(shorter_side, Inter.LINEAR), vision.CenterCrop(size)],
     }[preprocessing.fit]
+
+
+def pillow_resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Return an image (H, W, 3) uint8 resized by Pillow, bilinear and smoothed where it shrinks."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.BILINEAR))
+
+
+def pillow_center_crop(image: np.ndarray, shorter_side: int, size: int) -> np.ndarray:
+    """Return the centre (size, size, 3) of an image whose shorter side Pillow has resized.
+
+    To the pixel what torchvision's Resize and CenterCrop make of a photograph, and what the published ImageNet results
+    were computed with.
+    """
+    height, width = image.shape[:2]
+    longer_side = int(shorter_side * max(height, width) / min(height, width))
+    if width <= height:
+        resized = pillow_resized(image, shorter_side, longer_side)
+    else:
+        resized = pillow_resized(image, longer_side, shorter_side)
+    top, left = ((side - size) // 2 for side in resized.shape[:2])
+    return resized[top : top + size, left : left + size]
 
 
 def training_stages(
@@ -121,7 +154,8 @@ def training_stages(
 ) -> list[list[Callable] | Drawn]:
     """Return what makes a training input, in order: lists of operators without chance, and random changes.
 
-    The operators are those of evaluation; the changes are those named in `augment`:
+    The operators are those of evaluation, except that a random crop of "center_crop" is resized by MindSpore in any
+    case; the changes are those named in `augment`:
 
     - crop_flip, a random crop and a left-right flip. With fit "resize" the crop is taken from the resized image with
       `crop_padding` zeros around (default: an eighth of image_size); with "crop" from the image itself, likewise

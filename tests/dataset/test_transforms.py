@@ -3,9 +3,10 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from src.config import DataConfig
-from src.dataset import evaluation_pipeline, training_pipeline
+from src.dataset import evaluation_pipeline, preprocessing_of, training_pipeline
 from src.dataset.source import ArraySource
 from src.dataset.transforms import Preprocessing, standardize
 from tests.made_data import read_all
@@ -15,21 +16,20 @@ CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 PIXELS = np.random.RandomState(0).randint(0, 256, (64, 64, 3)).astype(np.uint8)
 
 
-def preprocessed(image, size, fit, normalize="dataset", normalization=AS_IS):
-    return Preprocessing(size, fit, normalize, *normalization)(image)
+def preprocessed(image, size, fit, normalize="dataset", normalization=AS_IS, resizer="mindspore"):
+    return Preprocessing(size, fit, normalize, *normalization, resizer=resizer)(image)
 
 
-def fitted(image, size, fit):
+def fitted(image, size, fit, resizer="mindspore"):
     """Return the pixels (H, W, 3) that an image is brought to."""
-    return np.round(preprocessed(image, size, fit).transpose(1, 2, 0) * 255).astype(int)
+    return np.round(preprocessed(image, size, fit, resizer=resizer).transpose(1, 2, 0) * 255).astype(int)
 
 
 def augmented(image, count, size, fit, augment, seed=1, normalization=AS_IS, **options):
     """Return `count` training inputs (3, size, size) made of one image."""
     source = ArraySource(np.repeat(image[None], count, axis=0), [0] * count, ["a"], *normalization)
     config = DataConfig(image_size=size, fit=fit, augment=augment, batch_size=count, **options)
-    preprocessing = Preprocessing(size, fit, config.normalize, source.mean, source.std)
-    return read_all(training_pipeline(source, config, preprocessing, seed))[0]
+    return read_all(training_pipeline(source, config, preprocessing_of(config, source), seed))[0]
 
 
 def distinct(inputs):
@@ -82,16 +82,34 @@ def test_center_crop_keeps_the_proportions_and_fills_the_size(shape):
         assert along[-1] - along[0] == pytest.approx(expected_span, abs=4)
 
 
-@pytest.mark.parametrize(
-    "fit",
-    [
-        "resize",
-        "center_crop",
-        "crop",
-    ],
-)
-def test_one_pixel_becomes_an_image_of_the_size(fit):
-    pixels = fitted(np.full((1, 1, 3), 77, np.uint8), 9, fit)
+@pytest.mark.parametrize("shape", [(375, 500), (500, 375), (333, 227), (256, 256), (1024, 301), (86, 97), (40, 1)])
+@pytest.mark.parametrize("size", [224, 227])
+def test_pillow_gives_the_published_pixels_of_a_photograph(shape, size):
+    pixels = np.random.RandomState(2).randint(0, 256, (*shape, 3)).astype(np.uint8)
+    # The evaluation of the published weights: shorter side 256, longer side int(256 * long / short), then the centre.
+    height, width = shape
+    new = (256, int(256 * height / width)) if width < height else (int(256 * width / height), 256)
+    x, y = (new[0] - size) // 2, (new[1] - size) // 2
+    expected = Image.fromarray(pixels).resize(new, Image.BILINEAR).crop((x, y, x + size, y + size))
+    np.testing.assert_array_equal(fitted(pixels, size, "center_crop", "pillow"), np.asarray(expected))
+
+
+def test_pillow_resizes_both_sides_too_and_is_no_other_than_mindspore_for_a_crop():
+    expected = np.asarray(Image.fromarray(PIXELS).resize((24, 24), Image.BILINEAR))
+    np.testing.assert_array_equal(fitted(PIXELS, 24, "resize", "pillow"), expected)
+    assert not np.array_equal(fitted(PIXELS, 24, "resize"), expected)
+    np.testing.assert_array_equal(fitted(PIXELS, 24, "crop", "pillow"), fitted(PIXELS, 24, "crop"))
+
+
+@pytest.mark.parametrize(("size", "shorter_side"), [(224, 256), (227, 256), (64, 73), (288, 329)])
+def test_the_shorter_side_is_256_for_both_sizes_of_imagenet_networks(size, shorter_side):
+    assert Preprocessing(size, "center_crop", "dataset", *AS_IS).shorter_side == shorter_side
+
+
+@pytest.mark.parametrize("resizer", ["mindspore", "pillow"])
+@pytest.mark.parametrize("fit", ["resize", "center_crop", "crop"])
+def test_one_pixel_becomes_an_image_of_the_size(fit, resizer):
+    pixels = fitted(np.full((1, 1, 3), 77, np.uint8), 9, fit, resizer)
     assert pixels.shape == (9, 9, 3) and pixels.max() == 77
 
 
@@ -124,10 +142,12 @@ def test_the_least_deviation_bounds_what_faint_noise_is_stretched_to():
 
 
 @pytest.mark.parametrize("fit", ["resize", "crop", "center_crop"])
-@pytest.mark.parametrize("normalize", ["dataset", "per_image"])
-def test_one_image_alone_is_preprocessed_as_in_the_pipeline_bit_for_bit(fit, normalize):
+@pytest.mark.parametrize(
+    ("normalize", "resizer"), [("dataset", "mindspore"), ("per_image", "mindspore"), ("dataset", "pillow")]
+)
+def test_one_image_alone_is_preprocessed_as_in_the_pipeline_bit_for_bit(fit, normalize, resizer):
     images = np.random.RandomState(1).randint(0, 256, (5, 33, 47, 3)).astype(np.uint8)
-    preprocessing = Preprocessing(40, fit, normalize, *CIFAR10)
+    preprocessing = Preprocessing(40, fit, normalize, *CIFAR10, resizer=resizer)
     pipeline = evaluation_pipeline(ArraySource(images, [0] * 5, ["a"], *CIFAR10), preprocessing, 2)
     inputs = read_all(pipeline)[0]
     assert inputs.shape == (5, 3, 40, 40) and inputs.dtype == np.float32
@@ -159,17 +179,25 @@ def test_undo_of_per_image_normalisation_stretches_each_image_to_the_full_range(
 
 
 def test_preprocessing_survives_json():
-    preprocessing = Preprocessing(32, "crop", "per_image", *CIFAR10)
+    preprocessing = Preprocessing(32, "crop", "per_image", *CIFAR10, resizer="pillow")
     again = Preprocessing.from_json(json.loads(json.dumps(dataclasses.asdict(preprocessing))))
     assert again == preprocessing and isinstance(again.mean, tuple)
 
 
+def test_preprocessing_without_a_resizer_is_of_the_time_before_there_was_a_choice():
+    values = dataclasses.asdict(Preprocessing(32, "crop", "per_image", *CIFAR10))
+    del values["resizer"]
+    assert Preprocessing.from_json(values).resizer == "mindspore"
+    with pytest.raises(ValueError, match="preprocessing"):
+        Preprocessing.from_json({**values, "resizer": "opencv"})
+
+
 @pytest.mark.parametrize("fit", ["resize", "crop", "center_crop"])
 @pytest.mark.parametrize("normalize", ["dataset", "per_image"])
-@pytest.mark.parametrize("augment", ["none", []])
-def test_training_without_augmentation_sees_what_evaluation_sees(fit, normalize, augment):
-    inputs = augmented(PIXELS, 4, 24, fit, augment, normalize=normalize, normalization=CIFAR10)
-    expected = preprocessed(PIXELS, 24, fit, normalize, CIFAR10)
+@pytest.mark.parametrize(("augment", "resizer"), [("none", "mindspore"), ([], "mindspore"), ("none", "pillow")])
+def test_training_without_augmentation_sees_what_evaluation_sees(fit, normalize, augment, resizer):
+    inputs = augmented(PIXELS, 4, 24, fit, augment, normalize=normalize, normalization=CIFAR10, resizer=resizer)
+    expected = preprocessed(PIXELS, 24, fit, normalize, CIFAR10, resizer)
     for image in inputs:
         np.testing.assert_array_equal(image, expected)
 

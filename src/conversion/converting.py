@@ -1,0 +1,203 @@
+"""convert.py's work: a file of another system into a checkpoint, and a checkpoint into such a file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
+
+import mindspore as ms
+import numpy as np
+
+from src.checkpoint import ModelCard, load_network, load_weights, save_checkpoint, weights_of
+from src.compression.reading import published_card, read_class_names
+from src.conversion.caffemodel import read_caffemodel
+from src.conversion.config import ConvertConfig
+from src.conversion.names import NAMINGS, parameters
+from src.conversion.npz import read_npz, write_npz
+from src.conversion.onnx_files import read_onnx
+from src.conversion.published import read_net
+from src.conversion.recognition import recognise
+from src.conversion.safetensors_files import read_safetensors, write_safetensors
+from src.conversion.source import Foreign
+from src.conversion.torch_files import read_torch, write_torch
+from src.dataset.imagenet_classes import imagenet_classes
+from src.dataset.source import IMAGENET_MEAN, IMAGENET_STD, printable
+from src.dataset.transforms import Preprocessing
+from src.errors import UserError
+from src.output import output_folder, write_bytes
+from src.squeezenet import SqueezeNet
+from src.summary import check_image_size
+
+# What ImageNet networks take, to the pixel; the size is each format's own.
+_RGB = Preprocessing(224, "center_crop", "dataset", IMAGENET_MEAN, IMAGENET_STD, resizer="pillow")
+# What weights do not tell, and a network computes something else with.
+_ASKED = ("classifier_padding", "ceil_mode")
+
+
+class Format(NamedTuple):
+    """A format of other systems.
+
+    read: the reader of a file.
+    write: makes a file's content of tensors and a card, or None.
+    naming: the key in NAMINGS of what is written.
+    model: arguments of SqueezeNet that its networks have unless the file or the user says otherwise.
+    input: "rgb" or "bgr", see ConvertConfig.
+    image_size: side of the images in pixels.
+    """
+
+    read: Callable[[Path], Foreign]
+    write: Optional[Callable[[Mapping[str, np.ndarray], ModelCard], bytes]]
+    naming: str
+    model: dict[str, Any]
+    input: str
+    image_size: int
+
+
+# torchvision's own class.
+_TORCHVISION = {"bypass": "none", "stem": "imagenet", "classifier_padding": 0, "ceil_mode": True, "final_relu": True}
+FORMATS = {
+    "torchvision": Format(read_torch, write_torch, "torchvision", _TORCHVISION, "rgb", 224),
+    "safetensors": Format(read_safetensors, write_safetensors, "torchvision", _TORCHVISION, "rgb", 224),
+    "onnx": Format(read_onnx, None, "caffe", {}, "rgb", 224),
+    "caffemodel": Format(read_caffemodel, None, "caffe", {}, "bgr", 227),
+    # Caffe rounds pooled sizes up, which at 227 pixels is the same in v1.0.
+    "net": Format(read_net, None, "caffe", {"ceil_mode": False}, "bgr", 227),
+    "npz": Format(read_npz, write_npz, "caffe", {}, "rgb", 227),
+}
+
+
+def convert(config: ConvertConfig) -> str:
+    """Convert as configured, and return what was written and of what network, in words.
+
+    Raises UserError for anything that cannot be used, before anything is written.
+    """
+    target = Path(config.ckpt_path if config.from_format else config.file)
+    if config.from_format and target.suffix != ".ckpt":
+        raise UserError(f"{target}: a checkpoint's name ends in .ckpt")
+    if target.exists() and not config.overwrite:
+        raise UserError(f"{target}: is there already; choose another name, or replace it with --overwrite")
+    if config.from_format:
+        net, card = import_network(config)
+        with output_folder(target.parent):
+            save_checkpoint(net, target, card)
+    else:
+        content, card = export_weights(config)
+        with output_folder(target.parent):
+            write_bytes(target, content)
+    said = f"{target}: {_listed(card.model)}"
+    if config.to_format == "torchvision" and (others := _unlike_torchvision(card.model)):
+        said += f"\ntorchvision's own class has the same weights, but not {_listed(others)}"
+    return said
+
+
+def _listed(model: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in model.items())
+
+
+def _unlike_torchvision(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a network computes otherwise than torchvision's class with the same weights would."""
+    defaults = inspect.signature(SqueezeNet.__init__).parameters
+    own = {key: model.get(key, defaults[key].default) for key in _TORCHVISION}
+    return {key: value for key, value in own.items() if value != _TORCHVISION[key]}
+
+
+def import_network(config: ConvertConfig) -> tuple[SqueezeNet, ModelCard]:
+    """Return the network in a file, set to evaluation, and its card.
+
+    Raises UserError for a file that is not sound, or not a SqueezeNet's, and where it does not tell all of a network.
+    """
+    form, path = FORMATS[config.from_format], Path(config.file)
+    with _readable(path):
+        foreign = form.read(path)
+        known = foreign.card.model if foreign.card else _known(config, form.model, foreign.facts)
+        model, found = recognise({name: array.shape for name, array in foreign.tensors.items()}, known, path)
+        missing = [f"--{key}" for key in _ASKED if key not in model]
+        if missing and not foreign.card:
+            raise UserError(f"{path}: weights do not tell all of a network: say the rest with {' and '.join(missing)}")
+        card = foreign.card or ModelCard(
+            model,
+            _class_names(model["num_classes"], config.classes),
+            dataclasses.replace(_RGB, image_size=config.image_size or foreign.image_size or form.image_size),
+            dataset="image_folder",
+            val_split=0.0,
+        )
+        net = card.build()
+        check_image_size(net, card.preprocessing.image_size)
+        weights = {p.own: ms.Parameter(ms.Tensor(foreign.tensors[p.name]), name=p.own) for p in found}
+        load_weights(net, weights, path)
+        net.set_train(False)
+        if foreign.check:
+            foreign.check(net)
+    if foreign.card:
+        return net, card
+    if (config.input or form.input) == "bgr":
+        return net, dataclasses.replace(card, preprocessing=take_rgb(net, card.preprocessing, config.fold_input))
+    if config.fold_input:
+        raise UserError(
+            "fold_input: there is nothing to fold in a network that takes rgb; if it does not, say --input bgr"
+        )
+    return net, card
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what reading a file raises into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # Each library has exceptions of its own for a file that it cannot read.
+        reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
+        raise UserError(f"{path}: not a file of this format, or damaged ({reason})") from None
+
+
+def _known(config: ConvertConfig, usual: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of SqueezeNet that are told. Raises UserError where the file and the user say otherwise."""
+    keys = ("bypass", "stem", "classifier_padding", "ceil_mode", "final_relu")
+    said = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
+    for key, value in said.items():
+        if facts.get(key, value) != value:
+            raise UserError(f"{key}: {value} is not what {config.file} has: {facts[key]}; leave it out")
+    return {**usual, **said, **facts}
+
+
+def _class_names(count: int, file: Optional[str]) -> list[str]:
+    if file:
+        return read_class_names(file, count)
+    known = [known.name for known in imagenet_classes()]
+    return known if count == len(known) else [str(i) for i in range(count)]
+
+
+def take_rgb(net: SqueezeNet, usual: Preprocessing, fold: bool) -> Preprocessing:
+    """Turn the first convolution of a network, which takes Caffe's input, to RGB, and return what it takes then.
+
+    fold: make that the usual input of ImageNet networks, where a pixel p comes as (p - mean) / std. It is exact, to
+    float32's rounding; raises UserError where zeros around the image keep it from that.
+    """
+    caffe = published_card().preprocessing
+    kernel, bias = (weights_of(net)[f"features.0.conv.{kind}"] for kind in ("weight", "bias"))
+    turned = kernel.asnumpy()[:, ::-1]
+    if not fold:
+        kernel.set_data(ms.Tensor(np.ascontiguousarray(turned)))
+        return dataclasses.replace(caffe, image_size=usual.image_size)
+    if net.stem.pad_mode != "valid":
+        raise UserError(
+            "fold_input: the first convolution has zeros around the image, which a mean cannot be folded into"
+        )
+    means, stds = (np.array([getattr(caffe, key), getattr(usual, key)]) for key in ("mean", "std"))
+    offsets = turned.astype(np.float64).sum((2, 3)) * ((means[1] - means[0]) / stds[0])
+    kernel.set_data(ms.Tensor((turned * (stds[1] / stds[0])[:, None, None]).astype(np.float32)))
+    bias.set_data(ms.Tensor((bias.asnumpy() + offsets.sum(1)).astype(np.float32)))
+    return usual
+
+
+def export_weights(config: ConvertConfig) -> tuple[bytes, ModelCard]:
+    """Return a file's content, of a checkpoint's parameters, and its card. Raises UserError as load_network does."""
+    form = FORMATS[config.to_format]
+    net, card = load_network(config.ckpt_path)
+    own = weights_of(net)
+    found = parameters(card.model, NAMINGS[form.naming])
+    return form.write({parameter.name: own[parameter.own].asnumpy() for parameter in found}, card), card
