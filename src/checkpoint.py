@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping, Tuple
 
 import mindspore as ms
 import numpy as np
@@ -25,6 +25,8 @@ CARD_KEY = "model_card"
 _NETWORK_PREFIXES = ("features.", "classifier.")
 _COUNTER = f".{Dropout.STEP}"
 _HEAD = ("classifier.1.weight", "classifier.1.bias")
+
+Shapes = Mapping[str, Tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,25 +172,36 @@ def _has_checksum(path: str | Path) -> bool:
 def load_weights(net: nn.Cell, parameters: dict[str, ms.Parameter], path: str | Path) -> None:
     """Load a checkpoint's weights into a network. Raises UserError, which names differences, unless all fit."""
     own = weights_of(net)
-    differences = [f"{name} is missing" for name in own if name not in parameters]
-    differences += [
-        f"{name} is {parameters[name].shape} in the file and {parameter.shape} in the network"
-        for name, parameter in own.items()
-        if name in parameters and parameters[name].shape != parameter.shape
-    ]
-    differences += [
-        f"{name} is not in the network"
-        for name in parameters
-        if name.startswith(_NETWORK_PREFIXES) and name not in own and not name.endswith(_COUNTER)
-    ]
-    if differences:
-        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise UserError(f"{path}: does not fit the network: {'; '.join(differences[:3])}{more}")
+    networks = {name: p for name, p in parameters.items() if name.startswith(_NETWORK_PREFIXES) or name in own}
+    check_fit(
+        {name: parameter.shape for name, parameter in own.items()},
+        {name: parameter.shape for name, parameter in networks.items() if not name.endswith(_COUNTER)},
+        path,
+    )
     broken = [name for name in own if not np.isfinite(parameters[name].asnumpy()).all()]
     if broken:
         raise UserError(f"{path}: {broken[0]} holds values that are not finite; take an earlier checkpoint")
     with quiet():  # MindSpore warns of dropout's counter, which is not loaded.
         ms.load_param_into_net(net, {name: parameters[name] for name in own})
+
+
+def differences(own: Shapes, given: Shapes) -> list[str]:
+    """Return what differs between the parameters of a network and those in a file, in words."""
+    missing = [f"{name} is missing" for name in own if name not in given]
+    wrong = [
+        f"{name} is {given[name]} in the file and {shape} in the network"
+        for name, shape in own.items()
+        if name in given and given[name] != shape
+    ]
+    return missing + wrong + [f"{name} is not in the network" for name in given if name not in own]
+
+
+def check_fit(own: Shapes, given: Shapes, path: str | Path, network: str = "the network") -> None:
+    """Raise UserError, which names the first differences, unless a file has just the parameters of a network."""
+    found = differences(own, given)
+    if found:
+        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UserError(f"{path}: does not fit {network}: {'; '.join(found[:3])}{more}")
 
 
 def weights_of(net: SqueezeNet) -> dict[str, ms.Parameter]:

@@ -84,10 +84,15 @@ def locked(folder: Path, leads: bool = True) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file as a whole or not at all. What is not UTF-8, as in a file's name, becomes an escape."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file as a whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(text)
+        with open(temporary, "wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

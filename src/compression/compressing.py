@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional
 
@@ -21,7 +20,7 @@ from src.compression.share import share
 from src.config import DeviceConfig
 from src.device import select_device
 from src.errors import UserError
-from src.output import make_run_folder, output_folder, write_json
+from src.output import make_run_folder, output_folder, write_bytes, write_json
 
 REPORT, CURVE = "report.json", "curve.json"
 HISTOGRAMS_PICTURE, BYTES_PICTURE, CURVE_PICTURE = "histograms.png", "bytes.png", "curve.png"
@@ -189,10 +188,3 @@ def _draw(folder: Path, original: Parameters, parameters: Parameters, rows: list
     few = names[:_MOST_HISTOGRAMS]
     pictures.histograms(folder / HISTOGRAMS_PICTURE, [(name, original[name], parameters[name]) for name in few])
     pictures.layer_bytes(folder / BYTES_PICTURE, rows)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)

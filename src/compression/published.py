@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from src.conversion import names
 from src.errors import UserError
-from src.squeezenet import VERSIONS, Widths
 
 SUFFIX = ".net"
 CLASSES = 1000
@@ -34,18 +34,7 @@ class Layer(NamedTuple):
 
 def layers() -> list[Layer]:
     """Return the 26 convolutions in the file's order, which is the network's."""
-    stem, rows = VERSIONS["1_0"]
-    found = [Layer("features.0.conv", (stem.channels, 3, stem.kernel_size, stem.kernel_size))]
-    channels = stem.channels
-    for i, widths in enumerate(rows, 1):
-        if isinstance(widths, Widths):
-            found += [
-                Layer(f"features.{i}.squeeze.conv", (widths.squeeze, channels, 1, 1)),
-                Layer(f"features.{i}.expand1x1.conv", (widths.expand1x1, widths.squeeze, 1, 1)),
-                Layer(f"features.{i}.expand3x3.conv", (widths.expand3x3, widths.squeeze, 3, 3)),
-            ]
-            channels = widths.expand1x1 + widths.expand3x3
-    return [*found, Layer("classifier.1", (CLASSES, channels, 1, 1))]
+    return [Layer(convolution.layer, convolution.shape) for convolution in names.convolutions(**MODEL)]
 
 
 def read_published(path: str | Path) -> dict[str, np.ndarray]:

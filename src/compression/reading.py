@@ -46,14 +46,7 @@ def read_weights(path: str, classes: str | None = None) -> tuple[dict[str, np.nd
 
 def published_card(classes: str | None = None) -> ModelCard:
     """Return the card of the authors' network: Caffe's input is 255 times an image from 0 to 1, less a mean."""
-    names = [str(i) for i in range(published.CLASSES)]
-    if classes:
-        try:
-            names = Path(classes).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeError) as error:
-            raise UserError(f"{classes}: cannot read the class names ({error})") from None
-        if len(names) != published.CLASSES:
-            raise UserError(f"{classes}: {len(names)} lines; the network has {published.CLASSES} classes")
+    names = read_class_names(classes, published.CLASSES) if classes else [str(i) for i in range(published.CLASSES)]
     preprocessing = Preprocessing(
         image_size=published.IMAGE_SIZE,
         fit="center_crop",
@@ -63,3 +56,14 @@ def published_card(classes: str | None = None) -> ModelCard:
         resizer="pillow",
     )
     return ModelCard(dict(published.MODEL), names, preprocessing, dataset="image_folder", val_split=0.0)
+
+
+def read_class_names(path: str, count: int) -> list[str]:
+    """Return the lines of a text file, one for each class. Raises UserError when there are not so many."""
+    try:
+        names = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{path}: cannot read the class names ({error})") from None
+    if len(names) != count:
+        raise UserError(f"{path}: {len(names)} lines; the network has {count} classes")
+    return names

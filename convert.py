@@ -1,0 +1,24 @@
+"""Convert weights of SqueezeNet from other systems to a checkpoint, and back.
+
+python convert.py --from net compressed_SqueezeNet.net --ckpt_path squeezenet.ckpt
+python convert.py --from npz squeezenet.npz --classifier_padding 1 --ceil_mode false --ckpt_path squeezenet.ckpt
+python convert.py --to npz squeezenet.npz --ckpt_path squeezenet.ckpt
+"""
+
+import sys
+
+from src.conversion.config import parse_convert
+from src.errors import run
+
+
+def main() -> None:
+    config = parse_convert(sys.argv[1:], "Convert weights: --from FORMAT FILE, or --to FORMAT FILE, and --ckpt_path.")
+
+    from src.conversion.converting import convert  # After the arguments are checked.
+
+    for line in convert(config):
+        print(line)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,123 @@
+"""What other systems call the parameters of SqueezeNet, from one table."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any, NamedTuple
+
+from src.squeezenet import Widths, architecture, fires_from_metaparameters
+
+FIRST_FIRE = 2  # The paper's layer 1 is the first convolution.
+
+
+METAPARAMETERS = tuple(signature(fires_from_metaparameters).parameters)[1:]
+
+
+class Convolution(NamedTuple):
+    """A convolution of SqueezeNet.
+
+    layer: its name in SqueezeNet, without .weight; a batch norm may follow where it ends in .conv.
+    part: "stem", "last", or of a Fire module "squeeze", "expand1x1", "expand3x3" or "shortcut".
+    index: its place in `features`; the last one has that behind them.
+    number: the paper's: 1, then 2 for fire2, and so on.
+    shape: of its weights, (outputs, inputs, kernel, kernel).
+    """
+
+    layer: str
+    part: str
+    index: int
+    number: int
+    shape: tuple[int, int, int, int]
+
+
+def convolutions(
+    num_classes: int,
+    version: str = "1_0",
+    bypass: str = "none",
+    stem: str = "imagenet",
+    in_channels: int = 3,
+    **others: Any,
+) -> list[Convolution]:
+    """Return the convolutions of SqueezeNet with these arguments, in the network's order."""
+    first, layers = architecture(version, stem, **{key: others[key] for key in METAPARAMETERS if key in others})
+    kernel, channels, number = first.kernel_size, first.channels, FIRST_FIRE
+    found = [Convolution("features.0.conv", "stem", 0, 1, (channels, in_channels, kernel, kernel))]
+    for index, widths in enumerate(layers, 1):
+        if not isinstance(widths, Widths):
+            continue
+        outputs = widths.expand1x1 + widths.expand3x3
+        shapes = {
+            "squeeze": (widths.squeeze, channels, 1, 1),
+            "expand1x1": (widths.expand1x1, widths.squeeze, 1, 1),
+            "expand3x3": (widths.expand3x3, widths.squeeze, 3, 3),
+        }
+        if bypass == "complex" and channels != outputs:
+            shapes["shortcut"] = (outputs, channels, 1, 1)
+        found += [Convolution(f"features.{index}.{part}.conv", part, index, number, shapes[part]) for part in shapes]
+        channels, number = outputs, number + 1
+    return [*found, Convolution("classifier.1", "last", len(layers) + 1, number, (num_classes, channels, 1, 1))]
+
+
+class Naming(NamedTuple):
+    """A system's names: templates of the layers' names, and what stands behind a layer's name.
+
+    A template takes {index}, counted from 0 with an activation behind the first convolution, {number} and {part}.
+    """
+
+    stem: str
+    fire: str
+    last: str
+    parts: dict[str, str]
+
+    def layer(self, convolution: Convolution) -> str:
+        """Return the name of a convolution."""
+        template = {"stem": self.stem, "last": self.last}.get(convolution.part, self.fire)
+        part = self.parts.get(convolution.part, convolution.part)
+        return template.format(index=convolution.index + 1, number=convolution.number, part=part)
+
+
+NAMINGS = {
+    # torchvision has no shortcuts and no batch norm; their names follow its manner.
+    "torchvision": Naming("features.0", "features.{index}.{part}", "classifier.1", {}),
+    # The authors' prototxt files for v1.0 and v1.1. The shortcut's name is this project's.
+    "caffe": Naming(
+        "conv1",
+        "fire{number}/{part}",
+        "conv{number}",
+        {"squeeze": "squeeze1x1", "shortcut": "bypass1x1"},
+    ),
+    # The prototxt of SqueezeNet-Deep-Compression.
+    "deep_compression": Naming(
+        "conv1",
+        "fire{number}/{part}",
+        "conv_final",
+        {"squeeze": "conv1x1_1", "expand1x1": "conv1x1_2", "expand3x3": "conv3x3_2"},
+    ),
+}
+
+# Of a convolution and of the batch norm behind it, in SqueezeNet and elsewhere.
+_WEIGHT, _BIAS = "weight", "bias"
+_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+
+
+class Parameter(NamedTuple):
+    """A parameter of SqueezeNet: its own name, what a system calls it, and its shape."""
+
+    own: str
+    name: str
+    shape: tuple[int, ...]
+
+
+def parameters(model: dict[str, Any], naming: Naming) -> list[Parameter]:
+    """Return the parameters of SqueezeNet with the arguments `model`, in the network's order."""
+    batch_norm = model.get("batch_norm", "none")
+    found = []
+    for convolution in convolutions(**model):
+        own, name, vector = convolution.layer, naming.layer(convolution), convolution.shape[:1]
+        found.append(Parameter(f"{own}.{_WEIGHT}", f"{name}.{_WEIGHT}", convolution.shape))
+        if convolution.part != "last" and (batch_norm == "all" or convolution.part == batch_norm):
+            unit = own.rsplit(".", 1)[0]
+            found += [Parameter(f"{unit}.norm.{kind}", f"{name}.norm.{their}", vector) for kind, their in _NORM.items()]
+        else:
+            found.append(Parameter(f"{own}.{_BIAS}", f"{name}.{_BIAS}", vector))
+    return found

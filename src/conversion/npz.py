@@ -1,0 +1,44 @@
+"""Weights in numpy's .npz, named as in the authors' Caffe networks: conv1.weight, fire2/squeeze1x1.bias, ..."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Mapping
+
+import numpy as np
+
+from src.checkpoint import CARD_KEY, ModelCard
+from src.conversion.source import Foreign, read_members, to_float32
+
+_ENDING = ".npy"
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def read_npz(path: Path) -> Foreign:
+    """Return the arrays of a file. Raises ValueError, or what numpy and zipfile raise, when it is not sound."""
+    arrays = {name.removesuffix(_ENDING): _array(name, member) for name, member in read_members(path).items()}
+    card = arrays.pop(CARD_KEY, None)
+    if card is not None:
+        card = ModelCard.from_json(json.loads(card.tobytes()))
+    return Foreign({name: to_float32(name, array) for name, array in arrays.items()}, {}, card)
+
+
+def write_npz(tensors: Mapping[str, np.ndarray], card: ModelCard) -> bytes:
+    """Return a file of these arrays, with the card's JSON as an array of its bytes beside them."""
+    stream = io.BytesIO()
+    np.savez(stream, **tensors, **{CARD_KEY: np.frombuffer(json.dumps(card.to_json()).encode(), np.uint8)})
+    return stream.getvalue()
+
+
+def _array(name: str, member: bytes) -> np.ndarray:
+    """Return the array of an .npy file, which numpy's own reader would allocate before it looks at the file's size."""
+    stream = io.BytesIO(member)
+    version = np.lib.format.read_magic(stream)
+    if version not in _HEADERS:
+        raise ValueError(f"{name} is of an unknown version of numpy's format")
+    shape, fortran_order, dtype = _HEADERS[version](stream)
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds objects of Python")
+    return np.frombuffer(member[stream.tell() :], dtype).reshape(shape, order="F" if fortran_order else "C")

@@ -1,0 +1,60 @@
+"""What the readers of all formats have in common: what a file gives, and bounds on what it may ask for."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+
+from src.checkpoint import ModelCard
+from src.errors import UserError
+
+# Far above any SqueezeNet (that of ImageNet-21k has 48 MB), and a typing error or a bomb cannot take all memory.
+MAX_BYTES, MAX_MEMBERS = 256 << 20, 10_000
+
+
+class Foreign(NamedTuple):
+    """What a file of another system gives.
+
+    tensors: float32, by their names there.
+    facts: arguments of SqueezeNet that can be seen in the file, besides names and shapes.
+    card: the model card, in a file that convert.py wrote.
+    """
+
+    tensors: dict[str, np.ndarray]
+    facts: dict[str, Any]
+    card: Optional[ModelCard] = None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file. Raises UserError when it cannot be read, or is too large for one of weights."""
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read it ({error.strerror})") from None
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{path}: larger than {MAX_BYTES >> 20} MiB, and so no SqueezeNet")
+    return content
+
+
+def read_members(path: Path) -> dict[str, bytes]:
+    """Return the files in a zip archive. Raises ValueError or one of zipfile's errors for one that is not sound."""
+    with zipfile.ZipFile(io.BytesIO(read_bytes(path))) as archive:
+        members = archive.infolist()
+        if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > MAX_BYTES:
+            raise ValueError(f"it would unpack to more than {MAX_BYTES >> 20} MiB, or {MAX_MEMBERS:,} files")
+        found = {member.filename: archive.read(member) for member in members}
+    if len(found) != len(members):
+        raise ValueError("two of its files have one name")
+    return found
+
+
+def to_float32(name: str, array: np.ndarray) -> np.ndarray:
+    """Return an array as float32 without a loss. Raises ValueError for another type than float32 and float16."""
+    if array.dtype not in (np.float32, np.float16):
+        raise ValueError(f"{name} is {array.dtype}; save it as float32")
+    return np.ascontiguousarray(array, np.float32)
