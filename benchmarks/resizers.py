@@ -1,7 +1,7 @@
 """The two resizers of evaluation on photographs: images per second, and how often a network gives the same class.
 
-    python benchmarks/resizers.py --ckpt_path squeezenet_v1_0_imagenet.ckpt --images PHOTOS [--rounds 5] [--image_size N]
-        [--labels expected_top5.csv --csv_columns file true_class]
+    python benchmarks/resizers.py --ckpt_path squeezenet_v1_0_imagenet.ckpt --images PHOTOS
+        [--labels expected_top5.csv --csv_columns file true_class] [--image_size N] [--rounds 5]
 
 The rates are of reading, decoding and preprocessing, without the network; the resizers take turns, and the median of
 the rounds counts. ckpt_path may be a checkpoint, a compressed file, or the authors' compressed_SqueezeNet.net.
