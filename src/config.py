@@ -74,8 +74,8 @@ MAY_CHANGE = (
 )
 
 Augmentation = Literal["crop_flip", "color_jitter", "cutout"]
-Dataset = Literal["cifar10", "cifar10_binary", "image_folder", "image_csv", "imagenet", "digits"]
-OWN_VALIDATION = ("image_folder", "image_csv", "imagenet")  # Data sets that come with validation images.
+Dataset = Literal["cifar10", "cifar10_binary", "image_folder", "image_csv", "imagenet", "mindrecord", "digits"]
+OWN_VALIDATION = ("image_folder", "image_csv", "imagenet", "mindrecord")  # Data sets that come with validation images.
 Resizer = Literal["mindspore", "pillow"]
 
 
@@ -120,7 +120,8 @@ class DataConfig:
     dataset: Dataset = "cifar10"
     """cifar10 (pickled batches), cifar10_binary, image_folder (train/, val/ with a folder a class), image_csv (train/
     with a folder a class, val/ with labels in val.csv), imagenet (train/ with a folder a WordNet id, val/ likewise or
-    with labels in val_labels), digits (scikit-learn's, needs no files)"""
+    with labels in val_labels), mindrecord (any of these three, packed by to_mindrecord.py), digits (scikit-learn's,
+    needs no files)"""
     data_path: str = "./data"
     """folder that holds the data set, or a .zip/.tar/.tar.gz of it, which is unpacked beside"""
     download: bool = False
@@ -351,6 +352,26 @@ class ExportConfig:
     """probabilities instead of logits"""
     uint8_input: bool = False
     """take pixels (N, H, W, 3) from 0 to 255 and normalise them inside the graph"""
+
+
+@dataclasses.dataclass(frozen=True)
+class MindRecordConfig:
+    """What to_mindrecord.py packs."""
+
+    output_path: str
+    """folder to make, which must not be there yet"""
+    dataset: Literal["image_folder", "image_csv", "imagenet"] = "imagenet"
+    """data set of image files; see train.py"""
+    data_path: str = "./data"
+    """folder that holds the data set, or a .zip/.tar/.tar.gz of it"""
+    csv_columns: List[str] = dataclasses.field(default_factory=lambda: ["image", "label"])
+    """image_csv, imagenet: the columns of the CSV file with the file name and with the class"""
+    val_labels: Optional[str] = None
+    """imagenet: the labels of the images in val/; null: looked for in data_path"""
+    files: Count = 16
+    """files that the images of a split are packed into"""
+    max_broken_images: CountOrZero = 100
+    """files that may be empty or unreadable: each is named and left out; one more ends the packing"""
 
 
 def parse(argv: list[str], description: str, *concerns: type) -> list:
@@ -602,6 +623,7 @@ def reference() -> str:
         ("eval.py", [EvalConfig, DeviceConfig]),
         ("infer.py", [InferConfig, DeviceConfig]),
         ("export.py", [ExportConfig, DeviceConfig]),
+        ("to_mindrecord.py", [MindRecordConfig]),
     ]
     for program, concerns in programs:
         lines += ["", f"## {program}"]

@@ -19,6 +19,7 @@ from src.dataset.epochs import Epochs, EvaluationRows, TrainingRows
 from src.dataset.image_csv import open_image_csv
 from src.dataset.image_folder import open_image_folder
 from src.dataset.imagenet import open_imagenet
+from src.dataset.mindrecord import open_mindrecord
 from src.dataset.source import Source, Subset, split_by_class
 from src.dataset.transforms import Drawn, Preprocessing, evaluation_transforms, training_stages
 from src.errors import UserError
@@ -51,7 +52,7 @@ def create_dataset(source: str, split: str, *, num_shards: int = 1, shard_id: in
 def splits(config: DataConfig) -> tuple[str, ...]:
     """Return the splits that a data set has: train, and val and test as there are."""
     if config.dataset in OWN_VALIDATION:
-        names = ("train", "val", "test") if config.dataset == "image_folder" else ("train", "val")
+        names = ("train", "val") if config.dataset in ("image_csv", "imagenet") else ("train", "val", "test")
         path = unpacked(Path(os.path.expanduser(config.data_path)))
         return tuple(name for name in names if os.path.isdir(path / name))
     return ("train", "val", "test") if config.val_split else ("train", "test")
@@ -74,6 +75,8 @@ def open_source(config: DataConfig, split: str) -> Source:
         source = open_image_csv(path, split, tuple(config.csv_columns))
     elif config.dataset == "imagenet":
         source = open_imagenet(path, split, config.val_labels, tuple(config.csv_columns))
+    elif config.dataset == "mindrecord":
+        source = open_mindrecord(path, split)
     else:
         open_split: Callable = {
             "cifar10": open_cifar10,
