@@ -10,9 +10,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from src.config import DataConfig
-from src.dataset import open_source, splits
+from src.dataset import open_source, preprocessing_of, splits, training_pipeline
 from src.dataset.imagenet_classes import imagenet_classes
-from tests.made_data import refusal
+from src.errors import user_error_within
+from tests.made_data import read_all, refusal
 
 CLASSES = imagenet_classes()
 COLUMNS = ("image", "label")
@@ -180,3 +181,24 @@ def test_a_folder_that_is_missing_is_named_with_the_layout(tmp_path):
     for split in ("train", "val"):
         message = refusal(open_source, config(tmp_path), split)
         assert message.startswith(f"{tmp_path / split}: no such folder") and "train/<WordNet id>/" in message
+
+
+def test_opening_looks_into_no_image_and_a_broken_one_is_named_counted_and_left_out(complete, tmp_path, capsys):
+    shutil.copytree(complete / "train", tmp_path / "train")
+    broken = tmp_path / "train" / CLASSES[LAST].wnid / f"{CLASSES[LAST].wnid}_1.JPEG"
+    broken.write_bytes(broken.read_bytes()[:30])
+    for file in (tmp_path / "train" / CLASSES[SECOND].wnid).iterdir():
+        file.write_bytes(b"no image")
+    chosen = config(tmp_path, image_size=4, batch_size=8, max_broken_images=2)
+    source = open_source(chosen, "train")
+    assert len(source) == 1000 and not capsys.readouterr().err
+    images, labels = read_all(training_pipeline(source, chosen, preprocessing_of(chosen, source), 1))
+    assert len(images) == 1000 and not {SECOND, LAST} & set(labels.tolist())
+    assert source.broken == {SECOND, LAST}
+    warnings = capsys.readouterr().err
+    assert warnings.count("warning: image left out: ") == 2 and str(broken) in warnings
+    (tmp_path / "train" / CLASSES[FIRST].wnid / f"{CLASSES[FIRST].wnid}_1.JPEG").write_bytes(b"")
+    source = open_source(chosen, "train")
+    with pytest.raises(RuntimeError) as raised:
+        read_all(training_pipeline(source, chosen, preprocessing_of(chosen, source), 1))
+    assert user_error_within(raised.value) is not None
