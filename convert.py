@@ -1,8 +1,11 @@
 """Convert weights of SqueezeNet from other systems to a checkpoint, and back.
 
+python convert.py --from torchvision squeezenet1_1.pth --ckpt_path squeezenet.ckpt
 python convert.py --from net compressed_SqueezeNet.net --ckpt_path squeezenet.ckpt
 python convert.py --from npz squeezenet.npz --classifier_padding 1 --ceil_mode false --ckpt_path squeezenet.ckpt
-python convert.py --to npz squeezenet.npz --ckpt_path squeezenet.ckpt
+python convert.py --from caffemodel squeezenet_v1.1.caffemodel --fold_input --ckpt_path squeezenet.ckpt
+python convert.py --from onnx squeezenet.onnx --ckpt_path squeezenet.ckpt
+python convert.py --to torchvision squeezenet.pth --ckpt_path squeezenet.ckpt
 """
 
 import sys
@@ -16,8 +19,7 @@ def main() -> None:
 
     from src.conversion.converting import convert  # After the arguments are checked.
 
-    for line in convert(config):
-        print(line)
+    print(convert(config))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from typing import Literal, Optional
 from src.config import Padding, Side, parse
 from src.errors import UserError
 
-FromFormat = Literal["net", "npz"]
-ToFormat = Literal["npz"]
+FromFormat = Literal["torchvision", "safetensors", "net", "npz", "caffemodel", "onnx"]
+ToFormat = Literal["torchvision", "safetensors", "npz"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
@@ -11,19 +12,26 @@ import numpy as np
 
 from src.checkpoint import ModelCard, load_network, load_weights, save_checkpoint, weights_of
 from src.compression.reading import published_card, read_class_names
+from src.conversion.caffemodel import read_caffemodel
 from src.conversion.config import ConvertConfig
 from src.conversion.names import NAMINGS, parameters
 from src.conversion.npz import read_npz, write_npz
+from src.conversion.onnx_files import read_onnx
 from src.conversion.published import read_net
 from src.conversion.recognition import recognise
+from src.conversion.safetensors_files import read_safetensors, write_safetensors
 from src.conversion.source import Foreign
+from src.conversion.torch_files import read_torch, write_torch
 from src.dataset.imagenet_classes import imagenet_classes
 from src.dataset.source import IMAGENET_MEAN, IMAGENET_STD, printable
 from src.dataset.transforms import Preprocessing
 from src.errors import UserError
 from src.output import output_folder, write_bytes
+from src.squeezenet import SqueezeNet
+from src.summary import check_image_size
 
-STEM = "features.0.conv"
+# What ImageNet networks take, to the pixel; the size is each format's own.
+_RGB = Preprocessing(224, "center_crop", "dataset", IMAGENET_MEAN, IMAGENET_STD, resizer="pillow")
 # What weights do not tell, and a network computes something else with.
 _ASKED = ("classifier_padding", "ceil_mode")
 
@@ -47,15 +55,21 @@ class Format(NamedTuple):
     image_size: int
 
 
+# torchvision's own class.
+_TORCHVISION = {"bypass": "none", "stem": "imagenet", "classifier_padding": 0, "ceil_mode": True, "final_relu": True}
 FORMATS = {
+    "torchvision": Format(read_torch, write_torch, "torchvision", _TORCHVISION, "rgb", 224),
+    "safetensors": Format(read_safetensors, write_safetensors, "torchvision", _TORCHVISION, "rgb", 224),
     # Caffe rounds pooled sizes up, which at 227 pixels is the same in v1.0.
+    "onnx": Format(read_onnx, None, "caffe", {}, "rgb", 224),
+    "caffemodel": Format(read_caffemodel, None, "caffe", {}, "bgr", 227),
     "net": Format(read_net, None, "caffe", {"ceil_mode": False}, "bgr", 227),
     "npz": Format(read_npz, write_npz, "caffe", {}, "rgb", 227),
 }
 
 
-def convert(config: ConvertConfig) -> Iterator[str]:
-    """Convert as configured, and yield lines that say what was done.
+def convert(config: ConvertConfig) -> str:
+    """Convert as configured, and return what was written and of what network, in words.
 
     Raises UserError for anything that cannot be used, before anything is written.
     """
@@ -65,59 +79,63 @@ def convert(config: ConvertConfig) -> Iterator[str]:
     if target.exists() and not config.overwrite:
         raise UserError(f"{target}: is there already; choose another name, or replace it with --overwrite")
     if config.from_format:
-        weights, card = import_weights(config)
-        net = card.build()
-        given = {name: ms.Parameter(ms.Tensor(array), name=name) for name, array in weights.items()}
-        load_weights(net, given, config.file)
+        net, card = import_network(config)
         with output_folder(target.parent):
             save_checkpoint(net, target, card)
     else:
         content, card = export_weights(config)
         with output_folder(target.parent):
             write_bytes(target, content)
-    shape = ", ".join(f"{key} {value}" for key, value in card.model.items())
-    yield f"{target}: {shape}"
+    return f"{target}: {', '.join(f'{key} {value}' for key, value in card.model.items())}"
 
 
-def import_weights(config: ConvertConfig) -> tuple[dict[str, np.ndarray], ModelCard]:
-    """Return the parameters in a file by their names in SqueezeNet, and the card of the network that they are of.
+def import_network(config: ConvertConfig) -> tuple[SqueezeNet, ModelCard]:
+    """Return the network in a file, set to evaluation, and its card.
 
     Raises UserError for a file that is not sound, or not a SqueezeNet's, and where it does not tell all of a network.
     """
-    form = FORMATS[config.from_format]
-    path = Path(config.file)
-    foreign = _read(form, path)
-    shapes = {name: array.shape for name, array in foreign.tensors.items()}
-    if foreign.card is not None:
-        model, found = recognise(shapes, foreign.card.model, path)
-        return {parameter.own: foreign.tensors[parameter.name] for parameter in found}, foreign.card
-    model, found = recognise(shapes, _known(config, form.model, foreign.facts), path)
-    missing = [f"--{key}" for key in _ASKED if key not in model]
-    if missing:
-        raise UserError(f"{path}: weights do not tell all of a network: say the rest with {' and '.join(missing)}")
-    weights = {parameter.own: foreign.tensors[parameter.name] for parameter in found}
-    preprocessing = Preprocessing(
-        config.image_size or form.image_size, "center_crop", "dataset", IMAGENET_MEAN, IMAGENET_STD
-    )
+    form, path = FORMATS[config.from_format], Path(config.file)
+    with _readable(path):
+        foreign = form.read(path)
+        known = foreign.card.model if foreign.card else _known(config, form.model, foreign.facts)
+        model, found = recognise({name: array.shape for name, array in foreign.tensors.items()}, known, path)
+        missing = [f"--{key}" for key in _ASKED if key not in model]
+        if missing and not foreign.card:
+            raise UserError(f"{path}: weights do not tell all of a network: say the rest with {' and '.join(missing)}")
+        card = foreign.card or ModelCard(
+            model,
+            _class_names(model["num_classes"], config.classes),
+            dataclasses.replace(_RGB, image_size=config.image_size or foreign.image_size or form.image_size),
+            dataset="image_folder",
+            val_split=0.0,
+        )
+        net = card.build()
+        check_image_size(net, card.preprocessing.image_size)
+        weights = {p.own: ms.Parameter(ms.Tensor(foreign.tensors[p.name]), name=p.own) for p in found}
+        load_weights(net, weights, path)
+        net.set_train(False)
+        if foreign.check:
+            foreign.check(net)
+    if foreign.card:
+        return net, card
     if (config.input or form.input) == "bgr":
-        weights[f"{STEM}.weight"] = np.ascontiguousarray(weights[f"{STEM}.weight"][:, ::-1])
-        caffe = published_card().preprocessing
-        if config.fold_input:
-            fold_input(weights, caffe, preprocessing)
-        else:
-            preprocessing = dataclasses.replace(caffe, image_size=preprocessing.image_size)
-    return weights, ModelCard(
-        model, _class_names(model["num_classes"], config.classes), preprocessing, "image_folder", 0.0
-    )
+        return net, dataclasses.replace(card, preprocessing=take_rgb(net, card.preprocessing, config.fold_input))
+    if config.fold_input:
+        raise UserError(
+            "fold_input: there is nothing to fold in a network that takes rgb; if it does not, say --input bgr"
+        )
+    return net, card
 
 
-def _read(form: Format, path: Path) -> Foreign:
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what reading a file raises into a UserError."""
     try:
-        return form.read(path)
+        yield
     except UserError:
         raise
     except Exception as error:  # Each library has exceptions of its own for a file that it cannot read.
-        reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+        reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
         raise UserError(f"{path}: not a file of this format, or damaged ({reason})") from None
 
 
@@ -138,17 +156,27 @@ def _class_names(count: int, file: Optional[str]) -> list[str]:
     return known if count == len(known) else [str(i) for i in range(count)]
 
 
-def fold_input(weights: dict[str, np.ndarray], former: Preprocessing, new: Preprocessing) -> None:
-    """Change the first convolution from taking inputs normalised in one way to taking them normalised in another.
+def take_rgb(net: SqueezeNet, usual: Preprocessing, fold: bool) -> Preprocessing:
+    """Turn the first convolution of a network, which takes Caffe's input, to RGB, and return what it takes then.
 
-    Exact, to float32's rounding, where the convolution has no padding: a pixel p comes as (p - mean) / std.
+    fold: make that the usual input of ImageNet networks, where a pixel p comes as (p - mean) / std. It is exact, to
+    float32's rounding; raises UserError where zeros around the image keep it from that.
     """
-    kernel, bias = f"{STEM}.weight", f"{STEM}.bias"
-    former_mean, former_std, new_mean, new_std = np.array([former.mean, former.std, new.mean, new.std])
-    w = weights[kernel].astype(np.float64)
-    offset = (w.sum((2, 3)) * (new_mean - former_mean) / former_std).sum(1)
-    weights[kernel] = (w * (new_std / former_std)[:, None, None]).astype(np.float32)
-    weights[bias] = (weights[bias] + offset).astype(np.float32)
+    caffe = published_card().preprocessing
+    kernel, bias = (weights_of(net)[f"features.0.conv.{kind}"] for kind in ("weight", "bias"))
+    turned = kernel.asnumpy()[:, ::-1]
+    if not fold:
+        kernel.set_data(ms.Tensor(np.ascontiguousarray(turned)))
+        return dataclasses.replace(caffe, image_size=usual.image_size)
+    if net.stem.pad_mode != "valid":
+        raise UserError(
+            "fold_input: the first convolution has zeros around the image, which a mean cannot be folded into"
+        )
+    means, stds = (np.array([getattr(caffe, key), getattr(usual, key)]) for key in ("mean", "std"))
+    offsets = turned.astype(np.float64).sum((2, 3)) * ((means[1] - means[0]) / stds[0])
+    kernel.set_data(ms.Tensor((turned * (stds[1] / stds[0])[:, None, None]).astype(np.float32)))
+    bias.set_data(ms.Tensor((bias.asnumpy() + offsets.sum(1)).astype(np.float32)))
+    return usual
 
 
 def export_weights(config: ConvertConfig) -> tuple[bytes, ModelCard]:

@@ -10,7 +10,7 @@ from typing import Mapping
 import numpy as np
 
 from src.checkpoint import CARD_KEY, ModelCard
-from src.conversion.source import Foreign, read_members, to_float32
+from src.conversion.source import Foreign, read_bytes, read_members, to_float32
 
 _ENDING = ".npy"
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -18,7 +18,9 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 def read_npz(path: Path) -> Foreign:
     """Return the arrays of a file. Raises ValueError, or what numpy and zipfile raise, when it is not sound."""
-    arrays = {name.removesuffix(_ENDING): _array(name, member) for name, member in read_members(path).items()}
+    arrays = {
+        name.removesuffix(_ENDING): _array(name, member) for name, member in read_members(read_bytes(path)).items()
+    }
     card = arrays.pop(CARD_KEY, None)
     if card is not None:
         card = ModelCard.from_json(json.loads(card.tobytes()))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
 from src.checkpoint import ModelCard
 from src.errors import UserError
+from src.squeezenet import SqueezeNet
 
 # Far above any SqueezeNet (that of ImageNet-21k has 48 MB), and a typing error or a bomb cannot take all memory.
 MAX_BYTES, MAX_MEMBERS = 256 << 20, 10_000
@@ -21,12 +22,16 @@ class Foreign(NamedTuple):
 
     tensors: float32, by their names there.
     facts: arguments of SqueezeNet that can be seen in the file, besides names and shapes.
-    card: the model card, in a file that convert.py wrote.
+    card: the model card, in a file that this project wrote.
+    image_size: side of the images in pixels, in a file that has it.
+    check: raises ValueError for a network that computes something else than the file does, as far as that can be seen.
     """
 
     tensors: dict[str, np.ndarray]
     facts: dict[str, Any]
     card: Optional[ModelCard] = None
+    image_size: Optional[int] = None
+    check: Optional[Callable[[SqueezeNet], Any]] = None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -41,9 +46,9 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def read_members(path: Path) -> dict[str, bytes]:
+def read_members(content: bytes) -> dict[str, bytes]:
     """Return the files in a zip archive. Raises ValueError or one of zipfile's errors for one that is not sound."""
-    with zipfile.ZipFile(io.BytesIO(read_bytes(path))) as archive:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
         if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > MAX_BYTES:
             raise ValueError(f"it would unpack to more than {MAX_BYTES >> 20} MiB, or {MAX_MEMBERS:,} files")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import pickletools
-import re
 import reprlib
 from pathlib import Path
 from typing import Any, Iterable
 
 import numpy as np
 
+from src import pickles
 from src.dataset.download import Archive
 from src.dataset.source import ArraySource, printable
 from src.errors import UserError
@@ -91,12 +90,6 @@ _brief = reprlib.Repr()
 _brief.maxlevel = 2
 
 
-# The opcodes of the official pickles, written by Python 2, and of the same values from Python 3. What they leave out
-# imports, calls, or takes memory by other ways than these, and numbers of any length.
-_OPCODE = re.compile(
-    "PROTO|STOP|MARK|EMPTY_(DICT|LIST|TUPLE)|SETITEMS?|APPENDS?|TUPLE[123]?|(SHORT_)?BIN(STRING|BYTES)|BINUNICODE|"
-    "BININT[12]?|BINFLOAT|NONE|NEW(TRUE|FALSE)|(LONG_)?BIN(PUT|GET)|GLOBAL|REDUCE|BUILD"
-)
 # An official batch has 31,035,704 bytes and about 40,000 opcodes, an array and its type among them.
 MAX_PICKLE_BYTES, MAX_OPCODES, MAX_OBJECTS = 32 << 20, 200_000, 2
 _NDARRAY = object()
@@ -135,22 +128,13 @@ class _Array:
 
 
 # What the official pickles import, and its names since numpy 2.
-_ALLOWED_GLOBALS = {
+_STAND_INS = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): _Dtype,
 }
-
-
-class _TrustedUnpickler(pickle.Unpickler):
-    """Unpickles arrays and plain values, and refuses to import anything else."""
-
-    def find_class(self, module, name):
-        try:
-            return _ALLOWED_GLOBALS[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+_ALLOWED = pickles.Allowed(_STAND_INS, pickles.PLAIN_OPCODES, MAX_OPCODES, MAX_OBJECTS)
 
 
 def read_trusted_pickle(file: Path) -> Any:
@@ -161,26 +145,12 @@ def read_trusted_pickle(file: Path) -> Any:
     try:
         with open(file, "rb") as stream:
             content = stream.read(MAX_PICKLE_BYTES + 1)
-        _check_opcodes(content)
-        value = _TrustedUnpickler(io.BytesIO(content), encoding="latin1").load()
+        if len(content) > MAX_PICKLE_BYTES:
+            raise pickle.UnpicklingError(f"it is longer than {MAX_PICKLE_BYTES} bytes")
+        value = pickles.load(io.BytesIO(content), _ALLOWED)
     except Exception as error:  # A broken pickle raises nearly anything.
         reason = printable(str(error))[:200]
         raise UserError(f"{file}: not a CIFAR-10 batch, or damaged ({reason}); fetch the data set again") from None
     if isinstance(value, dict):
         value = {key: entry.array if isinstance(entry, _Array) else entry for key, entry in value.items()}
     return value
-
-
-def _check_opcodes(content: bytes) -> None:
-    """Raise UnpicklingError for a pickle with opcodes that the official ones lack, or with too many of them."""
-    if len(content) > MAX_PICKLE_BYTES:
-        raise pickle.UnpicklingError(f"it is longer than {MAX_PICKLE_BYTES} bytes")
-    objects = 0
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-        objects += opcode.name == "BUILD"
-        if not _OPCODE.fullmatch(opcode.name):
-            raise pickle.UnpicklingError(f"it has the opcode {opcode.name}")
-        # The unpickler makes its memo as long as the largest index.
-        memo = argument if opcode.name == "LONG_BINPUT" else 0
-        if max(count, memo) > MAX_OPCODES or objects > MAX_OBJECTS:
-            raise pickle.UnpicklingError("it has more in it than a batch")

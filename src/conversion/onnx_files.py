@@ -1,0 +1,159 @@
+"""Weights in ONNX models, whichever program wrote them: found by the graph, since names differ from one to the next."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import onnx
+from mindspore import Tensor
+from onnx import numpy_helper
+
+from src.checkpoint import ModelCard
+from src.conversion.names import FIRST_FIRE, NAMINGS
+from src.conversion.source import Foreign, read_bytes, to_float32
+from src.exported import read_spec, spec_path
+from src.inference import softmax
+from src.squeezenet import SqueezeNet
+
+# Nodes that give what they are given, as far as weights are concerned.
+_PASSED = ("Relu", "Dropout", "Identity")
+# Largest difference of logits that rounding explains, in units of the largest logit.
+TOLERANCE = 1e-4
+
+
+def read_onnx(path: Path) -> Foreign:
+    """Return the weights of a model by their names in Caffe, and what its graph tells of the network.
+
+    The card is that of a model which export.py wrote, when its specification lies beside it.
+    """
+    content = read_bytes(path)
+    graph = _Graph(onnx.load_from_string(content).graph)
+    layers = graph.layers()
+    tensors = {}
+    for name, node in layers.items():
+        for kind, tensor in zip(("weight", "bias"), node.input[1:]):
+            tensors[f"{name}.{kind}"] = to_float32(f"{name}.{kind}", graph.constant(tensor))
+    last = list(layers.values())[-1]
+    facts = {
+        "bypass": graph.bypass(layers),
+        "ceil_mode": graph.rounds_up(),
+        "classifier_padding": _padding(last),
+        "final_relu": any(node.op_type == "Relu" and last.output[0] in node.input for node in graph.nodes),
+    }
+    card, size = None, graph.image_size()
+    if spec_path(path).is_file():
+        spec = read_spec(path)
+        card = ModelCard.from_json({field.name: spec[field.name] for field in dataclasses.fields(ModelCard)})
+        size = card.preprocessing.image_size
+    return Foreign(tensors, facts, card, size, lambda net: _check(net, content, size))
+
+
+class _Graph:
+    """The graph of a model, as far as it can be a SqueezeNet's. What is unlike one raises ValueError."""
+
+    def __init__(self, graph: onnx.GraphProto):
+        self.nodes, self.inputs = list(graph.node), graph.input
+        self._producers = {output: node for node in self.nodes for output in node.output}
+        self._constants = {tensor.name: tensor for tensor in graph.initializer}
+        values = ((node, a) for node in self.nodes if node.op_type == "Constant" for a in node.attribute)
+        self._constants.update({node.output[0]: a.t for node, a in values if a.name == "value"})
+
+    def constant(self, name: str) -> np.ndarray:
+        """Return the value of a constant."""
+        tensor = self._constants[self._behind(name, "Identity")]
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ValueError("its weights are in another file; save the model as one")
+        return numpy_helper.to_array(tensor)
+
+    def layers(self) -> dict[str, onnx.NodeProto]:
+        """Return the convolutions by their names in Caffe: the first, those of Fire modules, and the last."""
+        convolutions = [node for node in self.nodes if node.op_type == "Conv"]
+        if not convolutions:
+            raise ValueError("there is no convolution in it")
+        named, number, naming = {NAMINGS["caffe"].stem: convolutions[0]}, FIRST_FIRE, NAMINGS["caffe"]
+        for node in self.nodes:
+            expands = [self._convolution(name) for name in node.input] if node.op_type == "Concat" else []
+            if len(expands) != 2 or None in expands or expands[0].input[0] != expands[1].input[0]:
+                continue
+            fire = {"squeeze": self._convolution(expands[0].input[0]), "expand1x1": expands[0], "expand3x3": expands[1]}
+            fire["shortcut"] = next(filter(None, map(self._convolution, self._added_to(node.output[0]))), None)
+            for part, convolution in fire.items():
+                if convolution is not None:
+                    named[naming.fire.format(number=number, part=naming.parts.get(part, part))] = convolution
+            number += 1
+        named[naming.last.format(number=number)] = convolutions[-1]
+        if len({id(node) for node in named.values()}) != len(convolutions):
+            raise ValueError(f"it has {len(convolutions)} convolutions, and {number - FIRST_FIRE} Fire modules")
+        return named
+
+    def bypass(self, layers: dict[str, onnx.NodeProto]) -> str:
+        """Return which connections there are around the Fire modules."""
+        if any(NAMINGS["caffe"].parts["shortcut"] in name for name in layers):
+            return "complex"
+        return "simple" if any(node.op_type == "Add" for node in self.nodes) else "none"
+
+    def rounds_up(self) -> bool:
+        """Return whether max pooling rounds sizes up, in one of the ways in which exporters say so."""
+        for node in self.nodes:
+            if node.op_type == "MaxPool":
+                before = self._producers.get(node.input[0])
+                repeated = before is not None and before.op_type == "Concat" and self._is_slice(before.input[-1])
+                # One row of padding at the bottom and one column at the right is what Caffe2 writes.
+                if repeated or _attribute(node, "ceil_mode", 0) or _attribute(node, "pads", [])[-2:] == [1, 1]:
+                    return True
+        return False
+
+    def image_size(self) -> Optional[int]:
+        """Return the side of the images, or None where the model leaves it open."""
+        constants = self._constants.keys()
+        shapes = [value.type.tensor_type.shape.dim for value in self.inputs if value.name not in constants]
+        return shapes[0][-1].dim_value or None
+
+    def _behind(self, name: str, *passed: str) -> str:
+        while name in self._producers and self._producers[name].op_type in passed:
+            name = self._producers[name].input[0]
+        return name
+
+    def _convolution(self, name: str) -> Optional[onnx.NodeProto]:
+        node = self._producers.get(self._behind(name, *_PASSED))
+        return node if node is not None and node.op_type == "Conv" else None
+
+    def _added_to(self, name: str) -> list[str]:
+        sums = [node for node in self.nodes if node.op_type == "Add" and name in node.input]
+        return [other for node in sums for other in node.input if other != name]
+
+    def _is_slice(self, name: str) -> bool:
+        return name in self._producers and self._producers[name].op_type == "Slice"
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def _padding(node: onnx.NodeProto) -> int:
+    pads = set(_attribute(node, "pads", [0]))
+    if len(pads) != 1:
+        raise ValueError("the padding of its last convolution differs from side to side")
+    return pads.pop()
+
+
+def _check(net: SqueezeNet, content: bytes, size: int) -> float:
+    """Return the largest difference between a model and the network made of it. Raises ValueError for a large one."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    inputs = np.random.RandomState(0).standard_normal((1, 3, size, size)).astype(np.float32)
+    given = session.run(None, {session.get_inputs()[0].name: inputs})[0].reshape(1, -1)
+    logits = net(Tensor(inputs)).asnumpy()
+    expected = softmax(logits) if abs(given.sum() - 1) < TOLERANCE else logits
+    difference = float(np.abs(given - expected).max()) if given.shape == expected.shape else np.inf
+    if not difference < TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise ValueError(
+            f"the model computes something else than the SqueezeNet of its weights: {difference:.2g} apart"
+        )
+    return difference

@@ -1,0 +1,29 @@
+"""Weights in .safetensors, named as torchvision names them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Mapping
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from src.checkpoint import CARD_KEY, ModelCard
+from src.conversion.source import Foreign, read_bytes, to_float32
+
+_LENGTH = 8  # Bytes of the header's length, before the header, which is JSON.
+
+
+def read_safetensors(path: Path) -> Foreign:
+    """Return the tensors of a file, and the card in the metadata of one that convert.py wrote."""
+    content = read_bytes(path)
+    tensors = {name: to_float32(name, array) for name, array in load(content).items()}  # It checks the header first.
+    header = json.loads(content[_LENGTH : _LENGTH + int.from_bytes(content[:_LENGTH], "little")])
+    card = header.get("__metadata__", {}).get(CARD_KEY)
+    return Foreign(tensors, {}, None if card is None else ModelCard.from_json(json.loads(card)))
+
+
+def write_safetensors(tensors: Mapping[str, np.ndarray], card: ModelCard) -> bytes:
+    """Return a file of these tensors, with the card in its metadata."""
+    return save(dict(tensors), {CARD_KEY: json.dumps(card.to_json())})

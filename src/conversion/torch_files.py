@@ -1,0 +1,192 @@
+"""PyTorch's files of a state_dict, as torch.save writes them since 2017, read and written without torch.
+
+Such a file holds a pickle, in which a tensor is a call that names a storage by a persistent id, and the storages. Since
+torch 1.6 it is a zip archive; before, pickles and storages one behind the other, as torchvision's first files are.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, Callable, Mapping, NamedTuple
+
+import numpy as np
+
+from src import pickles
+from src.checkpoint import ModelCard
+from src.conversion.source import MAX_BYTES, Foreign, read_bytes, read_members, to_float32
+
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # Of the files before torch 1.6.
+_ZIP = b"PK\x03\x04"
+_ADVICE = "save model.state_dict() alone"
+MAX_VALUES = MAX_BYTES // 4  # Of all tensors together, which may share a storage.
+_LENGTH = np.dtype("<i8")  # Of a storage, before its values.
+
+
+class _Storage(NamedTuple):
+    """Values in a file, by the key that it has for them."""
+
+    dtype: str
+    key: str
+    count: int
+
+
+class _Tensor:
+    """Stands for torch._utils._rebuild_tensor and _rebuild_tensor_v2, and for the tensor that they make."""
+
+    def __init__(self, storage, offset, shape, strides, requires_grad=False, hooks=(), metadata=None):
+        numbers = (offset, *shape, *strides)
+        whole = all(type(n) is int and n >= 0 for n in numbers) and isinstance(shape, tuple)
+        if not isinstance(storage, _Storage) or not whole:
+            raise pickle.UnpicklingError("a tensor is made in another way")
+        last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides))
+        if len(shape) != len(strides) or last >= storage.count or math.prod(shape) > storage.count:
+            raise pickle.UnpicklingError("a tensor has more values than there are")
+        self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
+
+    def __setstate__(self, state):
+        raise pickle.UnpicklingError("a tensor is made in another way")
+
+    def array(self, values: np.ndarray) -> np.ndarray:
+        """Return the tensor as a view of the values of its storage."""
+        strides = [stride * values.itemsize for stride in self.strides]
+        return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides, writeable=False)
+
+
+class _OrderedDict(dict):
+    """Stands for collections.OrderedDict, whose attribute _metadata only torch.nn needs."""
+
+    def __setstate__(self, state):
+        pass
+
+
+_STORAGES = {
+    ("torch", f"{name}Storage"): f"<{code}"
+    for name, code in {"Float": "f4", "Half": "f2", "Double": "f8", "Long": "i8", "Int": "i4"}.items()
+}
+_ALLOWED = pickles.Allowed(
+    {
+        ("collections", "OrderedDict"): _OrderedDict,
+        ("torch._utils", "_rebuild_tensor"): _Tensor,
+        ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+        **_STORAGES,
+    },
+    f"{pickles.PLAIN_OPCODES}|BINPERSID|LONG1",
+    most=100_000,
+    objects=2,
+)
+
+
+def read_torch(path: Path) -> Foreign:
+    """Return the tensors of a state_dict. Raises nearly any exception for a file that does not hold just one."""
+    content = read_bytes(path)
+    state, storages = _read_zip(content) if content.startswith(_ZIP) else _read_stream(io.BytesIO(content))
+    return Foreign(
+        {name: to_float32(name, tensor.array(storages(tensor.storage))) for name, tensor in state.items()}, {}
+    )
+
+
+def _read_zip(content: bytes) -> tuple[dict, Callable[[_Storage], np.ndarray]]:
+    """Return the state_dict of a file since torch 1.6, and what gives the values of its storages."""
+    members = read_members(content)
+    folder = next((name[: -len("data.pkl")] for name in members if name.endswith("/data.pkl")), None)
+    if folder is None:
+        raise ValueError("there is no data.pkl in it")
+    if members.get(f"{folder}byteorder", b"little") != b"little":
+        raise ValueError("it was written on a machine with another byte order")
+    state = _state(io.BytesIO(members[f"{folder}data.pkl"]))
+    return state, lambda storage: _values(members[f"{folder}data/{storage.key}"], storage)
+
+
+def _read_stream(stream: io.BytesIO) -> tuple[dict, Callable[[_Storage], np.ndarray]]:
+    """Return the same of a file before torch 1.6."""
+    if pickles.load(stream, _ALLOWED) != _MAGIC or pickles.load(stream, _ALLOWED) != _PROTOCOL:
+        raise ValueError("it does not begin as torch.save does")
+    if pickles.load(stream, _ALLOWED).get("little_endian") is not True:
+        raise ValueError("it was written on a machine with another byte order")
+    state = _state(stream)
+    sizes = {tensor.storage.key: tensor.storage for tensor in state.values()}
+    contents = {}
+    for key in pickles.load(stream, _ALLOWED):
+        count = int(np.frombuffer(stream.read(_LENGTH.itemsize), _LENGTH)[0])
+        if key not in sizes or count != sizes[key].count:
+            raise ValueError("its storages are not those of its tensors")
+        contents[key] = stream.read(count * np.dtype(sizes[key].dtype).itemsize)
+    return state, lambda storage: _values(contents[storage.key], storage)
+
+
+def _state(stream: io.BytesIO) -> dict:
+    try:
+        state = pickles.load(stream, _ALLOWED, _persistent)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{error}; {_ADVICE}") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds no state_dict; {_ADVICE}")
+    others = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, _Tensor))]
+    if others or not state:
+        raise ValueError(f"it holds {', '.join(others[:5]) or 'nothing'}; {_ADVICE}")
+    if sum(math.prod(tensor.shape) for tensor in state.values()) > MAX_VALUES:
+        raise ValueError("its tensors are too large")
+    return state
+
+
+def _persistent(given: Any) -> _Storage:
+    """Return the storage that a persistent id names; files before torch 1.6 say of what it is a part, or None."""
+    kind, dtype, key, _, count, *part = given
+    whole = part in ([], [None])
+    if (
+        kind != "storage"
+        or dtype not in _STORAGES.values()
+        or type(key) is not str
+        or type(count) is not int
+        or not whole
+    ):
+        raise pickle.UnpicklingError("a tensor has its values in another way")
+    return _Storage(dtype, key, count)
+
+
+def _values(content: bytes, storage: _Storage) -> np.ndarray:
+    values = np.frombuffer(content, storage.dtype)
+    if len(values) != storage.count:
+        raise ValueError(f"it has {len(values):,} values where there should be {storage.count:,}")
+    return values
+
+
+def write_torch(tensors: Mapping[str, np.ndarray], card: ModelCard) -> bytes:
+    """Return a file that torch.load reads as a state_dict, also with weights_only. It has no place for the card."""
+    stream = io.BytesIO()
+    contents = {"data.pkl": _pickle(tensors), "byteorder": b"little"}
+    contents.update({f"data/{key}": array.tobytes() for key, array in enumerate(tensors.values())})
+    contents["version"] = b"3\n"
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)  # Without the time: equal nets, equal files.
+    return stream.getvalue()
+
+
+def _pickle(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """Return the pickle of a state_dict, put together of opcodes, since torch's functions are named and not there."""
+    empty = _imported("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+    parts = [pickle.PROTO + b"\x02", empty, pickle.MARK]
+    for key, (name, array) in enumerate(tensors.items()):
+        strides = tuple(stride // array.itemsize for stride in array.strides)
+        parts += [
+            _plain(name),
+            *(_imported("torch._utils", "_rebuild_tensor_v2"), pickle.MARK),
+            *(pickle.MARK, _plain("storage"), _imported("torch", "FloatStorage"), _plain(str(key)), _plain("cpu")),
+            *(_plain(array.size), pickle.TUPLE, pickle.BINPERSID),
+            *(_plain(0), _plain(array.shape), _plain(strides), pickle.NEWFALSE, empty, pickle.TUPLE, pickle.REDUCE),
+        ]
+    return b"".join([*parts, pickle.SETITEMS, pickle.STOP])
+
+
+def _imported(module: str, name: str) -> bytes:
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+
+
+def _plain(value: Any) -> bytes:
+    """Return the opcodes of a value of Python's own, without PROTO and STOP around them."""
+    return pickle.dumps(value, protocol=2)[2:-1]

@@ -1,0 +1,75 @@
+"""Pickles from strangers, read without running anything in them, and without much more memory than they are long."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import re
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Tuple
+
+# The opcodes of plain values, lists, dictionaries and calls, as Python 2 and 3 write them. What they leave out imports
+# or calls by other ways, or takes memory, and numbers of any length.
+PLAIN_OPCODES = (
+    "PROTO|STOP|MARK|EMPTY_(DICT|LIST|TUPLE)|SETITEMS?|APPENDS?|TUPLE[123]?|(SHORT_)?BIN(STRING|BYTES)|BINUNICODE|"
+    "BININT[12]?|BINFLOAT|NONE|NEW(TRUE|FALSE)|(LONG_)?BIN(PUT|GET)|GLOBAL|REDUCE|BUILD"
+)
+
+
+class Allowed(NamedTuple):
+    """What a pickle may hold.
+
+    stand_ins: by module and name what the pickle gets for each import. Each is a value, or a class that checks its
+        arguments and has a __setstate__: nothing of what the pickle names is imported.
+    opcodes: names of opcodes, a regular expression.
+    most: how many opcodes.
+    objects: how many BUILD opcodes.
+    """
+
+    stand_ins: Mapping[Tuple[str, str], Any]
+    opcodes: str
+    most: int
+    objects: int
+
+
+def load(stream: io.BytesIO, allowed: Allowed, persistent: Optional[Callable[[Any], Any]] = None) -> Any:
+    """Return the value of the pickle that begins where a stream is, and leave the stream behind it.
+
+    persistent: what makes a value of a persistent id. Raises UnpicklingError for a pickle that holds anything else than
+    allowed, and nearly any exception for a broken one.
+    """
+    begin = stream.tell()
+    _check_opcodes(stream, allowed)
+    stream.seek(begin)
+    return _Unpickler(stream, allowed, persistent).load()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Refuses to import anything."""
+
+    def __init__(self, stream, allowed, persistent):
+        super().__init__(stream, encoding="latin1")
+        self.allowed, self.persistent = allowed, persistent
+
+    def find_class(self, module, name):
+        try:
+            return self.allowed.stand_ins[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+
+    def persistent_load(self, given):
+        if self.persistent is None:
+            raise pickle.UnpicklingError("it asks for what is not in it")
+        return self.persistent(given)
+
+
+def _check_opcodes(stream: io.BytesIO, allowed: Allowed) -> None:
+    pattern, objects = re.compile(allowed.opcodes), 0
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        objects += opcode.name == "BUILD"
+        if not pattern.fullmatch(opcode.name):
+            raise pickle.UnpicklingError(f"it has the opcode {opcode.name}")
+        # The unpickler makes its memo as long as the largest index.
+        memo = argument if opcode.name == "LONG_BINPUT" else 0
+        if max(count, memo) > allowed.most or objects > allowed.objects:
+            raise pickle.UnpicklingError("it has more in it than it should")

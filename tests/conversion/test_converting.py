@@ -1,0 +1,215 @@
+"""convert.py: what is recognised, recorded and asked for, and the way there and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+
+from src.checkpoint import load_network, weights_of
+from src.compression.published import read_published
+from src.conversion.converting import FORMATS, convert, import_network
+from src.conversion.npz import write_npz
+from src.conversion.safetensors_files import read_safetensors
+from tests.conversion.conftest import SMALL, config, random_tensors
+from tests.made_data import refusal
+
+TOLD = {"classifier_padding": 0, "ceil_mode": False}
+
+
+@pytest.fixture(scope="module")
+def published(shared):
+    return shared / "data" / "imagenet_squeezenet"
+
+
+def savez(path, tensors):
+    np.savez(path, **tensors)
+    return path
+
+
+def equal(first, second) -> bool:
+    """Whether two networks have the same weights bit for bit."""
+    one, other = ({n: p.asnumpy().tobytes() for n, p in weights_of(net).items()} for net in (first, second))
+    return one == other
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"num_classes": 10, "version": "cifar", "bypass": "complex", "batch_norm": "squeeze", "in_channels": 1},
+        {"num_classes": 3, "version": "1_1", "squeeze_ratio": 0.5, "base_e": 16, "incr_e": 16, "ceil_mode": True},
+        {"num_classes": 10, "version": "cifar", "bypass": "simple", "stem": "small", "final_relu": False},
+    ],
+)
+def test_a_checkpoint_comes_back_bit_for_bit_from_every_format_that_is_written(tmp_path, model):
+    from src.checkpoint import ModelCard, save_checkpoint
+    from src.dataset.transforms import Preprocessing
+    from src.squeezenet import SqueezeNet
+
+    preprocessing = Preprocessing(32, "resize", "dataset", (0.5,) * 3, (0.25,) * 3)
+    names = [f"class {i}" for i in range(model["num_classes"])]
+    net, card = SqueezeNet(**model), ModelCard(model, names, preprocessing, "digits", 0.0)
+    save_checkpoint(net, tmp_path / "net.ckpt", card)
+    for file_format, form in FORMATS.items():
+        if form.write is None or (file_format == "torchvision" and "squeeze_ratio" in model):
+            continue  # A .pth has no place for the metaparameters.
+        file = tmp_path / f"net.{file_format}"
+        there = dataclasses.replace(
+            config(file_format, file), ckpt_path=str(tmp_path / "net.ckpt"), from_format=None, to_format=file_format
+        )
+        assert convert(there).startswith(str(file))
+        given = {key: model[key] for key in ("bypass", "stem", "final_relu") if key in model}
+        back, read = import_network(config(file_format, file, **(given if file_format == "torchvision" else {})))
+        assert equal(back, net), file_format
+        if file_format != "torchvision":
+            assert read == card
+
+
+def test_the_published_network_folded_is_the_shared_npz_bit_for_bit(published):
+    """The .npz was made from the .net by others, with Caffe's input folded into the first convolution."""
+    net, card = import_network(config("net", published / "compressed_SqueezeNet.net", fold_input=True))
+    given = {"classifier_padding": 1, "ceil_mode": False}
+    other, other_card = import_network(config("npz", published / "squeezenet_v1.0_imagenet_rgb.npz", **given))
+    assert equal(net, other) and card.preprocessing == other_card.preprocessing
+    assert {**card.model, **other_card.model} == card.model and card.model["version"] == "1_0"
+    assert card.preprocessing.image_size == 227 and card.classes[999] == "toilet tissue"
+
+
+def test_without_folding_the_published_weights_are_those_that_compress_reads(published):
+    net, card = import_network(config("net", published / "compressed_SqueezeNet.net"))
+    expected = read_published(published / "compressed_SqueezeNet.net")
+    assert {n: p.asnumpy().tobytes() for n, p in weights_of(net).items()} == {
+        name: array.tobytes() for name, array in expected.items()
+    }
+    assert card.preprocessing.mean == tuple(n / 255 for n in (123, 117, 104))
+
+
+def test_what_weights_do_not_tell_is_asked_for_by_name(tmp_path):
+    path = savez(tmp_path / "net.npz", random_tensors(SMALL, "caffe"))
+    assert "say the rest with --classifier_padding and --ceil_mode" in refusal(import_network, config("npz", path))
+    _, card = import_network(config("npz", path, **TOLD, bypass="simple", final_relu=False, image_size=32))
+    assert card.model == {
+        **SMALL,
+        **TOLD,
+        "bypass": "simple",
+        "final_relu": False,
+        "stem": "imagenet",
+        "batch_norm": "none",
+    }
+    assert card.classes == [str(i) for i in range(10)] and card.preprocessing.image_size == 32
+
+
+@pytest.mark.parametrize("naming", ["caffe", "deep_compression", "torchvision"])
+def test_each_naming_is_recognised_whatever_the_format(tmp_path, naming):
+    tensors = random_tensors({**SMALL, "num_classes": 7, "bypass": "complex"}, naming)
+    net, card = import_network(config("npz", savez(tmp_path / "net.npz", tensors), **TOLD))
+    assert (card.model["num_classes"], card.model["bypass"], card.model["version"]) == (7, "complex", "cifar")
+    first, *_, last, _ = tensors
+    assert (weights_of(net)["features.0.conv.weight"].asnumpy() == tensors[first]).all()
+    assert (weights_of(net)["classifier.1.weight"].asnumpy() == tensors[last]).all()
+
+
+def change(tensors, **changes):
+    return {name: array for name, array in {**tensors, **changes}.items() if array is not None}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"conv1.bias": None}, "conv1.bias is missing"),
+        ({"fc.weight": np.ones((2, 2), np.float32)}, "fc.weight is not in the network"),
+        ({"conv1.bias": np.ones(65, np.float32)}, "conv1.bias is (65,) in the file and (64,) in the network"),
+        ({"conv1.bias": np.ones(64)}, "conv1.bias is float64"),
+        ({"conv1.bias": np.array([None] * 64)}, "holds objects"),
+        ({"conv1.bias": np.full(64, np.inf, np.float32)}, "features.0.conv.bias holds values that are not finite"),
+    ],
+)
+def test_every_tensor_is_accounted_for(tmp_path, changes, message):
+    path = savez(tmp_path / "net.npz", change(random_tensors(SMALL, "caffe"), **changes))
+    assert message in refusal(import_network, config("npz", path, **TOLD))
+
+
+def test_a_header_of_numpy_that_asks_for_more_than_is_there_is_refused(tmp_path):
+    import zipfile
+
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40,)})
+    with zipfile.ZipFile(tmp_path / "net.npz", "w") as archive:
+        archive.writestr("conv1.weight.npy", stream.getvalue())
+    assert "cannot reshape" in refusal(import_network, config("npz", tmp_path / "net.npz", **TOLD))
+
+
+def test_damaged_safetensors_and_huge_headers_are_refused(tmp_path):
+    from src.checkpoint import ModelCard
+    from src.conversion.safetensors_files import write_safetensors
+    from src.dataset.transforms import Preprocessing
+
+    card = ModelCard(SMALL, ["a"] * 10, Preprocessing(32, "resize", "dataset", (0.5,) * 3, (0.5,) * 3), "digits", 0.0)
+    whole, path = write_safetensors(random_tensors(SMALL, "torchvision"), card), tmp_path / "net.safetensors"
+    path.write_bytes(whole)
+    assert read_safetensors(path).card == card
+    long = {"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}
+    header = json.dumps(long).encode()
+    damaged = {
+        "nothing": b"",
+        "a header of 2**63 bytes": b"\xff" * 7 + b"\x7f" + whole[8:],
+        "a header of 99 MB": (99 << 20).to_bytes(8, "little") + whole[8:],
+        "a tensor of 4 TiB": len(header).to_bytes(8, "little") + header,
+        "no JSON": (4).to_bytes(8, "little") + b"\xff" * 400,
+        "a card that is none": whole.replace(b'\\"num_classes\\": 10', b'\\"num_classes\\": 99'),
+        "an unknown version": whole.replace(b'\\"cifar\\"', b'\\"cifax\\"'),
+        **{f"cut at {size}": whole[:size] for size in (1, 8, 100, 5000, len(whole) - 1)},
+    }
+    for what, content in damaged.items():
+        path.write_bytes(content)
+        assert refusal(import_network, config("safetensors", path)).startswith(str(path)), what
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_another_formats_file_or_none_is_one_line(tmp_path, file_format):
+    path = tmp_path / "net"
+    assert "cannot read it" in refusal(import_network, config(file_format, path))
+    for content in (b"", b"\0" * 1000, np.random.RandomState(0).bytes(100_000), b"PK\x03\x04" + b"\0" * 100, b"text"):
+        path.write_bytes(content)
+        assert refusal(import_network, config(file_format, path)).startswith(str(path))
+
+
+def test_folding_is_refused_where_it_is_not_exact_or_not_needed(tmp_path):
+    path = savez(tmp_path / "net.npz", random_tensors(SMALL, "caffe"))
+    assert "nothing to fold" in refusal(import_network, config("npz", path, **TOLD, fold_input=True))
+    assert "zeros around" in refusal(import_network, config("npz", path, **TOLD, fold_input=True, input="bgr"))
+
+
+def test_the_program_writes_a_checkpoint_and_no_more_than_that(tmp_path, script):
+    savez(tmp_path / "net.npz", random_tensors(SMALL, "caffe"))
+    read = ("--from", "npz", "net.npz", "--ckpt_path", "made/net.ckpt")
+    refused = script("convert.py", *read, cwd=tmp_path)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and not (tmp_path / "made").exists()
+    done = script("convert.py", *read, "--ceil_mode", "false", "--classifier_padding", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "version cifar" in done.stdout and [p.name for p in (tmp_path / "made").iterdir()] == ["net.ckpt"]
+    assert load_network(tmp_path / "made" / "net.ckpt")[1].model["classifier_padding"] == 1
+
+
+def test_arguments_that_do_not_fit_are_one_line(tmp_path):
+    from src.conversion.config import parse_convert
+
+    assert "give either --from" in refusal(parse_convert, ["--file", "a", "--ckpt_path", "b"], "")
+    assert "from_format: 'keras' is not allowed" in refusal(parse_convert, ["--from", "keras", "a"], "")
+    there = parse_convert(["--to", "npz", "a.npz", "--ckpt_path", "b.ckpt"], "")
+    assert (there.to_format, there.file, there.ckpt_path) == ("npz", "a.npz", "b.ckpt")
+    (tmp_path / "net.ckpt").write_bytes(b"")
+    existing = dataclasses.replace(config("npz", tmp_path / "net.npz"), ckpt_path=str(tmp_path / "net.ckpt"))
+    assert "is there already" in refusal(convert, existing)
+
+
+def test_cards_in_npz_files_are_read(tmp_path):
+    from src.checkpoint import ModelCard
+    from src.dataset.transforms import Preprocessing
+
+    card = ModelCard(SMALL, ["a"] * 10, Preprocessing(32, "resize", "dataset", (0.5,) * 3, (0.5,) * 3), "digits", 0.0)
+    (tmp_path / "net.npz").write_bytes(write_npz(random_tensors(SMALL, "caffe"), card))
+    assert import_network(config("npz", tmp_path / "net.npz"))[1] == card

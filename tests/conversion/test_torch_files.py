@@ -1,0 +1,169 @@
+"""torchvision's files: outputs equal to torch's, and files that torch reads; hostile ones run nothing."""
+
+from __future__ import annotations
+
+import collections
+import io
+import os
+import pickle
+import re
+import zipfile
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from src.checkpoint import weights_of
+from src.conversion.converting import import_network
+from src.conversion.torch_files import read_torch, write_torch
+from tests.conversion.conftest import SMALL, config, random_tensors
+from tests.made_data import refusal
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install -r requirements-dev.txt")
+
+
+def save(state, path, legacy=False):
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    return path
+
+
+@pytest.mark.parametrize("version, legacy", [("1_0", False), ("1_1", True)])
+def test_logits_are_torchs_at_224_where_pools_round_up(tmp_path, version, legacy):
+    from tests.conversion.torchvision_squeezenet import SqueezeNet
+
+    torch.manual_seed(1)
+    theirs = SqueezeNet(version).eval()
+    net, card = import_network(config("torchvision", save(theirs.state_dict(), tmp_path / "net.pth", legacy)))
+    inputs = np.random.RandomState(0).standard_normal((2, 3, 224, 224)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(inputs)).numpy()
+    assert np.abs(net(Tensor(inputs)).asnumpy() - expected).max() < 1e-4 < expected.max()
+    assert card.model["version"] == version and card.model["ceil_mode"] is True
+    assert card.classes[:2] == ["tench", "goldfish"] and card.preprocessing.resizer == "pillow"
+
+
+def test_torch_reads_what_is_written_bit_for_bit(tmp_path):
+    tensors = random_tensors(SMALL, "torchvision")
+    path = tmp_path / "net.pth"
+    path.write_bytes(write_torch(tensors, None))
+    state = torch.load(path, weights_only=True)
+    assert list(state) == list(tensors)
+    assert all(state[name].numpy().tobytes() == array.tobytes() for name, array in tensors.items())
+    assert torch.load(path, weights_only=True, mmap=True).keys() == tensors.keys()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_all_layouts_of_tensors_are_read(tmp_path, legacy):
+    """Half precision; values in another order in memory; two tensors that share one storage."""
+    base = torch.arange(24, dtype=torch.float32).reshape(2, 3, 2, 2)
+    state = collections.OrderedDict(
+        half=base.half(), last=base.contiguous(memory_format=torch.channels_last), part=base[1], whole=base
+    )
+    found = read_torch(save(state, tmp_path / "net.pth", legacy)).tensors
+    for name, tensor in state.items():
+        assert found[name].dtype == np.float32 and (found[name] == tensor.float().numpy()).all(), name
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    "what, message",
+    [
+        (lambda state: {"state_dict": state, "epoch": 3}, "it holds state_dict, epoch; save model.state_dict"),
+        (lambda state: torch.nn.Linear(2, 2), "save model.state_dict"),
+        (lambda state: list(state), "it holds no state_dict"),
+        (lambda state: {}, "it holds nothing"),
+        (lambda state: {**state, "more": torch.ones(1)}, "more is not in the network"),
+        (lambda state: {k: v for k, v in state.items() if k != "classifier.1.bias"}, "classifier.1.bias is missing"),
+        (lambda state: {**state, "classifier.1.bias": torch.ones(3)}, r"classifier.1.bias is \(3,\) in the file"),
+        (lambda state: {**state, "classifier.1.bias": torch.ones(10).double()}, "is float64; save it as float32"),
+        (lambda state: {**state, "classifier.1.bias": torch.full((10,), np.nan)}, "not finite"),
+    ],
+)
+def test_what_is_no_state_dict_of_a_squeezenet_is_named(tmp_path, what, message, legacy):
+    state = {name: torch.from_numpy(array) for name, array in random_tensors(SMALL, "torchvision").items()}
+    path = save(what(state), tmp_path / "net.pth", legacy)
+    said = refusal(import_network, config("torchvision", path))
+    assert said.startswith(str(path))
+    assert re.search(message, said), said
+
+
+def rebuilt(storage: bytes = b"K\x04", shape: bytes = b"K\x04\x85", strides: bytes = b"K\x01\x85") -> bytes:
+    """The pickle of a state_dict of one tensor, with these opcodes of its numbers."""
+    persistent = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0" + b"0X\x03\0\0\0cpu" + storage + b"tQ"
+    call = b"ctorch._utils\n_rebuild_tensor_v2\n(" + persistent + b"K\0" + shape + strides + b"\x89)tR"
+    return b"\x80\x02}X\x01\0\0\0a" + call + b"s."
+
+
+def archive(path, content: bytes, data: bytes = bytes(16), **options):
+    with zipfile.ZipFile(path, "w", **options) as stream:
+        stream.writestr("archive/data.pkl", content)
+        stream.writestr("archive/data/0", data)
+    return path
+
+
+class Call:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def hostile(trace: str) -> dict[str, bytes]:
+    """Pickles that make the file `trace`, or ask for more than is there."""
+    huge = b"J\xff\xff\xff\x7f"
+    return {
+        **{
+            f"os.system, protocol {protocol}": pickle.dumps({"a": Call(os.system, f"touch {trace}")}, protocol)
+            for protocol in (0, 2, 4)
+        },
+        "eval": pickle.dumps({"a": Call(eval, f"open({trace!r}, 'w')")}, 2),
+        "torch's own loader": b"\x80\x02ctorch\nload\nX"
+        + len(trace).to_bytes(4, "little")
+        + trace.encode()
+        + b"\x85R.",
+        "a stand-in's attribute": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x08\0\0\0__init__Nsb.",
+        "a storage of 8 GiB": rebuilt(storage=huge),
+        "a shape of 2**62": rebuilt(shape=huge + huge + b"\x86", strides=b"K\0K\0\x86"),
+        "a shape repeated by strides of 0": rebuilt(shape=huge + b"\x85", strides=b"K\0\x85"),
+        "negative strides": rebuilt(strides=b"J\xff\xff\xff\xff\x85"),
+        "a tensor beyond its storage": rebuilt(shape=b"K\x05\x85"),
+        "a tensor of texts": rebuilt(shape=b"X\x01\0\0\0a\x85"),
+        "nested lists": b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
+        "a memo of 2**31": b"\x80\x02}r" + huge[1:] + b".",
+        "no pickle": b"PK",
+        "nothing": b"",
+    }
+
+
+def test_hostile_pickles_are_refused_in_one_line_and_do_not_run(tmp_path):
+    trace = tmp_path / "ran"
+    assert read_torch(archive(tmp_path / "sound.pth", rebuilt())).tensors["a"].shape == (4,)
+    for what, content in hostile(str(trace)).items():
+        path = archive(tmp_path / "net.pth", content)
+        assert refusal(import_network, config("torchvision", path)).startswith(str(path)), what
+        (tmp_path / "old.pth").write_bytes(content)
+        refusal(import_network, config("torchvision", tmp_path / "old.pth"))
+        assert not trace.exists(), what
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_does(tmp_path):
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as stream, stream.open("archive/data/0", "w") as member:
+        for _ in range(257):
+            member.write(bytes(1 << 20))
+    assert path.stat().st_size < 1 << 20
+    assert "would unpack to more than 256 MiB" in refusal(import_network, config("torchvision", path))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_truncated_files_are_refused(tmp_path, legacy):
+    state = {name: torch.from_numpy(array) for name, array in random_tensors(SMALL, "torchvision").items()}
+    stream = io.BytesIO()
+    save(state, stream, legacy)
+    whole, path = stream.getvalue(), tmp_path / "net.pth"
+    for size in (0, 1, 3, 4, 15, 21, 100, 1000, 5000, len(whole) // 2, len(whole) - 100, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        assert refusal(import_network, config("torchvision", path)).startswith(str(path)), size
+    path.write_bytes(whole)
+    assert len(weights_of(import_network(config("torchvision", path))[0])) == len(state)
