@@ -202,3 +202,13 @@ def test_opening_looks_into_no_image_and_a_broken_one_is_named_counted_and_left_
     with pytest.raises(RuntimeError) as raised:
         read_all(training_pipeline(source, chosen, preprocessing_of(chosen, source), 1))
     assert user_error_within(raised.value) is not None
+
+
+def test_the_200_photographs_and_their_table_are_a_validation_set(shared, tmp_path):
+    data = shared / "data" / "imagenet_squeezenet"
+    (tmp_path / "val").symlink_to(data / "images")
+    table = {"val_labels": str(data / "expected_top5.csv"), "csv_columns": ["file", "true_class"]}
+    source = open_source(config(tmp_path, **table), "val")
+    assert len(source) == 200
+    for i, label in enumerate(source.labels):
+        assert source.name(i).startswith(CLASSES[label].wnid)
