@@ -58,7 +58,7 @@ def open_imagenet(path: Path, split: str, val_labels: str | None, columns: tuple
     return FileSource((file for file, _ in labelled), labels, names)
 
 
-def _in_class_folders(folder: Path, wnids: list[str]) -> list[tuple[Path, int]]:
+def _in_class_folders(folder: Path, wnids: list[str]) -> list[tuple[str, int]]:
     index = {wnid: i for i, wnid in enumerate(wnids)}
     present = class_folders(folder)
     unknown = [name for name in present if name not in index]
@@ -68,7 +68,8 @@ def _in_class_folders(folder: Path, wnids: list[str]) -> list[tuple[Path, int]]:
             f"{printable(folder / unknown[0])}: is none of the 1,000 WordNet ids, such as {wnids[0]}{more}; remove it, "
             "or give --dataset image_folder for classes of your own"
         )
-    return [(file, index[name]) for name in present for file in image_files(folder / name)]
+    # Texts, as a million paths would take half a gigabyte meanwhile.
+    return [(os.fspath(file), index[name]) for name in present for file in image_files(folder / name)]
 
 
 def _label_file(path: Path) -> Path:
