@@ -61,7 +61,7 @@ _DESCRIPTIONS = {
 RUN_CONFIG = "config.yaml"  # In the folder of a run: the configuration that it has.
 # What a resumed run may have otherwise: how long it is, where it runs, and what it writes.
 MAY_CHANGE = (
-    *("epochs", "data_path", "download", "num_workers", "max_broken_images", "csv_columns", "pretrained"),
+    *("epochs", "data_path", "download", "num_workers", "max_broken_images", "csv_columns", "val_labels", "pretrained"),
     *("device_target", "device_id", "strict_device", "dataset_sink", "output_path", "resume", "overwrite", "scalars"),
     *(
         "keep_checkpoint_max",
@@ -74,7 +74,8 @@ MAY_CHANGE = (
 )
 
 Augmentation = Literal["crop_flip", "color_jitter", "cutout"]
-Dataset = Literal["cifar10", "cifar10_binary", "image_folder", "image_csv", "digits"]
+Dataset = Literal["cifar10", "cifar10_binary", "image_folder", "image_csv", "imagenet", "mindrecord", "digits"]
+OWN_VALIDATION = ("image_folder", "image_csv", "imagenet", "mindrecord")  # Data sets that come with validation images.
 Resizer = Literal["mindspore", "pillow"]
 
 
@@ -119,7 +120,9 @@ class DataConfig:
 
     dataset: Dataset = "cifar10"
     """cifar10 (pickled batches), cifar10_binary, image_folder (train/, val/ with a folder a class), image_csv (train/
-    with a folder a class, val/ with labels in val.csv), digits (scikit-learn's, needs no files)"""
+    with a folder a class, val/ with labels in val.csv), imagenet (train/ with a folder a WordNet id, val/ likewise or
+    with labels in val_labels), mindrecord (any of these three, packed by to_mindrecord.py), digits (scikit-learn's,
+    needs no files)"""
     data_path: str = "./data"
     """folder that holds the data set, or a .zip/.tar/.tar.gz of it, which is unpacked beside"""
     download: bool = False
@@ -150,7 +153,10 @@ class DataConfig:
     """by the data set's mean and standard deviation (with pretrained, by those of the checkpoint), or each image by its
     own"""
     csv_columns: List[str] = dataclasses.field(default_factory=lambda: ["image", "label"])
-    """image_csv: the columns of val.csv with the file name and with the class name or index"""
+    """image_csv, imagenet: the columns of the CSV file with the file name and with the class name or index"""
+    val_labels: Optional[str] = None
+    """imagenet: the labels of the images in val/, a CSV file or ILSVRC2012_validation_ground_truth.txt; null: looked
+    for in data_path"""
     num_workers: CountOrZero = 0
     """threads that load images; 0: as many as cores, at most 8"""
     max_broken_images: CountOrZero = 100
@@ -282,7 +288,7 @@ class TrainConfig:
             raise UserError("early_size and early_epochs: the one says nothing without the other: give both")
         if data.early_epochs > schedule.epochs:
             raise UserError(f"early_epochs: {data.early_epochs} is not allowed: at most epochs ({schedule.epochs})")
-        if data.val_split and data.dataset in ("image_folder", "image_csv"):
+        if data.val_split and data.dataset in OWN_VALIDATION:
             raise UserError(f"val_split: {data.dataset} has validation images of its own (val/): leave val_split at 0")
         if self.optimizer.freeze and not self.run.pretrained:
             raise UserError("freeze: keeps weights of a pretrained network: give its checkpoint with --pretrained")
@@ -313,7 +319,10 @@ class EvalConfig:
     num_workers: CountOrZero = 0
     """threads that load images; 0: as many as cores, at most 8"""
     csv_columns: List[str] = dataclasses.field(default_factory=lambda: ["image", "label"])
-    """image_csv: the columns of val.csv with the file name and with the class"""
+    """image_csv, imagenet: the columns of the CSV file with the file name and with the class"""
+    val_labels: Optional[str] = None
+    """imagenet: the labels of the images in val/, a CSV file or ILSVRC2012_validation_ground_truth.txt; null: looked
+    for in data_path"""
     max_broken_images: CountOrZero = 100
     """images that may be unreadable: each is named, counted and left out; one more ends the evaluation"""
     resizer: Optional[Resizer] = None
@@ -365,6 +374,26 @@ class ExportConfig:
     """probabilities instead of logits"""
     uint8_input: bool = False
     """take pixels (N, H, W, 3) from 0 to 255 and normalise them inside the graph"""
+
+
+@dataclasses.dataclass(frozen=True)
+class MindRecordConfig:
+    """What to_mindrecord.py packs."""
+
+    output_path: str
+    """folder to make, which must not be there yet"""
+    dataset: Literal["image_folder", "image_csv", "imagenet"] = "imagenet"
+    """data set of image files; see train.py"""
+    data_path: str = "./data"
+    """folder that holds the data set, or a .zip/.tar/.tar.gz of it"""
+    csv_columns: List[str] = dataclasses.field(default_factory=lambda: ["image", "label"])
+    """image_csv, imagenet: the columns of the CSV file with the file name and with the class"""
+    val_labels: Optional[str] = None
+    """imagenet: the labels of the images in val/; null: looked for in data_path"""
+    files: Count = 16
+    """files that the images of a split are packed into"""
+    max_broken_images: CountOrZero = 100
+    """files that may be empty or unreadable: each is named and left out; one more ends the packing"""
 
 
 def parse(argv: list[str], description: str, *concerns: type) -> list:
@@ -616,6 +645,7 @@ def reference() -> str:
         ("eval.py", [EvalConfig, DeviceConfig]),
         ("infer.py", [InferConfig, DeviceConfig]),
         ("export.py", [ExportConfig, DeviceConfig]),
+        ("to_mindrecord.py", [MindRecordConfig]),
     ]
     for program, concerns in programs:
         lines += ["", f"## {program}"]

@@ -106,6 +106,29 @@ def test_the_recipe_of_the_mindspore_tutorial_is_also_a_file():
     assert recipe == defaults
 
 
+@pytest.mark.parametrize(
+    ("name", "version", "bypass", "size", "epochs", "decay", "rate"),
+    [
+        ("v1_0", "1_0", "none", 227, 200, "poly", 0.01),
+        ("v1_1", "1_1", "none", 224, 200, "poly", 0.01),
+        ("simple_bypass", "1_0", "simple", 227, 300, "cosine", 0.01),
+        ("complex_bypass", "1_0", "complex", 227, 300, "cosine", 0.003),  # It diverges at the zoo's 0.01.
+    ],
+)
+def test_the_imagenet_recipes_are_the_model_zoos(name, version, bypass, size, epochs, decay, rate):
+    recipe = values(train_config("--config", str(ROOT / "config" / f"squeezenet_imagenet_{name}.yaml")))
+    expected = {
+        **{"version": version, "bypass": bypass, "image_size": size, "epochs": epochs, "lr_decay_mode": decay},
+        # squeezenet_imagenet_config.yaml and squeezenet_residual_imagenet_config.yaml of mindspore-ai/models, made for
+        # eight devices.
+        **{"batch_size": 32, "momentum": 0.9, "weight_decay": 7e-5, "label_smoothing": 0.1},
+        **{"lr_init": 0, "lr_max": rate, "lr_end": 0, "lr_batch_size": 256, "num_classes": 1000},
+        "warmup_epochs": 1 if bypass == "complex" else 0,
+        **{"dataset": "imagenet", "fit": "center_crop", "resizer": "pillow", "augment": "crop_flip"},
+    }
+    assert {key: recipe[key] for key in expected} == expected
+
+
 def test_flags_take_precedence_over_the_file_and_the_file_over_the_defaults(yaml_file):
     path = yaml_file("lr_max: 0.2\nbatch_size: 64\n")
     config = train_config("--batch_size", "128", "--config", path)

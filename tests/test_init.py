@@ -25,6 +25,7 @@ PROGRAMS = {
     "eval.py": ["--ckpt_path", "x.ckpt"],
     "infer.py": ["--images", "x.png", "--ckpt_path", "x.ckpt"],
     "export.py": ["--ckpt_path", "x.ckpt"],
+    "to_mindrecord.py": ["--output_path", "x"],
     "-m": ["src.summary"],
 }
 

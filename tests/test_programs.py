@@ -152,6 +152,7 @@ def test_a_mistake_in_the_flags_is_one_line_that_says_what_is_allowed(tmp_path):
         ("eval.py", ()),
         ("infer.py", ("--images", "a.png", "--top_k", 0)),
         ("export.py", ("--ckpt_path", "a.ckpt", "--file_format", "TFLITE")),
+        ("to_mindrecord.py", ("--data_path", "a", "--output_path", "b")),
     ):
         text = one_line_error(run_script(program, *flags, cwd=tmp_path))
         assert {
@@ -159,6 +160,7 @@ def test_a_mistake_in_the_flags_is_one_line_that_says_what_is_allowed(tmp_path):
             "eval.py": "arguments are required: ckpt_path",
             "infer.py": "top_k: '0' is not allowed; it takes a whole number, at least 1",
             "export.py": "file_format: 'TFLITE' is not allowed; it takes one of MINDIR, AIR, ONNX",
+            "to_mindrecord.py": "a: no train/ and no val/ in it",
         }[program] in text
     assert list(tmp_path.iterdir()) == []
 
@@ -169,6 +171,7 @@ def test_help_of_each_program_names_its_flags(tmp_path):
         ("eval.py", "--ckpt_path"),
         ("infer.py", "--top_k"),
         ("export.py", "--uint8_input"),
+        ("to_mindrecord.py", "--files"),
     ):
         done = run_script(program, "--help", cwd=tmp_path)
         assert done.returncode == 0 and flag in done.stdout and done.stderr == ""

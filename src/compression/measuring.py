@@ -10,7 +10,7 @@ import numpy as np
 from src.checkpoint import ModelCard
 from src.compression.config import MeasureConfig
 from src.compression.photographs import Photographs, open_photographs
-from src.config import DataConfig
+from src.config import OWN_VALIDATION, DataConfig
 from src.dataset import open_source
 from src.errors import UserError
 from src.evaluation import evaluate
@@ -29,7 +29,7 @@ class Measure:
             data = DataConfig(
                 dataset=config.dataset,
                 data_path=config.data_path,
-                val_split=0.0 if config.dataset in ("image_folder", "image_csv") else card.val_split,
+                val_split=0.0 if config.dataset in OWN_VALIDATION else card.val_split,
                 csv_columns=config.csv_columns,
             )
             self._source = open_source(data, config.split)

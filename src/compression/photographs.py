@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
+from src.dataset.image_csv import labelled_rows
 from src.dataset.image_folder import image_files
 from src.dataset.source import FileSource
 from src.errors import UserError
@@ -35,7 +35,7 @@ def open_photographs(folder: str, labels: str | None, columns: tuple[str, str], 
     path = Path(folder)
     if not path.is_dir():
         raise UserError(f"{folder}: there is no such folder of images")
-    files = sorted(image_files(path))
+    files = image_files(path)
     if not files:
         raise UserError(f"{folder}: no images in this folder")
     if labels is None:
@@ -49,23 +49,11 @@ def open_photographs(folder: str, labels: str | None, columns: tuple[str, str], 
 
 def _labels(table: Path, columns: tuple[str, str], classes: list[str]) -> dict[str, int]:
     """Return the class index of every file name in a CSV file."""
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            if missing:
-                found = ", ".join(reader.fieldnames or ()) or "none"
-                raise UserError(f"{table}: no column {missing[0]!r} (found: {found}); name yours with --csv_columns")
-            rows = [(reader.line_num, row[columns[0]], row[columns[1]]) for row in reader]
-    except OSError as error:
-        raise UserError(f"{table}: cannot read the labels: {error.strerror}") from None
-    except (csv.Error, UnicodeError) as error:
-        raise UserError(f"{table}: not a CSV file in UTF-8: {error}") from None
     labels = {}
-    for line, name, label in rows:
+    for line, name, label in labelled_rows(table, columns):
         if label in classes:
             labels[name] = classes.index(label)
-        elif label is not None and label.isdecimal() and int(label) < len(classes):
+        elif label.isdecimal() and int(label) < len(classes):
             labels[name] = int(label)
         else:
             raise UserError(f"{table}, line {line}: {label!r} is none of the {len(classes)} classes")

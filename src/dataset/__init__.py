@@ -9,7 +9,7 @@ from typing import Callable
 import mindspore.dataset as ds
 import numpy as np
 
-from src.config import DataConfig
+from src.config import OWN_VALIDATION, DataConfig
 from src.dataset import cifar10, cifar10_binary
 from src.dataset.cifar10 import open_cifar10
 from src.dataset.cifar10_binary import open_cifar10_binary
@@ -18,6 +18,8 @@ from src.dataset.download import download, unpacked
 from src.dataset.epochs import Epochs, EvaluationRows, TrainingRows
 from src.dataset.image_csv import open_image_csv
 from src.dataset.image_folder import open_image_folder
+from src.dataset.imagenet import open_imagenet
+from src.dataset.mindrecord import open_mindrecord
 from src.dataset.source import Source, Subset, split_by_class
 from src.dataset.transforms import Drawn, Preprocessing, evaluation_transforms, training_stages
 from src.errors import UserError
@@ -49,8 +51,8 @@ def create_dataset(source: str, split: str, *, num_shards: int = 1, shard_id: in
 
 def splits(config: DataConfig) -> tuple[str, ...]:
     """Return the splits that a data set has: train, and val and test as there are."""
-    if config.dataset in ("image_folder", "image_csv"):
-        names = ["train", "val"] if config.dataset == "image_csv" else ["train", "val", "test"]
+    if config.dataset in OWN_VALIDATION:
+        names = ("train", "val") if config.dataset in ("image_csv", "imagenet") else ("train", "val", "test")
         path = unpacked(Path(os.path.expanduser(config.data_path)))
         return tuple(name for name in names if os.path.isdir(path / name))
     return ("train", "val", "test") if config.val_split else ("train", "test")
@@ -71,6 +73,10 @@ def open_source(config: DataConfig, split: str) -> Source:
         source = open_image_folder(path, split)
     elif config.dataset == "image_csv":
         source = open_image_csv(path, split, tuple(config.csv_columns))
+    elif config.dataset == "imagenet":
+        source = open_imagenet(path, split, config.val_labels, tuple(config.csv_columns))
+    elif config.dataset == "mindrecord":
+        source = open_mindrecord(path, split)
     else:
         open_split: Callable = {
             "cifar10": open_cifar10,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
+from typing import Iterator
 
 from src.dataset.image_folder import class_folders, open_image_folder
 from src.dataset.source import FileSource, printable
@@ -21,7 +22,7 @@ def open_image_csv(path: Path, split: str, columns: tuple[str, str]) -> FileSour
     classes = class_folders(path / "train")
     table = path / f"{split}.csv"
     files, labels = [], []
-    for line, name, label in _rows(table, columns):
+    for line, name, label in labelled_rows(table, columns):
         file = path / split / name
         if not os.path.isfile(file):  # Path.is_file raises for a name that is too long.
             raise UserError(f"{table}, line {line}: there is no file {printable(file)[:1000]}")
@@ -32,16 +33,22 @@ def open_image_csv(path: Path, split: str, columns: tuple[str, str]) -> FileSour
     return FileSource(files, labels, classes)
 
 
-def _rows(table: Path, columns: tuple[str, str]):
-    """Yield line number, file name and class of every row."""
+def labelled_rows(table: Path, *choices: tuple[str, str]) -> Iterator[tuple[int, str, str]]:
+    """Yield line number, file name and class of every row of a CSV file.
+
+    choices: pairs of the columns with the file name and with the class, of which the first that is there counts.
+    Raises UserError that names file and line.
+    """
     if table.exists() and not table.is_file():  # Reading a pipe or a device might never end.
         raise UserError(f"{table}: cannot read the labels: it is no file")
     try:
         with open(table, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
+            present = reader.fieldnames or ()
+            columns = next((pair for pair in choices if set(pair) <= set(present)), choices[0])
             for column in columns:
-                if column not in (reader.fieldnames or ()):
-                    found = printable(", ".join(reader.fieldnames or ())[:200]) or "none"
+                if column not in present:
+                    found = printable(", ".join(present)[:200]) or "none"
                     raise UserError(f"{table}: no column {column!r} (found: {found}); name yours with --csv_columns")
             for row in reader:
                 name, label = (row[column] for column in columns)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from typing import Iterable, Iterator
 
 from src.dataset.source import IMAGE_SUFFIXES, FileSource, printable
 from src.errors import UserError
@@ -19,12 +21,30 @@ def open_image_folder(path: Path, split: str) -> FileSource:
         raise UserError(f"{folder}: there is no such class in {path / 'train'}; remove the folder")
     files, labels = [], []
     for label, name in enumerate(classes):
-        found = image_files(path / split / name)
+        found = image_files(path / split / name) if name in present else []
         files += found
         labels += [label] * len(found)
     if not files:
         raise UserError(f"{path / split}: no images in its class folders (looked for {', '.join(IMAGE_SUFFIXES)})")
+    warn_of_missing_classes(path / split, labels, classes)
     return FileSource(files, labels, classes)
+
+
+def warn_of_missing_classes(folder: Path, labels: Iterable[int], classes: list[str]) -> None:
+    """Say on stderr which classes the images of a folder leave out, since that is seldom meant."""
+    missing = without_images(labels, classes)
+    if missing:
+        print(f"warning: {folder}: no images of {missing}", file=sys.stderr, flush=True)
+
+
+def without_images(labels: Iterable[int], classes: list[str]) -> str:
+    """Return in words how many classes have no image and the first of them; nothing when all have one."""
+    present = set(labels)
+    missing = [name for label, name in enumerate(classes) if label not in present]
+    if not missing:
+        return ""
+    names = printable(", ".join(missing[:5])) + (", ..." if len(missing) > 5 else "")
+    return f"{len(missing):,} of the {len(classes):,} classes ({names})"
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -39,5 +59,13 @@ def class_folders(folder: Path) -> list[str]:
 
 def image_files(folder: Path) -> list[Path]:
     """Return the image files anywhere below a folder, sorted, hidden ones left out."""
-    found = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-    return sorted(file for file in found if not file.name.startswith("."))
+    return sorted(map(Path, _image_files(folder)))
+
+
+def _image_files(folder: str | Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:  # It tells files from folders without asking for each, as Path.rglob does.
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _image_files(entry.path)
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
+                yield entry.path

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
-from typing import Sequence
+from typing import BinaryIO, Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -73,15 +74,19 @@ class FileSource(Source):
 
     decodes = True
 
-    def __init__(self, files: Sequence[Path], labels, classes):
+    def __init__(self, files: Iterable[Path], labels, classes):
         super().__init__(classes, labels, IMAGENET_MEAN, IMAGENET_STD)
-        self.files = list(files)
+        self._files = [os.fspath(file) for file in files]  # A Path takes four times the memory, of a million files.
+
+    def file(self, index: int) -> Path:
+        """Return the file of an image."""
+        return Path(self._files[index])
 
     def image(self, index: int) -> np.ndarray:
-        return load_image(self.files[index])
+        return load_image(self.file(index))
 
     def name(self, index: int) -> str:
-        return self.files[index].name
+        return self.file(index).name
 
 
 class Subset(Source):
@@ -99,13 +104,14 @@ class Subset(Source):
         return self.source.name(int(self.indices[index]))
 
 
-def load_image(path: Path) -> np.ndarray:
+def load_image(path: Path, content: BinaryIO | None = None) -> np.ndarray:
     """Return the image in a file as (H, W, 3) uint8: the first frame, upright, grey repeated, alpha dropped.
 
-    Raises UserError that names the file when it is not a whole image, or has more pixels than Pillow's limit.
+    content: what the file holds, when that lies elsewhere. Raises UserError that names the file when it is not a whole
+    image, or has more pixels than Pillow's limit.
     """
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
+        with Image.open(content or path, formats=IMAGE_FORMATS) as image:
             if max(image.size) > MAX_ASPECT * min(image.size):
                 raise UserError(f"{printable(path)}: {image.width}x{image.height} pixels are no picture; remove it")
             image.load()

@@ -1,0 +1,154 @@
+"""ImageNet (ILSVRC 2012) as it is distributed: train/<WordNet id>/*.JPEG, and val/ likewise or as one flat folder.
+
+The labels of a flat val/ are in one of these files:
+
+- val.csv, or any CSV file, with a column of file names and one of WordNet ids, class names or indices;
+- Kaggle's LOC_val_solution.csv, columns ImageId and PredictionString: the WordNet id, then boxes;
+- ILSVRC2012_validation_ground_truth.txt of the official development kit, a number a line. Its numbers are neither the
+  alphabetical order nor that of the logits; meta.mat, which lies beside it in the kit, says which WordNet id each is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from src.dataset.image_csv import labelled_rows
+from src.dataset.image_folder import class_folders, image_files, warn_of_missing_classes, without_images
+from src.dataset.imagenet_classes import imagenet_classes
+from src.dataset.source import FileSource, printable
+from src.errors import UserError
+
+GROUND_TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+KAGGLE_COLUMNS = ("ImageId", "PredictionString")
+# Where the labels are looked for, below the data set's folder.
+LABEL_FILES = ("val.csv", "LOC_val_solution.csv", GROUND_TRUTH, f"ILSVRC2012_devkit_t12/data/{GROUND_TRUTH}")
+# Of the official files; what is larger is something else, and would take the memory.
+MAX_LABEL_BYTES = 16 << 20
+_OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+
+
+def open_imagenet(path: Path, split: str, val_labels: str | None, columns: tuple[str, str]) -> FileSource:
+    """Return the images of path/<split>, "train" or "val", of the 1,000 classes in the order of the published logits.
+
+    val_labels: the file with the labels of a flat val/, or None to look for it; `columns` are those of a CSV file.
+    Raises UserError for folders that are no ImageNet classes, for classes without training images, and for labels that
+    do not fit.
+    """
+    folder = path / split
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder}: no such folder; ImageNet is train/<WordNet id>/*.JPEG and val/ under --data_path")
+    classes = imagenet_classes()
+    names, wnids = [known.name for known in classes], [known.wnid for known in classes]
+    if split == "val" and (val_labels or not any(entry.is_dir() for entry in os.scandir(folder))):
+        labelled = _flat(folder, Path(val_labels) if val_labels else _label_file(path), columns, wnids, names)
+    else:
+        labelled = _in_class_folders(folder, wnids)
+    if not labelled:
+        raise UserError(f"{folder}: no images in it")
+    labels = [label for _, label in labelled]
+    missing = without_images(labels, [f"{known.wnid} {known.name}" for known in classes])
+    if missing and split == "train":
+        raise UserError(
+            f"{folder}: no images of {missing}; complete the data set, or train on what is there with "
+            "--dataset image_folder"
+        )
+    warn_of_missing_classes(folder, labels, names)
+    return FileSource((file for file, _ in labelled), labels, names)
+
+
+def _in_class_folders(folder: Path, wnids: list[str]) -> list[tuple[str, int]]:
+    index = {wnid: i for i, wnid in enumerate(wnids)}
+    present = class_folders(folder)
+    unknown = [name for name in present if name not in index]
+    if unknown:
+        more = f", nor are {len(unknown) - 1:,} other folders" if len(unknown) > 1 else ""
+        raise UserError(
+            f"{printable(folder / unknown[0])}: is none of the 1,000 WordNet ids, such as {wnids[0]}{more}; remove it, "
+            "or give --dataset image_folder for classes of your own"
+        )
+    # Texts, as a million paths would take half a gigabyte meanwhile.
+    return [(os.fspath(file), index[name]) for name in present for file in image_files(folder / name)]
+
+
+def _label_file(path: Path) -> Path:
+    for name in LABEL_FILES:
+        if os.path.isfile(path / name):
+            return path / name
+    raise UserError(
+        f"{path / 'val'}: no class folders in it, and no labels beside it (looked for {', '.join(LABEL_FILES)}); "
+        "name yours with --val_labels"
+    )
+
+
+def _flat(
+    folder: Path, table: Path, columns: tuple[str, str], wnids: list[str], names: list[str]
+) -> list[tuple[Path, int]]:
+    """Return the images of a flat folder that a file of labels names, and their labels."""
+    files = {file.name: file for file in image_files(folder)}
+    if table.suffix.lower() == ".txt":
+        return _ground_truth(files, table, {wnid: i for i, wnid in enumerate(wnids)})
+    # A class that is called by a number is meant by its index.
+    known = {**{name: i for i, name in enumerate(names)}, **{wnid: i for i, wnid in enumerate(wnids)}}
+    known.update((str(i), i) for i in range(len(wnids)))
+    labelled = []
+    for line, name, label in labelled_rows(table, columns, KAGGLE_COLUMNS):
+        file = files.get(name) or files.get(f"{name}.JPEG")
+        if file is None:
+            raise UserError(f"{table}, line {line}: there is no file {printable(folder / name)[:1000]}")
+        label = label if label in known else label.split(" ")[0]  # Behind Kaggle's ids are boxes.
+        if label not in known:
+            raise UserError(
+                f"{table}, line {line}: {label[:80]!r} is no WordNet id, name or index of an ImageNet class"
+            )
+        labelled.append((file, known[label]))
+    return labelled
+
+
+def _ground_truth(files: dict[str, Path], table: Path, index: dict[str, int]) -> list[tuple[Path, int]]:
+    """Return the images with the labels of the official text, whose line n is for ILSVRC2012_val_<n>.JPEG."""
+    numbers = _limited_bytes(table).split()
+    wnid_of = _read_meta(table.with_name(META))
+    labelled = []
+    for name, file in files.items():
+        official = _OFFICIAL_NAME.fullmatch(name)
+        if not official:
+            raise UserError(f"{printable(file)}: not an official name, such as ILSVRC2012_val_00000001.JPEG; remove it")
+        line = int(official[1])
+        if not 1 <= line <= len(numbers):
+            raise UserError(f"{table}: has {len(numbers):,} lines, and none for {name}; take the official file")
+        wnid = wnid_of.get(numbers[line - 1].decode("ascii", "replace"))
+        if wnid not in index:
+            raise UserError(f"{table}, line {line}: {numbers[line - 1][:80]!r} is no number of a class from 1 to 1000")
+        labelled.append((file, index[wnid]))
+    return labelled
+
+
+def _read_meta(meta: Path) -> dict[str, str]:
+    """Return the WordNet id of each number in the meta.mat of the development kit."""
+    import io
+
+    from scipy.io import loadmat  # Slow to import, and seldom needed.
+
+    content = io.BytesIO(_limited_bytes(meta))
+    try:
+        synsets = loadmat(content, squeeze_me=True, variable_names=["synsets"])["synsets"]
+        return {str(int(number)): str(wnid) for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"])}
+    except Exception as error:  # A damaged file raises nearly anything.
+        reason = printable(str(error))[:200]
+        raise UserError(f"{meta}: not the meta.mat of the ILSVRC 2012 development kit ({reason})") from None
+
+
+def _limited_bytes(file: Path) -> bytes:
+    try:
+        with open(file, "rb") as stream:
+            content = stream.read(MAX_LABEL_BYTES + 1)
+    except OSError as error:
+        raise UserError(
+            f"{file}: cannot be read ({error.strerror}); the labels need {GROUND_TRUTH} and {META} of the development "
+            "kit in one folder, or give --val_labels a CSV file"
+        ) from None
+    if len(content) > MAX_LABEL_BYTES:
+        raise UserError(f"{file}: too long to be the official file, which has less than {MAX_LABEL_BYTES >> 20} MiB")
+    return content

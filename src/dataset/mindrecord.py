@@ -1,0 +1,253 @@
+"""Image files packed into MindRecord: a few large files instead of a million small ones.
+
+A folder holds dataset.json, with the class names and the images of each split, and in train/ and val/ the files. A row
+is the encoded image as it was, its file's name and its label, in the order of the data set that was packed: a training
+sees the same pixels at the same steps. mindspore.dataset.MindDataset reads the files as well. It has no random access
+in an order given from outside, though, which is what makes a step's images follow from the seed alone; so rows are read
+here directly, from where the index beside each file says that they are.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import shutil
+import sqlite3
+import struct
+import sys
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Iterator
+
+import numpy as np
+
+from src.config import DataConfig, MindRecordConfig
+from src.dataset.source import IMAGENET_MEAN, IMAGENET_STD, FileSource, Source, load_image, printable
+from src.errors import UserError
+from src.output import sync_folder, write_json
+
+DESCRIPTION, SUFFIX, INDEX_SUFFIX = "dataset.json", ".mindrecord", ".db"
+SCHEMA = {"image": {"type": "bytes"}, "name": {"type": "bytes"}, "label": {"type": "int32"}}
+# MindRecord's default page, which a row has to fit into with its lengths, and what a reader may be asked to allocate.
+PAGE_BYTES = 32 << 20
+MAX_ROW_BYTES, MAX_DESCRIPTION_BYTES, MAX_HEADER_BYTES = PAGE_BYTES - (1 << 16), 64 << 20, 64 << 20
+_BATCH = 64  # Rows handed to the writer together.
+
+
+class MindRecordSource(Source):
+    """The images of MindRecord files by index, normalised like ImageNet.
+
+    files: of the split; places: (N,) of the file, position and length of each row's images and name.
+    """
+
+    decodes = True
+
+    def __init__(self, files: list[Path], blobs: list[list[str]], places: np.ndarray, labels, classes: list[str]):
+        super().__init__(classes, labels, IMAGENET_MEAN, IMAGENET_STD)
+        self._files, self._blobs, self._places = files, blobs, places
+        self._descriptors = [os.open(file, os.O_RDONLY) for file in files]
+        weakref.finalize(self, lambda descriptors: [os.close(n) for n in descriptors], self._descriptors)
+
+    def image(self, index: int) -> np.ndarray:
+        row = self._row(index)
+        return load_image(Path(row["name"].decode("utf-8", "replace")), io.BytesIO(row["image"]))
+
+    def name(self, index: int) -> str:
+        return Path(self._row(index)["name"].decode("utf-8", "replace")).name
+
+    def _row(self, index: int) -> dict[str, bytes]:
+        """Return the values of a row, each behind its length. Raises UserError when it cannot be read."""
+        number, position, length = (int(n) for n in self._places[index])
+        try:
+            content = os.pread(self._descriptors[number], length, position)
+        except OSError as error:
+            raise UserError(f"{self._files[number]}: cannot be read ({error.strerror})") from None
+        values, start = {}, 8  # Before the first value is the length of them all.
+        for name in self._blobs[number]:
+            (size,) = struct.unpack_from(">Q", content, start) if len(content) >= start + 8 else (length,)
+            values[name] = content[start + 8 : start + 8 + size]
+            start += 8 + size
+        if start != length or len(content) != length:
+            raise UserError(f"{self._files[number]}: damaged at image {index:,} of the split; pack the data set again")
+        return values
+
+
+def open_mindrecord(path: Path, split: str) -> MindRecordSource:
+    """Return the images of a split in path, which to_mindrecord.py has made. Raises UserError when it is not sound."""
+    classes, images = _read_description(path / DESCRIPTION)
+    if split not in images:
+        raise UserError(f"{path}: has no {split} images, but {', '.join(images)}")
+    files = sorted((path / split).glob(f"*{SUFFIX}"))
+    blobs, places, labels = [], [np.empty((0, 3), np.int64)], [np.empty(0, np.int64)]
+    for number, file in enumerate(files):
+        header_size, page_size, names = _read_header(file)
+        index = _read_index(file.with_name(file.name + INDEX_SUFFIX))
+        blobs.append(names)
+        position = header_size + index["page"] * page_size + index["start"]
+        places.append(np.stack([np.full(len(index), number), position, index["end"] - index["start"]], axis=1))
+        labels.append(index["label"])
+    table, all_labels = np.concatenate(places), np.concatenate(labels)
+    if len(table) != images[split]:
+        raise UserError(
+            f"{path / split}: holds {len(table):,} images of {images[split]:,}; copy the folder again as a whole"
+        )
+    lengths_fit = ((table[:, 1:] >= 0) & (table[:, 1:] < [[2**62, PAGE_BYTES]])).all()
+    if not (lengths_fit and ((all_labels >= 0) & (all_labels < len(classes))).all()):
+        raise UserError(f"{path / split}: an index has places or labels that cannot be; pack the data set again")
+    return MindRecordSource(files, blobs, table, all_labels, classes)
+
+
+def _read_description(file: Path) -> tuple[list[str], dict[str, int]]:
+    """Return the class names, and the number of images in each split."""
+    try:
+        with open(file, "rb") as stream:
+            content = stream.read(MAX_DESCRIPTION_BYTES)
+        values = json.loads(content)
+        classes, images = values["classes"], values["images"]
+        if not all(isinstance(name, str) for name in classes) or not all(type(n) is int for n in images.values()):
+            raise ValueError("names or numbers are others")
+        return list(classes), dict(images)
+    except OSError as error:
+        raise UserError(
+            f"{file}: cannot be read ({error.strerror}); give --data_path a folder of to_mindrecord.py"
+        ) from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise UserError(f"{file}: not what to_mindrecord.py writes; pack the data set again") from None
+
+
+def _read_header(file: Path) -> tuple[int, int, list[str]]:
+    """Return where the pages of a MindRecord file begin, how long each is, and the fields in a row's blob, in order."""
+    try:
+        with open(file, "rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(min(length, MAX_HEADER_BYTES)))
+        sizes = header["header_size"], header["page_size"]
+        names = [name for schema in header["schema"] for name in schema["blob_fields"]]
+        if not all(type(size) is int and 0 < size < 2**40 for size in sizes) or set(names) != {"image", "name"}:
+            raise ValueError("its fields are others")
+        return (*sizes, names)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
+        raise UserError(
+            f"{file}: not a MindRecord file of to_mindrecord.py, or damaged; pack the data set again"
+        ) from None
+
+
+def _read_index(file: Path) -> np.ndarray:
+    """Return label, page, start and end of the blob of each row, in order, from the database beside a file."""
+    query = "SELECT label_0, PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES ORDER BY ROW_ID"
+    kind = np.dtype([(name, np.int64) for name in ("label", "page", "start", "end")])
+    try:
+        database = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+        try:
+            return np.fromiter(database.execute(query), kind)
+        finally:
+            database.close()
+    except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+        raise UserError(
+            f"{file}: the index of the file beside it is missing or damaged ({error}); pack it again"
+        ) from None
+
+
+def pack(config: MindRecordConfig) -> dict[str, int]:
+    """Pack a data set as configured, and return the number of images in each split.
+
+    The folder appears when it is complete: what an interruption leaves is removed, or, after a kill, a hidden folder
+    beside it. Raises UserError, before anything is written, for data and folders that cannot be used.
+    """
+    from src.dataset import open_source, splits  # Here, because it imports this module.
+
+    target = Path(config.output_path)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target}: is there already; choose another --output_path, or remove it")
+    data = DataConfig(
+        dataset=config.dataset,
+        data_path=config.data_path,
+        csv_columns=config.csv_columns,
+        val_labels=config.val_labels,
+    )
+    sources = {split: open_source(data, split) for split in splits(data)}
+    if not sources:
+        raise UserError(f"{config.data_path}: no train/ and no val/ in it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be made ({error.strerror}); choose another --output_path") from None
+    try:
+        images = {split: _pack_split(source, partial / split, config) for split, source in sources.items()}
+        classes = next(iter(sources.values())).classes
+        write_json(partial / DESCRIPTION, {"classes": classes, "images": images})
+        partial.chmod(0o755)
+        os.rename(partial, target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}); make room, or choose another place") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    sync_folder(target.parent)
+    return images
+
+
+def _pack_split(source: FileSource, folder: Path, config: MindRecordConfig) -> int:
+    """Write the files of a split, and return how many images are in them."""
+    folder.mkdir()
+    share = math.ceil(len(source) / config.files)
+    starts = range(0, len(source), share)
+    written = 0
+    for number, start in enumerate(starts):
+        file = folder / f"{number:04}-of-{len(starts):04}{SUFFIX}"
+        written += _write_file(file, _rows(source, range(start, min(start + share, len(source))), config))
+        print(f"{folder.name}: {min(start + share, len(source)):,} of {len(source):,} images", flush=True)
+    return written
+
+
+def _rows(source: FileSource, indices: range, config: MindRecordConfig) -> Iterator[dict]:
+    """Yield the rows of some images. Those that cannot be read are named, and left out up to the limit."""
+    for index in indices:
+        file = source.file(index)
+        try:
+            with open(file, "rb") as stream:
+                content = stream.read(MAX_ROW_BYTES + 1)
+            problem = "" if content else "is empty"
+            problem = problem or ("is larger than a page of MindRecord" if len(content) > MAX_ROW_BYTES else "")
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror})"
+        if not problem:
+            name = f"{file.parent.name}/{file.name}".encode("utf-8", "backslashreplace")
+            yield {"image": content, "name": name, "label": int(source.labels[index])}
+            continue
+        if len(source.broken) >= config.max_broken_images:
+            raise UserError(f"{printable(file)}: {problem}; remove it or replace it")
+        source.broken.add(index)
+        print(f"warning: image left out: {printable(file)}: {problem}", file=sys.stderr, flush=True)
+
+
+def _write_file(file: Path, rows: Iterator[dict]) -> int:
+    """Write rows to a MindRecord file, unless there are none, and return how many there were."""
+    from mindspore.mindrecord import FileWriter
+
+    writer, batch, count = None, [], 0
+
+    def flush():
+        nonlocal writer, count
+        if writer is None:
+            writer = FileWriter(str(file), shard_num=1)
+            writer.add_schema(SCHEMA, "images, as the files were, with their names and labels")
+            writer.add_index(["label"])
+        writer.write_raw_data(batch)
+        count += len(batch)
+        batch.clear()
+
+    for row in rows:
+        batch.append(row)
+        if len(batch) == _BATCH:
+            flush()
+    if batch:
+        flush()
+    if writer is not None:
+        writer.commit()
+    return count

@@ -1,0 +1,24 @@
+"""Pack a data set of image files into MindRecord: a few large files, which network file systems read faster.
+
+python to_mindrecord.py --dataset imagenet --data_path /data/imagenet --output_path /data/imagenet_mindrecord
+python train.py --config config/squeezenet_imagenet_v1_0.yaml --dataset mindrecord --data_path /data/imagenet_mindrecord
+"""
+
+import sys
+
+from src.config import MindRecordConfig, parse
+from src.errors import run
+
+
+def main() -> None:
+    (config,) = parse(sys.argv[1:], "Pack a data set of image files into MindRecord.", MindRecordConfig)
+
+    from src.dataset.mindrecord import pack  # After the arguments are checked.
+
+    images = pack(config)
+    counts = ", ".join(f"{count:,} images for {split}" for split, count in images.items())
+    print(f"{config.output_path}: {counts}; train with --dataset mindrecord --data_path {config.output_path}")
+
+
+if __name__ == "__main__":
+    run(main)
