@@ -18,20 +18,7 @@ def build_model(
     net: nn.Cell, loss: CrossEntropy, config: OptimizerConfig, rates: np.ndarray, job: Job = ALONE
 ) -> Model:
     """Return MindSpore's Model of a network, with its optimizer, precision and loss scale."""
-    common = {"learning_rate": Tensor(rates), "weight_decay": config.weight_decay}
-    if config.loss_scale not in (0, 1):
-        common["loss_scale"] = config.loss_scale
-    parameters = parameter_groups(net, config)
-    if config.optimizer == "adam":
-        with quiet():  # nn.Adam makes operators for sparse gradients too, which MindSpore has deprecated.
-            optimizer = nn.Adam(parameters, **common)
-    elif config.optimizer == "sgd":
-        optimizer = nn.SGD(parameters, **common)
-    elif config.optimizer == "nesterov":
-        # Not nn.Momentum(use_nesterov=True), which on the CPU is momentum without Nesterov's part (2.8 and 2.10).
-        optimizer = nn.SGD(parameters, momentum=config.momentum, nesterov=config.momentum > 0, **common)
-    else:
-        optimizer = nn.Momentum(parameters, momentum=config.momentum, **common)
+    optimizer = make_optimizer(net, config, rates)
     scale = {}
     if config.loss_scale == 0:
         scale["loss_scale_manager"] = ms.amp.DynamicLossScaleManager()
@@ -39,6 +26,23 @@ def build_model(
         scale["loss_scale_manager"] = ms.amp.FixedLossScaleManager(config.loss_scale, drop_overflow_update=False)
     metrics = {"evaluation": Classification(job)}
     return Model(net, loss, optimizer, metrics=metrics, amp_level=config.amp_level, **scale)
+
+
+def make_optimizer(net: nn.Cell, config: OptimizerConfig, rates: np.ndarray) -> nn.Optimizer:
+    """Return the optimizer of a network's parameters, with the learning rate of each step."""
+    common = {"learning_rate": Tensor(rates), "weight_decay": config.weight_decay}
+    if config.loss_scale not in (0, 1):
+        common["loss_scale"] = config.loss_scale
+    parameters = parameter_groups(net, config)
+    if config.optimizer == "adam":
+        with quiet():  # nn.Adam makes operators for sparse gradients too, which MindSpore has deprecated.
+            return nn.Adam(parameters, **common)
+    if config.optimizer == "sgd":
+        return nn.SGD(parameters, **common)
+    if config.optimizer == "nesterov":
+        # Not nn.Momentum(use_nesterov=True), which on the CPU is momentum without Nesterov's part (2.8 and 2.10).
+        return nn.SGD(parameters, momentum=config.momentum, nesterov=config.momentum > 0, **common)
+    return nn.Momentum(parameters, momentum=config.momentum, **common)
 
 
 def parameter_groups(net: nn.Cell, config: OptimizerConfig) -> list:
