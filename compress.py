@@ -1,6 +1,10 @@
 """Deep Compression: prune, share and code a network into one small file, with a report of what that costs.
 
 python compress.py --ckpt_path best.ckpt --bits 6 --dataset cifar10 --data_path ./data
+python compress.py --ckpt_path best.ckpt --target_bytes 130000 --bits 4 --train_epochs 20 --centroid_epochs 3 \
+    --max_drop 0.005 --dataset cifar10 --data_path ./data                   # trained while it is pruned and shared
+python compress.py --ckpt_path best.ckpt --target_bytes 400000 --calibration photos/
+python compress.py --ckpt_path best.ckpt --int8 --dataset cifar10 --data_path ./data       # beside int8 ONNX
 python compress.py --ckpt_path best.ckpt --tolerance 0.1 --layer_bits "features.0.*=8" "classifier.*=5"
 python compress.py --ckpt_path best.ckpt --curve --images photos/ --labels labels.csv
 python compress.py --ckpt_path compressed_SqueezeNet.net --bits null        # the authors' file, without loss
@@ -13,20 +17,27 @@ from src.compression.config import parse_compress
 from src.errors import run
 
 
-def main() -> None:
-    config, measuring, device = parse_compress(sys.argv[1:], "Compress a network.")
+def main() -> int:
+    configuration = parse_compress(sys.argv[1:], "Compress a network.")
 
-    from src.compression.compressing import accuracy, compress, decompress  # After the arguments are checked.
+    from src.compression.compressing import compress, decompress  # After the arguments are checked.
+    from src.compression.int8 import comparison_table
     from src.compression.report import table
+    from src.compression.steps import step_line
 
-    if config.decompress:
-        print(f"checkpoint: {decompress(config)}")
-        return
-    report = compress(config, measuring, device)
+    if configuration.compress.decompress:
+        print(f"checkpoint: {decompress(configuration.compress)}")
+        return 0
+    report = compress(configuration)
     print(table(report["layers"], report["totals"]))
     for step in report["steps"]:
-        print(f"{step['step']}: {step['file_bytes']:,} bytes" + accuracy(step))
+        print(step_line(step))
+    if "int8" in report:
+        print(comparison_table(report["int8"]))
     print(f"compressed file, report.json and pictures: {report['file']}")
+    for line in report["missed"]:
+        print(f"warning: {line}")
+    return 1 if report["missed"] else 0
 
 
 if __name__ == "__main__":

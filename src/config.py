@@ -640,12 +640,15 @@ def reference() -> str:
         "`--config`, and a flag: `--key value`. Flags take precedence over the file, the file over the defaults. "
         "The defaults of `train.py` are the recipe of the MindSpore tutorial on CIFAR-10.",
     ]
+    from src.compression.config import Compression  # Here, because it imports this module.
+
     programs = [
         ("train.py", list(get_type_hints(TrainConfig).values())),
         ("eval.py", [EvalConfig, DeviceConfig]),
         ("infer.py", [InferConfig, DeviceConfig]),
         ("export.py", [ExportConfig, DeviceConfig]),
         ("to_mindrecord.py", [MindRecordConfig]),
+        ("compress.py", list(get_type_hints(Compression).values())),
     ]
     for program, concerns in programs:
         lines += ["", f"## {program}"]

@@ -13,27 +13,13 @@ from src.job import ALONE, Job
 from src.loss import CrossEntropy
 from src.metrics import Classification
 from src.quiet import quiet
-from src.squeezenet import SqueezeNet
 
 
 def build_model(
     net: nn.Cell, loss: CrossEntropy, config: OptimizerConfig, rates: np.ndarray, job: Job = ALONE
 ) -> Model:
     """Return MindSpore's Model of a network, with its optimizer, precision and loss scale."""
-    common = {"learning_rate": Tensor(rates), "weight_decay": config.weight_decay}
-    if config.loss_scale not in (0, 1):
-        common["loss_scale"] = config.loss_scale
-    parameters = parameter_groups(net, config, rates)
-    if config.optimizer == "adam":
-        with quiet():  # nn.Adam makes operators for sparse gradients too, which MindSpore has deprecated.
-            optimizer = nn.Adam(parameters, **common)
-    elif config.optimizer == "sgd":
-        optimizer = nn.SGD(parameters, **common)
-    elif config.optimizer == "nesterov":
-        # Not nn.Momentum(use_nesterov=True), which on the CPU is momentum without Nesterov's part (2.8 and 2.10).
-        optimizer = nn.SGD(parameters, momentum=config.momentum, nesterov=config.momentum > 0, **common)
-    else:
-        optimizer = nn.Momentum(parameters, momentum=config.momentum, **common)
+    optimizer = make_optimizer(net, config, rates)
     scale = {}
     if config.loss_scale == 0:
         scale["loss_scale_manager"] = ms.amp.DynamicLossScaleManager()
@@ -43,7 +29,24 @@ def build_model(
     return Model(net, loss, optimizer, metrics=metrics, amp_level=config.amp_level, **scale)
 
 
-def parameter_groups(net: SqueezeNet, config: OptimizerConfig, rates: np.ndarray) -> list:
+def make_optimizer(net: nn.Cell, config: OptimizerConfig, rates: np.ndarray) -> nn.Optimizer:
+    """Return the optimizer of a network's parameters, with the learning rate of each step."""
+    common = {"learning_rate": Tensor(rates), "weight_decay": config.weight_decay}
+    if config.loss_scale not in (0, 1):
+        common["loss_scale"] = config.loss_scale
+    parameters = parameter_groups(net, config, rates)
+    if config.optimizer == "adam":
+        with quiet():  # nn.Adam makes operators for sparse gradients too, which MindSpore has deprecated.
+            return nn.Adam(parameters, **common)
+    if config.optimizer == "sgd":
+        return nn.SGD(parameters, **common)
+    if config.optimizer == "nesterov":
+        # Not nn.Momentum(use_nesterov=True), which on the CPU is momentum without Nesterov's part (2.8 and 2.10).
+        return nn.SGD(parameters, momentum=config.momentum, nesterov=config.momentum > 0, **common)
+    return nn.Momentum(parameters, momentum=config.momentum, **common)
+
+
+def parameter_groups(net: nn.Cell, config: OptimizerConfig, rates: np.ndarray) -> list:
     """Return what an optimizer trains: all alike, or groups by weight decay and learning rate.
 
     rates: learning rate of each step.
@@ -51,10 +54,11 @@ def parameter_groups(net: SqueezeNet, config: OptimizerConfig, rates: np.ndarray
     undecayed = (".gamma", ".beta") if config.decay_biases else (".bias", ".gamma", ".beta")
     if (config.decay_biases or not config.weight_decay) and config.lr_layer_decay == 1:
         return net.trainable_params()  # Of which MindSpore leaves out gamma and beta by itself.
-    factors, groups = lr_factors(net, config.lr_layer_decay), {}
+    factors = {} if config.lr_layer_decay == 1 else lr_factors(net, config.lr_layer_decay)
+    groups: dict[tuple, list] = {}
     for parameter in net.trainable_params():
         weight_decay = 0.0 if parameter.name.endswith(undecayed) else config.weight_decay
-        groups.setdefault((factors[parameter.name], weight_decay), []).append(parameter)
+        groups.setdefault((factors.get(parameter.name, 1), weight_decay), []).append(parameter)
     return [
         *(
             {"params": parameters, "weight_decay": weight_decay}

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from typing import List, Literal, Optional
+from typing import List, Literal, NamedTuple, Optional, Union, get_type_hints
 
-from src.config import Count, CountOrZero, Dataset, DeviceConfig, Share, parse
+from src.config import (
+    Amount,
+    Augmentation,
+    Count,
+    CountOrZero,
+    Dataset,
+    DeviceConfig,
+    Padding,
+    Share,
+    parse,
+)
 from src.errors import UserError
 
 Bits = Literal[1, 2, 3, 4, 5, 6, 7, 8]
@@ -31,9 +41,21 @@ class CompressConfig:
     layer_sparsity: List[str] = dataclasses.field(default_factory=list)
     """sparsity of some convolutions, such as features.0.*=0 *.expand3x3.*=0.7; the last that fits a name counts"""
     bits: Optional[Bits] = 6
-    """bits of a code: each convolution gets 2^bits values besides zero; null: its values stay as they are"""
+    """bits of a code: each convolution gets 2^bits values besides zero; null: its values stay as they are. With
+    target_bytes: of an average code, by which it is planned how much to prune"""
     layer_bits: List[str] = dataclasses.field(default_factory=list)
     """bits of some convolutions, such as features.0.*=8 *.squeeze.*=7; the last that fits a name counts"""
+    target_bytes: Optional[Count] = None
+    """size of the file: each convolution gets the bits that it is worth, up to 8, and with train_epochs as many weights
+    are pruned as it takes"""
+    max_drop: Optional[Share] = None
+    """by how much accuracy may be lower than the original's (0.005: half a point); more is reported, exit status 1"""
+    calibration: Optional[str] = None
+    """folder of images, without labels, on which target_bytes and int8 measure what matters; null: training images for
+    int8 and where something is trained, made images elsewhere"""
+    int8: bool = False
+    """besides, export the original as ONNX and as ONNX with 8 bits, calibrated on `calibration` or training images,
+    and compare their sizes, speeds and accuracies with the compressed file's"""
     start: Literal["optimal", "linear", "density", "random"] = "optimal"
     """what k-means begins with: the least error, values even over the range, over the weights, or drawn from them"""
     seed: CountOrZero = 1
@@ -53,6 +75,10 @@ class CompressConfig:
             raise UserError("give either --ckpt_path (what to compress) or --decompress (a .sqz file to turn back)")
         if self.sparsity is not None and self.tolerance is not None:
             raise UserError("sparsity and tolerance both say how many weights are pruned: give one of the two")
+        if self.target_bytes is not None and self.bits is None:
+            raise UserError("target_bytes: is reached by sharing values, and bits null shares none; leave bits out")
+        if self.target_bytes is not None and self.layer_bits:
+            raise UserError("layer_bits and target_bytes both say what bits a convolution gets: give one of the two")
         self.layer_choices([])
 
     def layer_choices(self, names: list[str]) -> dict[str, tuple[float | None, int | None]]:
@@ -98,12 +124,74 @@ class MeasureConfig:
             raise UserError(f"csv_columns: {self.csv_columns} is not allowed: two names, of file and of class")
 
 
-def parse_compress(argv: list[str], description: str) -> tuple[CompressConfig, MeasureConfig, DeviceConfig]:
+@dataclasses.dataclass(frozen=True)
+class RetrainConfig:
+    """Training while the network is compressed, on the training images of `dataset`."""
+
+    train_epochs: CountOrZero = 0
+    """epochs in which the network is pruned gradually and trained on, with the pruned weights held at zero"""
+    centroid_epochs: CountOrZero = 0
+    """epochs in which the shared values are trained, each by the summed gradients of its weights"""
+    optimizer: Literal["momentum", "nesterov", "sgd", "adam"] = "nesterov"
+    """update rule while pruning"""
+    lr_max: Amount = 0.01
+    """learning rate at the start of pruning; it falls to 0 on half a cosine"""
+    centroid_lr: Amount = 0.0002
+    """learning rate at the start of training the values, with Adam; it falls likewise"""
+    weight_decay: Amount = 1e-4
+    """L2 penalty while pruning, not on biases and batch norm"""
+    label_smoothing: Share = 0.0
+    """share of the target spread over all classes"""
+    train_batch_size: Count = 128
+    """images a training step"""
+    train_images: Optional[Count] = None
+    """use only so many training images, evenly over the classes"""
+    augment: Union[Literal["none"], Augmentation, List[Augmentation]] = "crop_flip"
+    """training augmentations, one or a list: crop_flip, color_jitter, cutout"""
+    crop_padding: Optional[Padding] = None
+    """zeros around an image before crop_flip crops it; null: an eighth of its size"""
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train."""
+        return bool(self.train_epochs or self.centroid_epochs)
+
+
+class Compression(NamedTuple):
+    """The whole configuration of compress.py, one dataclass per concern."""
+
+    compress: CompressConfig
+    measure: MeasureConfig
+    retrain: RetrainConfig
+    device: DeviceConfig
+
+    def check(self) -> None:
+        """Raise UserError for values that do not fit together."""
+        config, measure, retrain, _ = self
+        config.check()
+        measure.check()
+        prunes = config.target_bytes or config.sparsity is not None or config.layer_sparsity
+        if retrain.train_epochs and not prunes:
+            raise UserError(
+                "train_epochs: there is nothing to prune; give --target_bytes, --sparsity, --layer_sparsity"
+            )
+        if retrain.centroid_epochs and config.bits is None:
+            raise UserError("centroid_epochs: with bits null no values are shared; leave bits out")
+        if retrain.trains and not measure.dataset:
+            raise UserError("train_epochs and centroid_epochs need training images: give --dataset and --data_path")
+        if config.int8 and not (measure.dataset or (config.calibration and measure.images)):
+            raise UserError(
+                "int8: give images to calibrate and to measure on: --dataset, or --calibration and --images"
+            )
+        if config.max_drop is not None and not (measure.dataset or measure.labels):
+            raise UserError("max_drop: accuracy is not measured; give --dataset, or --images with --labels")
+
+
+def parse_compress(argv: list[str], description: str) -> Compression:
     """Return the checked configuration of compress.py. Raises UserError, one line."""
-    config, measure, device = parse(argv, description, CompressConfig, MeasureConfig, DeviceConfig)
+    config = Compression(*parse(argv, description, *get_type_hints(Compression).values()))
     config.check()
-    measure.check()
-    return config, measure, device
+    return config
 
 
 def _choices(key: str, given: list[str], kind: type, allowed, words: str) -> list[tuple[str, float]]:

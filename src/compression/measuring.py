@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Optional
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional
 
 import mindspore as ms
 import numpy as np
 
-from src.checkpoint import ModelCard
+from src.checkpoint import ModelCard, load_weights
 from src.compression.config import MeasureConfig
 from src.compression.photographs import Photographs, open_photographs
 from src.config import OWN_VALIDATION, DataConfig
-from src.dataset import open_source
+from src.dataset import evaluation_pipeline, open_source
 from src.errors import UserError
 from src.evaluation import evaluate
-from src.metrics import Evaluation
+from src.metrics import Classification, Evaluation
+from src.squeezenet import SqueezeNet
 
 
 class Measure:
@@ -38,18 +40,31 @@ class Measure:
                     f"{config.dataset}: has {len(self._source.classes)} classes ({self._source.classes[0]}, ...), and "
                     f"the network knows {len(card.classes)} others ({card.classes[0]}, ...)"
                 )
-        self._net = card.build().set_train(False)
+        self._nets: dict[str, SqueezeNet] = {}  # By what they do with batch norm; a network is compiled once.
         self._original: Optional[np.ndarray] = None
 
-    def __call__(self, parameters: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Return the figures of the network with these weights; those of the first call are the original's."""
-        for name, parameter in self._net.parameters_and_names():
+    def __call__(self, parameters: Mapping[str, np.ndarray], card: ModelCard) -> dict[str, Any]:
+        """Return the figures of a card's network with these weights; those of the first call are the original's."""
+        kind = card.model.get("batch_norm", "none")
+        if kind not in self._nets:
+            self._nets[kind] = card.build().set_train(False)
+        net = self._nets[kind]
+        for name, parameter in net.parameters_and_names():
             if name in parameters:
                 parameter.set_data(ms.Tensor(parameters[name]))
         config = self._config
-        evaluation: Evaluation = evaluate(
-            self._net, self._source, self._preprocessing, config.batch_size, config.num_workers
-        )
+        evaluation: Evaluation = evaluate(net, self._source, self._preprocessing, config.batch_size, config.num_workers)
+        return self._figures(evaluation)
+
+    def of_model(self, run: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
+        """Return the figures of a model that turns inputs (N, 3, H, W) into logits (N, classes)."""
+        config, outcome = self._config, Classification()
+        pipeline = evaluation_pipeline(self._source, self._preprocessing, config.batch_size, config.num_workers)
+        for batch in pipeline.create_dict_iterator(num_epochs=1):
+            outcome.update(ms.Tensor(run(batch["image"].asnumpy())), batch["label"])
+        return self._figures(outcome.eval())
+
+    def _figures(self, evaluation: Evaluation) -> dict[str, Any]:
         if self._original is None:
             self._original = evaluation.predictions
         figures: dict[str, Any] = {"images": len(evaluation.predictions)}
@@ -61,3 +76,14 @@ class Measure:
 def make_measure(config: MeasureConfig, card: ModelCard) -> Optional[Measure]:
     """Return the measure of a configuration, or None when it names no images."""
     return Measure(config, card) if config.images or config.dataset else None
+
+
+def build(parameters: Mapping[str, np.ndarray], card: ModelCard, path: str | Path) -> SqueezeNet:
+    """Return the network of a card with these weights. Raises UserError when they do not fit; `path` is for that."""
+    try:
+        net = card.build()
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: its model card cannot be read ({error}); is it from a newer version?") from None
+    given = {name: ms.Parameter(ms.Tensor(array), name=name) for name, array in parameters.items()}
+    load_weights(net, given, path)
+    return net.set_train(False)

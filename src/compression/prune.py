@@ -6,7 +6,12 @@ with the mask held is for whoever calls this.
 
 from __future__ import annotations
 
+from typing import Mapping
+
 import numpy as np
+
+# Header, names, model card, tables and codebooks, of a network of 26 convolutions and few classes.
+_FILE_BYTES = 4000
 
 
 def mask_by_sparsity(weights: np.ndarray, sparsity: float) -> np.ndarray:
@@ -41,3 +46,35 @@ def prune(weights: np.ndarray, sparsity: float | None = None, tolerance: float |
     if tolerance is not None:
         return np.where(mask_by_tolerance(weights, tolerance), weights, np.float32(0))
     return weights.copy()
+
+
+def sparsities_for(
+    parameters: Mapping[str, np.ndarray], importances: Mapping[str, float], target_bytes: int, bits: int
+) -> dict[str, float]:
+    """Return the sparsity of each convolution with which a file, at `bits` a code, takes about target_bytes.
+
+    importances: how much the network's output suffers from the square of a weight, for each convolution, by name. One
+    threshold holds for all weights, importance times square: a layer that matters keeps smaller ones. What the file
+    takes is estimated by the entropy of the positions; a twentieth of each layer stays in any case.
+    """
+    squares = {name: np.sort(np.square(parameters[name], dtype=np.float64).ravel()) for name in importances}
+    others = sum(array.nbytes for name, array in parameters.items() if name not in importances)
+
+    def at(threshold: float) -> dict[str, float]:
+        return {
+            name: min(0.95, float(np.searchsorted(squares[name], threshold / max(value, 1e-300)) / len(squares[name])))
+            for name, value in importances.items()
+        }
+
+    def estimated_bytes(sparsities: Mapping[str, float]) -> float:
+        size = others + _FILE_BYTES
+        for name, sparsity in sparsities.items():
+            positions = -sum(p * np.log2(p) for p in (sparsity, 1 - sparsity) if p > 0)
+            size += len(squares[name]) * (positions + (1 - sparsity) * bits) / 8
+        return size
+
+    low, high = -200.0, 100.0  # Binary logarithms of the threshold.
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if estimated_bytes(at(2.0**middle)) > target_bytes else (low, middle)
+    return at(2.0**high)

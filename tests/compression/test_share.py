@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from src.compression.share import STARTS, cluster, share, starting_centroids
+from src.compression.share import STARTS, cluster, rounded, share, starting_centroids
 
 weights = hnp.arrays(np.float32, st.integers(1, 200), elements=st.floats(-8, 8, width=32))
 
@@ -56,3 +56,13 @@ def test_sharing_again_changes_nothing():
     drawn = np.random.RandomState(0).standard_normal((16, 16, 3, 3)).astype(np.float32)
     once = share(drawn, 5)
     np.testing.assert_array_equal(share(once, 5), once)
+
+
+@settings(max_examples=40, deadline=None)
+@given(hnp.arrays(np.float32, 20, elements=st.floats(-(2.0**60), 2.0**60, width=32)))
+def test_rounded_numbers_have_eight_significant_bits(drawn):
+    found = rounded(drawn)
+    assert not (found.view(np.uint32) & 0xFFFF).any()
+    normal = np.abs(drawn) > 2.0**-120
+    np.testing.assert_allclose(found[normal], drawn[normal], rtol=2.0**-8)
+    np.testing.assert_array_equal(rounded(found), found)

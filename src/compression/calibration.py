@@ -1,0 +1,35 @@
+"""Inputs on which a network is looked at while it is compressed: real images without labels, or made ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Iterator, Optional
+
+import numpy as np
+
+from src.checkpoint import ModelCard
+from src.compression.photographs import open_photographs
+from src.compression.synthetic import dead_leaves
+from src.dataset.source import Source
+
+IMAGES = 128
+
+
+def calibration_inputs(
+    card: ModelCard, folder: Optional[str], training: Optional[Source], seed: int
+) -> Iterator[np.ndarray]:
+    """Yield at most IMAGES inputs (3, H, W) float32, preprocessed as a card says.
+
+    folder: of photographs to take them from; else they are training images, or made when there are none either.
+    Raises UserError for a folder that cannot be used.
+    """
+    random = np.random.RandomState(seed)
+    if folder is None and training is None:
+        # What comes at the network's size has only to be normalised.
+        sized = dataclasses.replace(card.preprocessing, fit="crop", native_size=None)
+        for _ in range(IMAGES):
+            yield sized(dead_leaves(sized.image_size, random))
+        return
+    images = open_photographs(folder, None, ("", ""), card.classes) if folder else training
+    for index in random.permutation(len(images))[:IMAGES]:
+        yield card.preprocessing(images.image(int(index)))

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+from src.checkpoint import ModelCard, weights_of
+from src.compression.config import RetrainConfig
+from src.compression.fold import fold_batch_norm
+from src.compression.prune import prune
+from src.compression.retraining import ConstrainedStep, GradualPruning, Retraining, one_value_a_code
+from src.compression.share import share
+from src.config import DataConfig, OptimizerConfig
+from src.dataset import open_source, preprocessing_of
+from src.optimization import make_optimizer
+
+NAME = "weight"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def graph_mode():
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+def linear(weights: np.ndarray) -> nn.Cell:
+    """Return a layer without bias and a loss: half the sum of squared outputs, whose gradient is w x x^T."""
+
+    class Loss(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.weight = ms.Parameter(Tensor(weights), name=NAME)
+
+        def construct(self, x):
+            y = ms.ops.matmul(x, self.weight.T)
+            return 0.5 * (y * y).sum()
+
+    return Loss()
+
+
+def step_of(weights, mask, codes=None, optimizer="momentum", rate=0.01, decay=0.1):
+    net = linear(weights)
+    rates = np.full(50, rate, np.float32)
+    made = make_optimizer(net, OptimizerConfig(optimizer=optimizer, weight_decay=decay), rates)
+    return net, ConstrainedStep(net, made, {NAME: mask}, codes and {NAME: codes[0]})
+
+
+@pytest.fixture(scope="module")
+def problem():
+    random = np.random.RandomState(0)
+    return random.standard_normal((4, 6)).astype(np.float32), random.standard_normal((5, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "nesterov", "adam"])
+def test_masked_weights_stay_zero_through_momentum_and_weight_decay(problem, optimizer):
+    weights, inputs = problem
+    mask = np.abs(weights) > 0.5
+    net, step = step_of(weights, np.ones_like(mask), optimizer=optimizer)
+    step(Tensor(inputs))  # A step without a mask gives every weight a momentum.
+    step.masks[0].set_data(Tensor(mask.astype(np.float32)))
+    for _ in range(3):
+        step(Tensor(inputs))
+        after = net.weight.asnumpy()
+        np.testing.assert_array_equal(after == 0, ~mask)
+    assert not np.allclose(after[mask], weights[mask])
+
+
+def test_the_gradient_of_a_shared_value_is_the_sum_of_its_weights_gradients(problem):
+    weights, inputs = problem
+    weights = share(prune(weights, sparsity=0.25), 2)
+    codes = np.unique(weights, return_inverse=True)[1].reshape(weights.shape)
+    net, step = step_of(weights, weights != 0, [codes], optimizer="sgd", rate=0.01, decay=0.0)
+    step(Tensor(inputs))
+    gradient = weights @ inputs.T @ inputs
+    expected = weights.copy()
+    for code in np.unique(codes[weights != 0]):
+        expected[codes == code] -= np.float32(0.01) * gradient[codes == code].sum()
+    np.testing.assert_allclose(net.weight.asnumpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
+def test_weights_of_one_value_stay_together_and_pruned_ones_zero(problem, optimizer):
+    weights, inputs = problem
+    weights = share(prune(weights, sparsity=0.25), 2)
+    codes = np.unique(weights, return_inverse=True)[1].reshape(weights.shape)
+    net, step = step_of(weights, weights != 0, [codes], optimizer=optimizer, rate=0.001)
+    for _ in range(4):
+        step(Tensor(inputs))
+    after = net.weight.asnumpy()
+    np.testing.assert_array_equal(after == 0, weights == 0)
+    assert all(np.ptp(after[codes == code]) < 1e-6 for code in np.unique(codes))
+    assert not np.allclose(after, weights, atol=1e-4)
+    settled = one_value_a_code(after, codes, weights != 0)
+    assert len(np.unique(settled)) == len(np.unique(weights))
+    np.testing.assert_allclose(settled, after, atol=1e-6)
+
+
+def card_of(preprocessing, **model) -> ModelCard:
+    arguments = {"num_classes": 10, "version": "cifar", "base_e": 16, "incr_e": 16, **model}
+    return ModelCard(arguments, [str(i) for i in range(10)], preprocessing, "digits", 0.0)
+
+
+@pytest.fixture(scope="module")
+def retraining():
+    config = RetrainConfig(train_epochs=2, centroid_epochs=1, lr_max=0.005)
+    data = DataConfig(dataset="digits", image_size=16, batch_size=64, train_images=320)
+    source = open_source(data, "train")
+    said: list[str] = []
+    return Retraining(config, data, source, 1, said.append), preprocessing_of(data, source), said
+
+
+def arrays(card: ModelCard) -> dict[str, np.ndarray]:
+    ms.set_seed(1)
+    return {name: p.asnumpy().copy() for name, p in weights_of(card.build()).items()}
+
+
+def test_pruning_reaches_the_sparsities_and_training_values_keeps_positions_and_codes(retraining):
+    trainer, preprocessing, said = retraining
+    card = card_of(preprocessing, batch_norm="all")
+    original = arrays(card)
+    names = [name for name, array in original.items() if array.ndim == 4]
+    sparsities = {name: 0.0 if name.startswith("features.0.") else 0.7 for name in names}
+    found = trainer.prune(original, card, sparsities)
+    assert found.keys() == original.keys()
+    for name in names:
+        assert np.sum(found[name] == 0) == round(sparsities[name] * found[name].size), name
+        assert not np.allclose(found[name][found[name] != 0], original[name][found[name] != 0])
+    assert said[1].startswith("pruning, epoch 2/2: loss ")
+    folded, folded_card = fold_batch_norm(found, card)
+    given = {name: share(a, 3) if a.ndim == 4 else a for name, a in folded.items()}
+    trained = trainer.train_centroids(given, folded_card)
+    for name in names:
+        np.testing.assert_array_equal(trained[name] == 0, given[name] == 0)
+        pairs = np.unique(np.stack([given[name].ravel(), trained[name].ravel()]), axis=1)
+        assert pairs.shape[1] == len(np.unique(given[name])), f"{name}: a value has become two"
+        assert not np.array_equal(trained[name], given[name])
+    assert not np.array_equal(trained["classifier.1.bias"], given["classifier.1.bias"])
+
+
+def test_pruning_goes_fast_at_first_and_stops_at_three_fifths():
+    weights = np.random.RandomState(0).standard_normal((10, 10, 1, 1)).astype(np.float32)
+    _, step = step_of(weights.reshape(10, 10), np.ones((10, 10)))
+    pruning = GradualPruning(step, {}, steps=100, every=10)
+    assert pruning.last == 60
+
+
+def test_folding_batch_norm_changes_nothing_but_the_rounding(retraining):
+    _, preprocessing, _ = retraining
+    card = card_of(preprocessing, batch_norm="all", bypass="complex")
+    random, original = np.random.RandomState(0), arrays(card)
+    for name, array in original.items():
+        if ".norm." in name:
+            original[name] = random.uniform(0.5, 1.5, array.shape).astype(np.float32)
+    folded, folded_card = fold_batch_norm(original, card)
+    assert folded_card.model["batch_norm"] == "none" and not any(".norm." in name for name in folded)
+    inputs = Tensor(random.standard_normal((2, 3, 16, 16)).astype(np.float32))
+    outputs = []
+    for parameters, its_card in ((original, card), (folded, folded_card)):
+        net = its_card.build().set_train(False)
+        assert weights_of(net).keys() == parameters.keys()
+        for name, parameter in weights_of(net).items():
+            parameter.set_data(Tensor(parameters[name]))
+        outputs.append(net(inputs).asnumpy())
+    np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-4)
