@@ -14,6 +14,7 @@ from mindspore.dataset import Dataset
 from mindspore.train import Callback
 from tqdm import tqdm
 
+from src.checkpoint import not_finite
 from src.errors import UserError
 from src.job import Job, average_statistics
 from src.loss import CrossEntropy
@@ -97,7 +98,7 @@ class Steps(Callback):
 
 
 class NonFinite(Callback):
-    """Ends a training whose loss is no longer finite, or undoes such steps.
+    """Ends a training whose loss, or at an epoch's end whose weights, are no longer finite, or undoes such steps.
 
     rates: learning rate of each step.
     skip: None to end, with UserError; or a function that says a line, to undo the step: all parameters, but for the
@@ -126,27 +127,35 @@ class NonFinite(Callback):
 
     def on_train_step_end(self, run_context):
         cb = run_context.original_args()
-        step, loss = cb.cur_step_num, cb.mean_loss
-        if math.isfinite(loss):
+        if math.isfinite(cb.mean_loss):
             self._in_a_row = 0
-            return
-        where = (
-            f"the loss is {loss} at step {step} (epoch {cb.cur_epoch_num}, learning rate {self.rates[step - 1]:.3g})"
-        )
+        else:
+            self._leave_out(cb, f"the loss is {cb.mean_loss}", self._before[:1])
+
+    def on_train_epoch_end(self, run_context):
+        cb = run_context.original_args()
+        name = not_finite(cb.train_network.trainable_params())
+        if name:  # The last step did that; or an earlier one, and the last ReLU has hidden it from the loss.
+            sound = [values for values in self._before[-1:] if all(np.isfinite(v).all() for v in values.values())]
+            self._leave_out(cb, f"{name} is not finite", sound)
+
+    def _leave_out(self, cb, what: str, before: list[dict[str, np.ndarray]]) -> None:
+        """Undo a step, giving the parameters the values `before` it; without any, or too often, raise UserError."""
+        step = cb.cur_step_num
+        where = f"{what} at step {step} (epoch {cb.cur_epoch_num}, learning rate {self.rates[step - 1]:.3g})"
         self._in_a_row += 1
-        if not self.skip or self._in_a_row > self.MAX_IN_A_ROW:
-            after = f", after {self._in_a_row - 1} others in a row" if self.skip else ""
+        if not before or self._in_a_row > self.MAX_IN_A_ROW:
+            after = f", after {self._in_a_row - 1} others in a row" if self._in_a_row > 1 else ""
             raise UserError(
                 f"{where}{after}: lower lr_max, lengthen warmup_epochs, or use batch_norm; the checkpoints saved "
                 "before are good"
             )
         self.skipped += 1
         self.skip(f"warning: {where}: this step is left out ({self.skipped} so far)")
-        values = self._before[0]
         for parameter in cb.train_network.get_parameters():
-            if parameter.name in values:
-                parameter.set_data(Tensor(values[parameter.name]))
-        self._before = [values]
+            if parameter.name in before[0]:
+                parameter.set_data(Tensor(before[0][parameter.name]))
+        self._before = before
 
     def state(self) -> dict:
         """Return what a resumed run needs."""

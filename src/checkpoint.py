@@ -213,9 +213,9 @@ def load_weights(net: nn.Cell, parameters: dict[str, ms.Parameter], path: str | 
         {name: parameter.shape for name, parameter in networks.items() if not name.endswith(_COUNTER)},
         path,
     )
-    broken = [name for name in own if not np.isfinite(parameters[name].asnumpy()).all()]
+    broken = not_finite([parameters[name] for name in own])
     if broken:
-        raise UserError(f"{path}: {broken[0]} holds values that are not finite; take an earlier checkpoint")
+        raise UserError(f"{path}: {broken} holds values that are not finite; take an earlier checkpoint")
     with quiet():  # MindSpore warns of dropout's counter, which is not loaded.
         ms.load_param_into_net(net, {name: parameters[name] for name in own})
 
@@ -237,6 +237,11 @@ def check_fit(own: Shapes, given: Shapes, path: str | Path, network: str = "the 
     if found:
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(f"{path}: does not fit {network}: {'; '.join(found[:3])}{more}")
+
+
+def not_finite(parameters: list[ms.Parameter]) -> str | None:
+    """Return the name of the first parameter with a value that is not finite, or None."""
+    return next((p.name for p in parameters if not np.isfinite(p.asnumpy()).all()), None)
 
 
 def weights_of(net: SqueezeNet) -> dict[str, ms.Parameter]:

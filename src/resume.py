@@ -13,7 +13,7 @@ from mindspore import Model, Tensor, nn
 from mindspore.train import Callback
 
 from src import interruption
-from src.checkpoint import CARD_KEY, ModelCard, read_checkpoint, read_json, save_checkpoint
+from src.checkpoint import CARD_KEY, ModelCard, not_finite, read_checkpoint, read_json, save_checkpoint
 from src.config import RUN_CONFIG, TrainConfig, changed_keys, parse_train
 from src.errors import UserError
 from src.interruption import Interrupted
@@ -121,6 +121,10 @@ class Checkpoints(Callback):
 
     def _save(self, step: int) -> None:
         self._saved_at = time.monotonic()
+        broken = not_finite(self.network.trainable_params())
+        if broken:  # Within an epoch; NonFinite learns of it by the next loss.
+            self.writing.say(f"warning: {broken} is not finite at step {step}: no checkpoint is saved")
+            return
         state = self.capture(step)
         parameters = [p for p in self.network.get_parameters() if not p.name.startswith(_NOT_SAVED)]
         local = [p for p in parameters if p.name.endswith(_LOCAL)]

@@ -21,6 +21,7 @@ OLD_VARIABLE = "DNNL_MAX_CPU_ISA"
 # Every program, with arguments that pass its checks, so that it goes on to import MindSpore.
 PROGRAMS = {
     "compress.py": ["--ckpt_path", "net.ckpt"],
+    "convert.py": ["--from", "net", "x.net", "--ckpt_path", "x.ckpt"],
     "train.py": [],
     "eval.py": ["--ckpt_path", "x.ckpt"],
     "infer.py": ["--images", "x.png", "--ckpt_path", "x.ckpt"],

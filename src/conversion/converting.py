@@ -117,13 +117,7 @@ def import_network(config: ConvertConfig) -> tuple[SqueezeNet, ModelCard]:
         missing = [f"--{key}" for key in _ASKED if key not in model]
         if missing and not foreign.card:
             raise UserError(f"{path}: weights do not tell all of a network: say the rest with {' and '.join(missing)}")
-        card = foreign.card or ModelCard(
-            model,
-            _class_names(model["num_classes"], config.classes),
-            dataclasses.replace(_RGB, image_size=config.image_size or foreign.image_size or form.image_size),
-            dataset="image_folder",
-            val_split=0.0,
-        )
+        card = foreign.card or _card(model, config, foreign.image_size or form.image_size)
         net = card.build()
         check_image_size(net, card.preprocessing.image_size)
         weights = {p.own: ms.Parameter(ms.Tensor(foreign.tensors[p.name]), name=p.own) for p in found}
@@ -164,11 +158,15 @@ def _known(config: ConvertConfig, usual: dict[str, Any], facts: dict[str, Any]) 
     return {**usual, **said, **facts}
 
 
-def _class_names(count: int, file: Optional[str]) -> list[str]:
-    if file:
-        return read_class_names(file, count)
-    known = [known.name for known in imagenet_classes()]
-    return known if count == len(known) else [str(i) for i in range(count)]
+def _card(model: dict[str, Any], config: ConvertConfig, image_size: int) -> ModelCard:
+    """Return the card of a network whose file has none: with as many classes as ImageNet it is taken for ImageNet's."""
+    count, names = model["num_classes"], [known.name for known in imagenet_classes()]
+    if config.classes:
+        classes = read_class_names(config.classes, count)
+    else:
+        classes = names if count == len(names) else [str(i) for i in range(count)]
+    preprocessing = dataclasses.replace(_RGB, image_size=config.image_size or image_size)
+    return ModelCard(model, classes, preprocessing, "imagenet" if classes == names else "image_folder", val_split=0.0)
 
 
 def take_rgb(net: SqueezeNet, usual: Preprocessing, fold: bool) -> Preprocessing:

@@ -17,8 +17,10 @@ from src import training, visualize
 from src.callbacks import NonFinite
 from src.checkpoint import load_network
 from src.errors import UserError
-from src.resume import read_saved
+from src.job import ALONE
+from src.resume import Checkpoints, read_saved
 from src.training import train
+from src.writing import Writing
 from tests.conftest import ROOT
 from tests.faults.test_resume import SMALL
 from tests.test_training import configuration, metrics_rows
@@ -85,6 +87,40 @@ def test_a_loss_that_stays_broken_ends_the_run_although_it_may_skip():
             break
         assert weight.asnumpy().tolist() == [1, 1, 1]
     assert said[0][0] == 21 and "after 20 others in a row: lower lr_max" in said[0][1]
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_weights_that_the_last_relu_hides_from_the_loss_are_found_at_the_epochs_end(skips):
+    said: list[str] = []
+    callback = NonFinite(np.full(8, 0.1), said.append if skips else None)
+    weight = Parameter(Tensor(np.ones(3, np.float32)), name="weight")
+    network = SimpleNamespace(get_parameters=lambda: [weight], trainable_params=lambda: [weight])
+    for step in (1, 2, 3):
+        values = SimpleNamespace(cur_step_num=step, cur_epoch_num=1, mean_loss=2.3, train_network=network)
+        context = SimpleNamespace(original_args=lambda values=values: values)
+        callback.on_train_step_begin(context)
+        if step == 3:
+            weight.set_data(Tensor(np.full(3, np.nan, np.float32)))
+        callback.on_train_step_end(context)
+    if skips:
+        callback.on_train_epoch_end(context)
+        assert weight.asnumpy().tolist() == [1, 1, 1] and callback.skipped == 1
+        assert said[0].startswith("warning: weight is not finite at step 3 (epoch 1, learning rate 0.1)")
+        weight.set_data(Tensor(np.full(3, np.nan, np.float32)))
+        callback.on_train_step_begin(context)  # Broken for longer than a step: there is nothing to go back to.
+    with pytest.raises(UserError, match=r"weight is not finite at step 3 \(epoch 1, learning rate 0.1\).*: lower"):
+        callback.on_train_epoch_end(context)
+
+
+def test_a_checkpoint_whose_weights_are_not_finite_is_not_written(tmp_path):
+    said: list[str] = []
+    weight = Parameter(Tensor(np.array([1, np.inf], np.float32)), name="weight")
+    network = SimpleNamespace(get_parameters=lambda: [weight], trainable_params=lambda: [weight])
+    writing = Writing(False, said.append)
+    callback = Checkpoints(network, tmp_path, None, ALONE, lambda step: None, 4, 1, None, 10, writing, [])
+    callback.on_train_step_end(SimpleNamespace(original_args=lambda: SimpleNamespace(cur_step_num=3)))
+    assert said == ["warning: weight is not finite at step 3: no checkpoint is saved"]
+    assert list(tmp_path.iterdir()) == []
 
 
 GROWTH = """
