@@ -76,6 +76,7 @@ def random_inputs(count: int, size: int = 16) -> np.ndarray:
         ("1_0", 50),
         ("1_1", 38),
         ("cifar", 17),
+        ("cifar_deep", 9),
         pytest.param("1_0", 47, marks=pytest.mark.slow),
         pytest.param("1_0", 224, marks=pytest.mark.slow),
         pytest.param("1_1", 35, marks=pytest.mark.slow),
@@ -93,7 +94,7 @@ def test_every_version_and_pooling_exports_and_gives_the_same_logits(tmp_path, v
 
 
 def test_every_version_is_among_those_tested():
-    assert set(VERSIONS) == {"1_0", "1_1", "cifar"}
+    assert set(VERSIONS) == {"1_0", "1_1", "cifar", "cifar_deep"}
 
 
 @pytest.mark.parametrize("file_format", ["ONNX", pytest.param("MINDIR", marks=pytest.mark.slow)])

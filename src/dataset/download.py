@@ -198,13 +198,20 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     while True:
         with open(path, "a") as lock:
             _lock(lock, folder)
-            # One that waited has the lock of a file that is gone, and has to begin anew.
-            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            if _lies_at(lock, path):
                 try:
                     yield
                 finally:
                     path.unlink(missing_ok=True)
                 return
+
+
+def _lies_at(lock: BinaryIO, path: Path) -> bool:
+    """Return whether a lock is not that of a file that is gone, as one that waited may have."""
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+    except FileNotFoundError:  # Not asked beforehand: another process may remove it in between.
+        return False
 
 
 def _lock(lock: BinaryIO, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -67,5 +68,7 @@ def _image_files(folder: str | Path) -> Iterator[str]:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 yield from _image_files(entry.path)
-            elif entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
-                yield entry.path
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith("."):
+                with contextlib.suppress(OSError):  # A link that leads to itself.
+                    if entry.is_file():
+                        yield entry.path
