@@ -14,6 +14,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from src.compression.fileformat import SUFFIX as COMPRESSED_SUFFIX
+from src.config import OWN_VALIDATION
 from src.dataset.transforms import Preprocessing
 from src.dropout import Dropout
 from src.errors import UserError
@@ -64,6 +65,10 @@ class ModelCard:
     def to_tensor(self) -> Tensor:
         """Return the card as it is stored in a checkpoint."""
         return _to_tensor(self.to_json())
+
+    def val_split_of(self, dataset: str | None) -> float:
+        """Return the share of a data set's training images that were set aside, none where it has validation images."""
+        return 0.0 if dataset in OWN_VALIDATION else self.val_split
 
     def build(self) -> SqueezeNet:
         """Return the network, with fresh weights."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from mindspore import Model, nn
 
 from src.checkpoint import load_network
-from src.config import OWN_VALIDATION, DataConfig, DeviceConfig, EvalConfig
+from src.config import DataConfig, DeviceConfig, EvalConfig
 from src.dataset import evaluation_pipeline, open_source, splits
 from src.dataset.source import Source
 from src.dataset.transforms import Preprocessing
@@ -52,7 +52,7 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
     data = DataConfig(
         dataset=config.dataset or card.dataset,
         data_path=config.data_path,
-        val_split=0.0 if config.dataset in OWN_VALIDATION else card.val_split,
+        val_split=card.val_split_of(config.dataset),
         csv_columns=config.csv_columns,
         val_labels=config.val_labels,
     )

@@ -27,12 +27,12 @@ GALLERY_IMAGES, GALLERY_PIXELS = 32, 256
 class Outputs(NamedTuple):
     """What a model gives for N images: probabilities (N, classes); from a checkpoint also what they are made of.
 
-    features, maps: see Activations.
+    features, maps: MindSpore tensors, see Activations; they are large, and stay on the device until they are asked for.
     """
 
     probabilities: np.ndarray
-    features: np.ndarray | None = None
-    maps: np.ndarray | None = None
+    features: Any = None
+    maps: Any = None
 
 
 class Classifier:
@@ -60,8 +60,8 @@ class Classifier:
         activations = Activations(net)
 
         def outputs(inputs: np.ndarray) -> Outputs:
-            logits, features, maps = (output.asnumpy() for output in activations(Tensor(inputs)))
-            return Outputs(softmax(logits), features, maps)
+            logits, features, maps = activations(Tensor(inputs))
+            return Outputs(softmax(logits.asnumpy()), features, maps)
 
         def overlay(inputs: np.ndarray, activation_map: np.ndarray) -> np.ndarray:
             from src import visualize
@@ -113,14 +113,15 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
     with output_folder(folder):
         for batch in _batches(files, config.batch_size, classifier.prepare, len(files) + len(missing)):
             outputs = classifier([read.inputs for read in batch])
-            features += [outputs.features] if config.features else []
+            features += [outputs.features.asnumpy()] if config.features else []
+            maps = outputs.maps.asnumpy() if config.cam and len(shown) < GALLERY_IMAGES else None
             for i, read in enumerate(batch):
                 top_k = _top_k(outputs.probabilities[i], classifier.classes, config.top_k)
                 results.append({"file": str(read.file), "top_k": top_k})
                 if len(shown) < GALLERY_IMAGES:
                     shown.append(read.picture)
-                    if config.cam:
-                        overlays.append(classifier.overlay(read.inputs, outputs.maps[i, top_k[0]["index"]]))
+                    if maps is not None:
+                        overlays.append(classifier.overlay(read.inputs, maps[i, top_k[0]["index"]]))
         if not results:
             raise UserError(f"none of the {len(files)} files is a readable image")
     # A name that is not UTF-8 is written as JSON's escape for it, from which Python's os.fsencode gets it back.

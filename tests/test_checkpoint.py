@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+from typing import get_args
 
 import mindspore as ms
 import numpy as np
@@ -20,6 +21,7 @@ from src.checkpoint import (
     save_checkpoint,
     weights_of,
 )
+from src.config import Dataset
 from src.dataset.transforms import Preprocessing
 from src.errors import UserError
 from src.squeezenet import SqueezeNet
@@ -83,6 +85,12 @@ def test_what_is_saved_comes_back_bit_for_bit_with_its_card(tmp_path, model):
 
 def test_a_loaded_network_is_set_to_evaluation(saved):
     assert not load_network(saved[1])[0].training
+
+
+@pytest.mark.parametrize("dataset", [None, *get_args(Dataset)])
+def test_only_data_sets_without_validation_images_have_some_set_aside(dataset):
+    card = ModelCard({}, [], None, dataset="cifar10", val_split=0.1)
+    assert card.val_split_of(dataset) == (0.1 if dataset in (None, "cifar10", "cifar10_binary", "digits") else 0)
 
 
 def test_a_card_survives_json(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 from src.checkpoint import ModelCard, load_weights
 from src.compression.config import MeasureConfig
 from src.compression.photographs import Photographs, open_photographs
-from src.config import OWN_VALIDATION, DataConfig
+from src.config import DataConfig
 from src.dataset import evaluation_pipeline, open_source
 from src.errors import UserError
 from src.evaluation import evaluate
@@ -31,7 +31,7 @@ class Measure:
             data = DataConfig(
                 dataset=config.dataset,
                 data_path=config.data_path,
-                val_split=0.0 if config.dataset in OWN_VALIDATION else card.val_split,
+                val_split=card.val_split_of(config.dataset),
                 csv_columns=config.csv_columns,
             )
             self._source = open_source(data, config.split)

@@ -145,7 +145,7 @@ class Steps:
         return DataConfig(
             dataset=measuring.dataset,
             data_path=measuring.data_path,
-            val_split=0.0 if measuring.dataset in ("image_folder", "image_csv") else card.val_split,
+            val_split=card.val_split_of(measuring.dataset),
             train_images=retrain.train_images,
             batch_size=retrain.train_batch_size,
             augment=retrain.augment,
