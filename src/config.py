@@ -176,7 +176,7 @@ class OptimizerConfig:
     decay_biases: bool = True
     """weight decay on biases too; batch norm parameters never have it, as MindSpore has it"""
     freeze: List[str] = dataclasses.field(default_factory=list)
-    """layers of the pretrained network that stay as they are: features, or some of those that `python -m src.summary`
+    """layers that stay as they are, of a pretrained network or a whitened stem: features, or some of those that `python -m src.summary`
     lists, as features.0, or a range, as features.0-4"""
     lr_layer_decay: Ratio = 1.0
     """learning rate of a layer in proportion to that of the layer above; the last has that of the schedule"""
@@ -242,6 +242,8 @@ class RunConfig:
     """replace the run that is in output_path"""
     pretrained: Optional[str] = None
     """checkpoint to start from"""
+    whiten_stem: bool = False
+    """start with a first convolution that whitens patches of the training images (src/whitening.py)"""
     seed: CountOrZero = 1
     """of weights, order of the images, augmentation and dropout"""
     keep_checkpoint_max: Count = 10
@@ -290,8 +292,10 @@ class TrainConfig:
             raise UserError(f"early_epochs: {data.early_epochs} is not allowed: at most epochs ({schedule.epochs})")
         if data.val_split and data.dataset in OWN_VALIDATION:
             raise UserError(f"val_split: {data.dataset} has validation images of its own (val/): leave val_split at 0")
-        if self.optimizer.freeze and not self.run.pretrained:
+        if self.optimizer.freeze and not (self.run.pretrained or self.run.whiten_stem):
             raise UserError("freeze: keeps weights of a pretrained network: give its checkpoint with --pretrained")
+        if self.run.pretrained and self.run.whiten_stem:
+            raise UserError("whiten_stem: makes weights that pretrained has already: give one of the two")
         if self.run.resume and self.run.overwrite:
             raise UserError("resume: goes on with a run, and overwrite replaces it: give one of the two")
         if self.run.on_nan == "skip" and self.run.dataset_sink:

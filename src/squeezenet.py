@@ -47,6 +47,10 @@ class Widths(NamedTuple):
     expand3x3: int
 
 
+class Norm(NamedTuple):
+    """Batch norm of the feature map, in nets that have batch norm."""
+
+
 POOL3, POOL2 = Pool(3, 2), Pool(2, 2)
 FIRE_64, FIRE_128, FIRE_192, FIRE_256 = (Widths(n // 4, n, n) for n in (64, 128, 192, 256))
 
@@ -68,10 +72,11 @@ VERSIONS = {
         [POOL2, Widths(32, 64, 64), Widths(32, 64, 64), POOL2, Widths(32, 128, 128), Widths(32, 128, 128)],
     ),
     # A deeper one, for the accuracy that a CPU reaches in an hour: twice the squeeze ratio of 1_0, which costs little
-    # beside the activations, one pool, which is slow on a CPU, and with bypass seven Fire modules of nine residual.
+    # beside the activations, one pool, which is slow on a CPU, and with bypass seven Fire modules of nine residual. The
+    # sums of these grow, so that without the norm behind them the classifier takes small learning rates alone.
     "cifar_deep": (
         Stem(64, 3, 2, "same"),
-        [*[Widths(32, 64, 64)] * 3, POOL2, *[Widths(64, 128, 128)] * 6],
+        [*[Widths(32, 64, 64)] * 3, POOL2, *[Widths(64, 128, 128)] * 6, Norm()],
     ),
 }
 
@@ -174,10 +179,11 @@ class SqueezeNet(nn.Cell):
     """SqueezeNet. Input (N, in_channels, H, W) float32, output logits (N, num_classes) float32.
 
     num_classes: length of the logits.
-    version: a row of VERSIONS: "1_0" (the paper), "1_1", or "cifar".
+    version: a row of VERSIONS: "1_0" (the paper), "1_1", "cifar", or "cifar_deep".
     bypass: "none"; "simple" adds a Fire module's input to its output wherever both have the same channels (v1.0:
         fire 3, 5, 7, 9); "complex" adds a 1x1 convolution of the input around the others too.
     batch_norm: "none"; "squeeze", after the squeeze convolutions alone; "all", after every convolution but the last.
+        Where there is any, a version may have one more before the last convolution ("cifar_deep").
     stem: "imagenet", the version's own; "small", 3x3 with stride 1, for images of about 32 pixels.
     ceil_mode: round pooled sizes up, as torchvision does; the paper's Caffe net at 227 gives the same either way.
     classifier_padding: zeros around the input of the last convolution; the authors' Caffe release has 1.
@@ -188,7 +194,9 @@ class SqueezeNet(nn.Cell):
     metaparameters: any of base_e, incr_e, freq, pct_3x3, squeeze_ratio (see fires_from_metaparameters); when one is
         given, the Fire modules get their widths from them instead of from the version's row.
 
-    Initialisation: he_uniform weights, normal(0, 0.01) in the last convolution, zero biases.
+    Initialisation: he_uniform weights, normal(0, 0.01) in the last convolution, zero biases. With batch norm "squeeze",
+    which keeps no sum in bounds, the expand convolutions of n Fire modules with bypass start 1/sqrt(n) as large
+    (De and Smith 2020, https://arxiv.org/abs/2002.10444, section 2).
     Raises ValueError for a value that is not among those listed.
     """
 
@@ -215,7 +223,8 @@ class SqueezeNet(nn.Cell):
         ):
             if value not in allowed:
                 raise ValueError(f"unsupported SqueezeNet {name} {value!r}: choose one of {', '.join(allowed)}")
-        self.stem, self.layers = architecture(version, stem, **metaparameters)
+        self.stem, layers = architecture(version, stem, **metaparameters)
+        self.layers = [layer for layer in layers if batch_norm != "none" or not isinstance(layer, Norm)]
         self.ceil_mode = ceil_mode
 
         pool = CeilMaxPool2d if ceil_mode else nn.MaxPool2d
@@ -225,6 +234,9 @@ class SqueezeNet(nn.Cell):
             if isinstance(layer, Pool):
                 features.append(pool(*layer))
                 continue
+            if isinstance(layer, Norm):
+                features.append(nn.BatchNorm2d(channels))
+                continue
             shortcut, out_channels = None, layer.expand1x1 + layer.expand3x3
             if bypass != "none" and channels == out_channels:
                 shortcut = nn.Identity()
@@ -233,6 +245,8 @@ class SqueezeNet(nn.Cell):
             features.append(Fire(channels, *layer, batch_norm, shortcut))
             channels = out_channels
         self.features = nn.SequentialCell(features)
+        if batch_norm == "squeeze":
+            _shrink_residuals([layer for layer in features if isinstance(layer, Fire) and layer.shortcut])
 
         # The last convolution starts near zero, so that the first logits are small and all classes equally likely.
         last = nn.Conv2d(
@@ -272,8 +286,15 @@ class SqueezeNet(nn.Cell):
         return first, distance
 
 
+def _shrink_residuals(fires: list[Fire]) -> None:
+    """Let what Fire modules add to their shortcuts start so small that the sum of all is as large as one alone."""
+    for fire in fires:
+        for expand in (fire.expand1x1, fire.expand3x3):
+            expand.conv.weight.set_data(expand.conv.weight / len(fires) ** 0.5)
+
+
 def architecture(version: str, stem: str, **metaparameters: Optional[float]) -> tuple[Stem, list]:
-    """Return the stem and the list of Pool and Widths of a net, before it is built."""
+    """Return the stem and the list of Pool, Widths and Norm of a net, before it is built."""
     version_stem, layers = VERSIONS[version]
     given = {name: value for name, value in metaparameters.items() if value is not None}
     if given:

@@ -20,8 +20,8 @@ from src import interruption
 from src.checkpoint import ModelCard, load_network, load_pretrained
 from src.config import RUN_CONFIG, TrainConfig, to_yaml, with_keys
 from src.dashboard import dashboard_writer
-from src.dataset import check_shares, open_source, preprocessing_of, splits, training_pipeline
-from src.dataset.source import Source
+from src.dataset import check_shares, evaluation_pipeline, open_source, preprocessing_of, splits, training_pipeline
+from src.dataset.source import Source, Subset
 from src.device import peak_memory_mb, select_device
 from src.errors import UserError
 from src.evaluation import evaluate
@@ -34,6 +34,8 @@ from src.resume import Saved, begun_run, is_complete, newest_for_all
 from src.session import BEST, CHECKPOINTS, CURVES_PICTURE, LAST, LOG, METRICS, SCALARS, Outcome, Session
 from src.squeezenet import SqueezeNet
 from src.summary import check_image_size, summarize, totals
+from src.whitening import IMAGES as WHITENING_IMAGES
+from src.whitening import whitened
 
 RESULT, PREDICTIONS_PICTURE = "result.json", "predictions.png"
 BATCH_PICTURE, RATE_PICTURE = "training_batch.png", "learning_rate.png"
@@ -122,7 +124,7 @@ def train(config: TrainConfig) -> dict:
             print(f"{folder}: the run is complete; give more --epochs to train on")
             return json.loads(plan.job.file(folder / RESULT).read_text(encoding="utf-8"))
         if config.run.resume:
-            plan = taken_up(plan) if begun else from_pretrained(plan)
+            plan = taken_up(plan) if begun else with_first_weights(plan)
         if plan.saved:
             print(f"resuming from {plan.saved.path.name}: step {plan.step} of {len(plan.rates)}", flush=True)
         elif config.run.resume:
@@ -188,7 +190,7 @@ def prepare(config: TrainConfig) -> Plan:
     counts = totals(summarize(net, config.data.image_size))
     freeze(net, config.optimizer.freeze)
     plan = Plan(config, job, target, net, card, training, validation, test, steps_per_epoch, rates, *counts)
-    return plan if config.run.resume else from_pretrained(plan)
+    return plan if config.run.resume else with_first_weights(plan)
 
 
 def learning_rates(config: TrainConfig, steps_per_epoch: int, devices: int) -> np.ndarray:
@@ -209,25 +211,41 @@ def as_written(config: TrainConfig) -> TrainConfig:
     return with_keys(config, resume=False, overwrite=False)
 
 
-def from_pretrained(plan: Plan) -> Plan:
-    """Return the plan with the weights of its pretrained checkpoint, when there is one, and images normalised for them.
+def with_first_weights(plan: Plan) -> Plan:
+    """Return the plan with the weights that the run starts from: the first convolution's, when it is to whiten, and those
+    of a pretrained checkpoint, when there is one, with images normalised for them.
 
     Raises UserError for a checkpoint that cannot be used.
     """
-    if not plan.config.run.pretrained:
+    run = plan.config.run
+    if run.whiten_stem:
+        whitened(plan.net, first_images(plan, WHITENING_IMAGES))
+    if not run.pretrained:
         return plan
-    card = load_pretrained(plan.net, plan.job.file(plan.config.run.pretrained), plan.card)
+    card = load_pretrained(plan.net, plan.job.file(run.pretrained), plan.card)
     preprocessing = plan.card.preprocessing
     if card and card.preprocessing.normalize == preprocessing.normalize:
         preprocessing = dataclasses.replace(preprocessing, mean=card.preprocessing.mean, std=card.preprocessing.std)
     return dataclasses.replace(plan, card=dataclasses.replace(plan.card, preprocessing=preprocessing))
 
 
+def first_images(plan: Plan, count: int) -> np.ndarray:
+    """Return the first training images (at most `count`, channels, H, W) as an evaluation would show them to the network,
+    the same on all devices."""
+    images = Subset(plan.training, np.arange(min(count, len(plan.training))))
+    data = plan.config.data
+    batches = evaluation_pipeline(
+        *(images, plan.card.preprocessing, data.batch_size, data.num_workers),
+        max_broken_images=data.max_broken_images,
+    )
+    return np.concatenate([batch["image"] for batch in batches.create_dict_iterator(num_epochs=1, output_numpy=True)])
+
+
 def taken_up(plan: Plan) -> Plan:
     """Return the plan with the newest checkpoint of its run. Raises UserError for one that does not fit the plan."""
     saved, earlier = newest_for_all(plan.folder / CHECKPOINTS, plan.job)
     if saved is None:
-        return from_pretrained(plan)
+        return with_first_weights(plan)
     if (saved.card.model, saved.card.classes) != (plan.card.model, plan.card.classes):
         raise UserError(f"{saved.path}: is of another network or of other classes than the run; remove this file")
     if saved.state.training_images != len(plan.training):

@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolutions before it: the same function, with a bias instead of four vectors."""
+"""Batch norm folded into the convolutions next to it: the same function, with a bias instead of four vectors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Mapping
 import numpy as np
 
 from src.checkpoint import ModelCard
+from src.errors import UserError
 
 # MindSpore's own in nn.BatchNorm2d.
 EPSILON = 1e-5
-_NORM = (".norm.gamma", ".norm.beta", ".norm.moving_mean", ".norm.moving_variance")
+_PARTS = (".gamma", ".beta", ".moving_mean", ".moving_variance")
+_NORM = tuple(f".norm{part}" for part in _PARTS)
 
 
 def norm_scales(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -26,7 +28,10 @@ def norm_scales(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def fold_batch_norm(parameters: Mapping[str, np.ndarray], card: ModelCard) -> tuple[dict[str, np.ndarray], ModelCard]:
-    """Return parameters and card of the network without batch norm that computes the same."""
+    """Return parameters and card of the network without batch norm that computes the same.
+
+    Raises UserError for a batch norm whose output is padded with zeros, which no bias makes up for.
+    """
     scales, folded = norm_scales(parameters), {}
     for name, array in parameters.items():
         if name in scales:
@@ -34,6 +39,17 @@ def fold_batch_norm(parameters: Mapping[str, np.ndarray], card: ModelCard) -> tu
             _, beta, mean, _ = (parameters[prefix + part].astype(np.float64) for part in _NORM)
             folded[name] = (array * scale[:, None, None, None]).astype(np.float32)
             folded[f"{prefix}.conv.bias"] = (beta - mean * scale).astype(np.float32)
-        elif not name.endswith(_NORM):
+        elif not name.endswith(_PARTS):
             folded[name] = array
+    # The one before the last convolution goes into that one.
+    before = [name.removesuffix(_PARTS[0]) for name in parameters if name.endswith(_PARTS[0]) and _NORM[0] not in name]
+    for prefix in before:
+        if card.model.get("classifier_padding", 0):
+            raise UserError("classifier_padding: a batch norm before a padded convolution cannot be folded into it")
+        gamma, beta, mean, variance = (parameters[prefix + part].astype(np.float64) for part in _PARTS)
+        scale = gamma / np.sqrt(variance + EPSILON)
+        weight = parameters["classifier.1.weight"].astype(np.float64)
+        folded["classifier.1.weight"] = (weight * scale[:, None, None]).astype(np.float32)
+        shift = weight[:, :, 0, 0] @ (beta - mean * scale)
+        folded["classifier.1.bias"] = (parameters["classifier.1.bias"] + shift).astype(np.float32)
     return folded, dataclasses.replace(card, model={**card.model, "batch_norm": "none"})

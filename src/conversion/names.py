@@ -5,7 +5,7 @@ from __future__ import annotations
 from inspect import signature
 from typing import Any, NamedTuple
 
-from src.squeezenet import Widths, architecture, fires_from_metaparameters
+from src.squeezenet import Norm, Widths, architecture, fires_from_metaparameters
 
 FIRST_FIRE = 2  # The paper's layer 1 is the first convolution.
 
@@ -21,6 +21,7 @@ class Convolution(NamedTuple):
     index: its place in `features`; the last one has that behind them.
     number: the paper's: 1, then 2 for fire2, and so on.
     shape: of its weights, (outputs, inputs, kernel, kernel).
+    normalised: whether a batch norm precedes it, in nets that have batch norm.
     """
 
     layer: str
@@ -28,6 +29,7 @@ class Convolution(NamedTuple):
     index: int
     number: int
     shape: tuple[int, int, int, int]
+    normalised: bool = False
 
 
 def convolutions(
@@ -55,7 +57,8 @@ def convolutions(
             shapes["shortcut"] = (outputs, channels, 1, 1)
         found += [Convolution(f"features.{index}.{part}.conv", part, index, number, shapes[part]) for part in shapes]
         channels, number = outputs, number + 1
-    return [*found, Convolution("classifier.1", "last", len(layers) + 1, number, (num_classes, channels, 1, 1))]
+    shape = (num_classes, channels, 1, 1)
+    return [*found, Convolution("classifier.1", "last", len(layers) + 1, number, shape, isinstance(layers[-1], Norm))]
 
 
 class Naming(NamedTuple):
@@ -114,6 +117,11 @@ def parameters(model: dict[str, Any], naming: Naming) -> list[Parameter]:
     found = []
     for convolution in convolutions(**model):
         own, name, vector = convolution.layer, naming.layer(convolution), convolution.shape[:1]
+        if convolution.part == "last" and convolution.normalised and batch_norm != "none":
+            norm, inputs = f"features.{convolution.index - 1}", convolution.shape[1:2]
+            found += [
+                Parameter(f"{norm}.{kind}", f"{name}.input_norm.{their}", inputs) for kind, their in _NORM.items()
+            ]
         found.append(Parameter(f"{own}.{_WEIGHT}", f"{name}.{_WEIGHT}", convolution.shape))
         if convolution.part != "last" and (batch_norm == "all" or convolution.part == batch_norm):
             unit = own.rsplit(".", 1)[0]
