@@ -145,6 +145,9 @@ class DataConfig:
     resizer: Resizer = "mindspore"
     """what resizes in evaluation and prediction: mindspore, the fast data-set operator, or pillow, which gives the
     pixels that ImageNet networks are published with"""
+    preprocess: Literal["host", "device"] = "host"
+    """where images are resized and normalised: host, by data-set operators, or device, in the graph, which takes uint8
+    images of the data set's own size; also when the checkpoint is evaluated or exported"""
     augment: Union[Literal["none"], Augmentation, List[Augmentation]] = "none"
     """training augmentations, one or a list: crop_flip, color_jitter, cutout"""
     crop_padding: Optional[Padding] = None
@@ -176,8 +179,8 @@ class OptimizerConfig:
     decay_biases: bool = True
     """weight decay on biases too; batch norm parameters never have it, as MindSpore has it"""
     freeze: List[str] = dataclasses.field(default_factory=list)
-    """layers that stay as they are, of a pretrained network or a whitened stem: features, or some of those that `python -m src.summary`
-    lists, as features.0, or a range, as features.0-4"""
+    """layers of the pretrained network, or the whitened stem, that stay as they are: features, or some of those that
+    `python -m src.summary` lists, as features.0, or a range, as features.0-4"""
     lr_layer_decay: Ratio = 1.0
     """learning rate of a layer in proportion to that of the layer above; the last has that of the schedule"""
     label_smoothing: Share = 0.0
@@ -288,6 +291,13 @@ class TrainConfig:
             raise UserError(f"pretrain_epochs: {schedule.epochs} leaves no epoch to train: raise epochs")
         if (data.early_size is None) != (data.early_epochs == 0):
             raise UserError("early_size and early_epochs: the one says nothing without the other: give both")
+        if data.preprocess == "device":
+            if data.early_size and data.fit != "crop":
+                raise UserError(
+                    f"preprocess: device resizes to one size, and early_size is another; fit {data.fit} goes with host"
+                )
+            if data.fit == "center_crop" and "crop_flip" in data.augment:
+                raise UserError("preprocess: device does not resize random parts of images; give fit resize or crop")
         if data.early_epochs > schedule.epochs:
             raise UserError(f"early_epochs: {data.early_epochs} is not allowed: at most epochs ({schedule.epochs})")
         if data.val_split and data.dataset in OWN_VALIDATION:

@@ -15,6 +15,7 @@ from src.dataset.source import Source
 from src.dataset.transforms import Preprocessing
 from src.device import select_device
 from src.errors import UserError
+from src.input_layer import with_input_layer
 from src.job import ALONE, Job
 from src.loss import CrossEntropy
 from src.metrics import Classification, Evaluation
@@ -36,7 +37,7 @@ def evaluate(
 ) -> Evaluation:
     """Return the outcome of a network on every image of a source, each counted once by one process of the job."""
     dataset = evaluation_pipeline(source, preprocessing, batch_size, num_workers, job.size, job.rank, max_broken_images)
-    model = Model(net, CrossEntropy(), metrics={"evaluation": Classification(job)})
+    model = Model(with_input_layer(net, preprocessing), CrossEntropy(), metrics={"evaluation": Classification(job)})
     return model.eval(dataset)["evaluation"]
 
 

@@ -57,9 +57,9 @@ def _check(spec: dict[str, Any]) -> None:
     """Raise one of several exceptions for what is not a specification, or not one of a model of images."""
     batch, *sides = spec["input"]["shape"]
     preprocessing = Preprocessing.from_json(spec["preprocessing"])
-    size, pixels = preprocessing.image_size, spec["input"]["dtype"] == "uint8"
+    size, side, pixels = preprocessing.image_size, preprocessing.side, spec["input"]["dtype"] == "uint8"
     sound = (
-        sides == ([size, size, 3] if pixels else [3, size, size]),
+        sides == ([side, side, 3] if pixels else [3, size, size]),
         batch is None or (isinstance(batch, int) and 0 < batch <= MAX_BATCH),
         spec["input"]["dtype"] in ("uint8", "float32"),
         spec["output"]["what"] in ("logits", "probabilities"),

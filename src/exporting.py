@@ -17,6 +17,7 @@ from src.dataset.transforms import Preprocessing
 from src.device import select_device
 from src.errors import UserError
 from src.exported import ExportedModel, digest, spec_path
+from src.input_layer import InputLayer
 from src.output import write_json
 from src.quiet import quiet
 from src.summary import check_image_size
@@ -31,29 +32,17 @@ DYNAMIC_DIMENSION = "batch"
 class Deployed(nn.Cell):
     """A network with what a server would otherwise do around it.
 
-    uint8_input: take pixels (N, H, W, 3) uint8 of image_size and normalise them here.
+    uint8_input: take pixels (N, side, side, 3) uint8 and make the network's input of them here.
     softmax: give probabilities instead of logits.
     """
 
     def __init__(self, net: nn.Cell, preprocessing: Preprocessing, uint8_input: bool, softmax: bool):
         super().__init__()
-        self.net = net
-        self.uint8_input, self.softmax = uint8_input, softmax
-        self.per_image = preprocessing.normalize == "per_image"
-        mean, std = (np.float32(values).reshape(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-        self.scale, self.shift = Tensor(1 / (255 * std)), Tensor(-mean / std)
-        self.least_std = (3 * preprocessing.image_size**2) ** -0.5
+        self.net, self.softmax = net, softmax
+        self.input_layer = InputLayer(preprocessing) if uint8_input else nn.Identity()
 
     def construct(self, x):
-        if self.uint8_input:
-            x = ops.transpose(ops.cast(x, ms.float32), (0, 3, 1, 2))
-            if self.per_image:
-                x = x - ops.mean(x, (1, 2, 3), True)
-                std = ops.sqrt(ops.mean(x * x, (1, 2, 3), True))
-                x = x / ops.maximum(std, self.least_std)
-            else:
-                x = x * self.scale + self.shift
-        x = self.net(x)
+        x = self.net(self.input_layer(x))
         return ops.softmax(x, 1) if self.softmax else x
 
 
@@ -104,13 +93,13 @@ def export_checkpoint(config: ExportConfig, device: DeviceConfig) -> dict[str, A
 
 
 def _specification(config: ExportConfig, card: ModelCard) -> dict[str, Any]:
-    size = card.preprocessing.image_size
+    size, side = card.preprocessing.image_size, card.preprocessing.side
     batch = None if config.dynamic_batch else config.batch_size
     uint8 = config.uint8_input
     return {
         "format": config.file_format,
         "input": {
-            "shape": [batch, size, size, 3] if uint8 else [batch, 3, size, size],
+            "shape": [batch, side, side, 3] if uint8 else [batch, 3, size, size],
             "dtype": "uint8" if uint8 else "float32",
             "what": "RGB pixels, brought to size by `fit`" if uint8 else "RGB, preprocessed as `preprocessing` says",
         },

@@ -19,6 +19,7 @@ from src.checkpoint import read_checkpoint, read_json, save_checkpoint
 from src.dashboard import dashboard
 from src.dataset import evaluation_pipeline
 from src.errors import UserError
+from src.input_layer import with_input_layer
 from src.loss import CrossEntropy
 from src.metrics import Evaluation
 from src.optimization import build_model
@@ -67,7 +68,8 @@ class Session:
         self.seconds_before = self.former.seconds if self.former else 0.0
         self.resumed_at = [*self.former.parts["resumed_at"], plan.step] if self.former else []
         self.loss = CrossEntropy(plan.config.optimizer.label_smoothing)
-        self.model = build_model(plan.net, self.loss, plan.config.optimizer, plan.rates, plan.job)
+        net = with_input_layer(plan.net, plan.card.preprocessing)
+        self.model = build_model(net, self.loss, plan.config.optimizer, plan.rates, plan.job)
         self.writing = Writing(plan.config.run.on_save_error == "stop", lambda line: self.progress.say(line))
 
     def run(self) -> Outcome:

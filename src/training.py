@@ -212,8 +212,10 @@ def as_written(config: TrainConfig) -> TrainConfig:
 
 
 def with_first_weights(plan: Plan) -> Plan:
-    """Return the plan with the weights that the run starts from: the first convolution's, when it is to whiten, and those
-    of a pretrained checkpoint, when there is one, with images normalised for them.
+    """Return the plan with the weights that its run starts from.
+
+    They are fresh, with a first convolution that whitens when one is asked for, or those of a pretrained checkpoint,
+    with images normalised for them.
 
     Raises UserError for a checkpoint that cannot be used.
     """
@@ -230,12 +232,14 @@ def with_first_weights(plan: Plan) -> Plan:
 
 
 def first_images(plan: Plan, count: int) -> np.ndarray:
-    """Return the first training images (at most `count`, channels, H, W) as an evaluation would show them to the network,
-    the same on all devices."""
+    """Return the first `count` training images, or all, as an evaluation would show them to the network (N, C, H, W).
+
+    They are the same on all devices.
+    """
     images = Subset(plan.training, np.arange(min(count, len(plan.training))))
     data = plan.config.data
     batches = evaluation_pipeline(
-        *(images, plan.card.preprocessing, data.batch_size, data.num_workers),
+        *(images, plan.card.preprocessing.on_host(), data.batch_size, data.num_workers),
         max_broken_images=data.max_broken_images,
     )
     return np.concatenate([batch["image"] for batch in batches.create_dict_iterator(num_epochs=1, output_numpy=True)])
@@ -291,7 +295,8 @@ def picture_batch(plan: Plan) -> None:
     from src import visualize
 
     batch = next(plan.batches().take(1).create_dict_iterator(num_epochs=1, output_numpy=True))
-    images = plan.card.preprocessing.undo(batch["image"][:PICTURE_IMAGES])
+    images, preprocessing = batch["image"][:PICTURE_IMAGES], plan.card.preprocessing
+    images = images if preprocessing.on_device else preprocessing.undo(images)
     titles = [plan.card.classes[label] for label in batch["label"][:PICTURE_IMAGES]]
     visualize.image_grid(plan.folder / BATCH_PICTURE, images, titles)
 

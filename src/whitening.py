@@ -15,11 +15,12 @@ NOISE = 1e-2
 def whitened(net: nn.Cell, images: np.ndarray) -> None:
     """Set the first convolution of a SqueezeNet to principal directions of the images' patches, of equal variance.
 
-    images: (N, channels, H, W), as the network sees them. The filters are eigenvectors of the patches' covariance, those
-    of the largest eigenvalues first, over the square roots of these, each with both signs because of the ReLU behind;
-    where there are more filters than directions, the others stay random (Jordan 2024,
-    https://arxiv.org/abs/2404.00498, section 3.2, which has them of 2x2 pixels). Raises UserError for images that are
-    smaller than the filters.
+    images: (N, channels, H, W), as the network sees them.
+
+    The filters are eigenvectors of the patches' covariance, those of the largest eigenvalues first, over the square
+    roots of these, each with both signs because of the ReLU behind. Where there are more filters than directions, the
+    others stay random (Jordan 2024, https://arxiv.org/abs/2404.00498, section 3.2, which has filters of 2x2 pixels).
+    Raises UserError for images that are smaller than the filters.
     """
     convolution = net.features[0].conv
     filters = convolution.weight.asnumpy().astype(np.float64)

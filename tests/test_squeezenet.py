@@ -282,6 +282,20 @@ def test_biases_start_at_zero(imagenet_net):
     assert all(not bias.asnumpy().any() for bias in biases)
 
 
+@pytest.mark.parametrize("version, residuals", [("1_0", 4), ("cifar_deep", 7)])
+def test_what_residual_fires_add_starts_small_where_nothing_normalises_their_sum(version, residuals):
+    """Weights of variance 2/inputs, over the number of residual modules."""
+    for batch_norm, divisor in (("none", 1), ("squeeze", residuals), ("all", 1)):
+        ms.set_seed(1)
+        fires = fires_of(SqueezeNet(10, version, "simple", batch_norm)).values()
+        shortened = [fire for fire in fires if fire.shortcut is not None]
+        assert len(shortened) == residuals
+        for fire in fires:
+            for conv in (fire.expand1x1.conv, fire.expand3x3.conv):
+                expected = 2 / conv.weight[0].size / (divisor if fire in shortened else 1)
+                assert conv.weight.asnumpy().var() == pytest.approx(expected, rel=0.1)
+
+
 @pytest.mark.parametrize(
     "batch_norm, with_bias", [("none", {"stem", "squeeze", "expand"}), ("squeeze", {"stem", "expand"}), ("all", set())]
 )

@@ -24,7 +24,7 @@ class Measure:
 
     def __init__(self, config: MeasureConfig, card: ModelCard):
         self._config = config
-        self._preprocessing = card.preprocessing
+        self._preprocessing = card.preprocessing.on_host()
         if config.images:
             self._source = open_photographs(config.images, config.labels, tuple(config.csv_columns), card.classes)
         else:

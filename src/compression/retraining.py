@@ -198,7 +198,7 @@ class Retraining:
         return net
 
     def _schedule(self, card: ModelCard, epochs: int, rate: float):
-        dataset = training_pipeline(self.source, self.data, card.preprocessing, self.seed)
+        dataset = training_pipeline(self.source, self.data, card.preprocessing.on_host(), self.seed)
         return dataset, get_lr(0.0, 0.0, rate, epochs, 0, 0, dataset.get_dataset_size(), "cosine")
 
     def _train(self, step: ConstrainedStep, epochs: int, dataset, callbacks: list[Callback]) -> None:

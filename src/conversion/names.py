@@ -118,14 +118,14 @@ def parameters(model: dict[str, Any], naming: Naming) -> list[Parameter]:
     for convolution in convolutions(**model):
         own, name, vector = convolution.layer, naming.layer(convolution), convolution.shape[:1]
         if convolution.part == "last" and convolution.normalised and batch_norm != "none":
-            norm, inputs = f"features.{convolution.index - 1}", convolution.shape[1:2]
-            found += [
-                Parameter(f"{norm}.{kind}", f"{name}.input_norm.{their}", inputs) for kind, their in _NORM.items()
-            ]
+            found += _norm(f"features.{convolution.index - 1}", f"{name}.input_norm", convolution.shape[1:2])
         found.append(Parameter(f"{own}.{_WEIGHT}", f"{name}.{_WEIGHT}", convolution.shape))
         if convolution.part != "last" and (batch_norm == "all" or convolution.part == batch_norm):
-            unit = own.rsplit(".", 1)[0]
-            found += [Parameter(f"{unit}.norm.{kind}", f"{name}.norm.{their}", vector) for kind, their in _NORM.items()]
+            found += _norm(f"{own.rsplit('.', 1)[0]}.norm", f"{name}.norm", vector)
         else:
             found.append(Parameter(f"{own}.{_BIAS}", f"{name}.{_BIAS}", vector))
     return found
+
+
+def _norm(own: str, name: str, shape: tuple[int, ...]) -> list[Parameter]:
+    return [Parameter(f"{own}.{kind}", f"{name}.{their}", shape) for kind, their in _NORM.items()]

@@ -15,13 +15,13 @@ from src.dataset.cifar10 import open_cifar10
 from src.dataset.cifar10_binary import open_cifar10_binary
 from src.dataset.digits import open_digits
 from src.dataset.download import download, unpacked
-from src.dataset.epochs import Epochs, EvaluationRows, TrainingRows
+from src.dataset.epochs import Epochs, EvaluationRows, TrainingPixels, TrainingRows
 from src.dataset.image_csv import open_image_csv
 from src.dataset.image_folder import open_image_folder
 from src.dataset.imagenet import open_imagenet
 from src.dataset.mindrecord import open_mindrecord
 from src.dataset.source import Source, Subset, split_by_class
-from src.dataset.transforms import Drawn, Preprocessing, evaluation_transforms, training_stages
+from src.dataset.transforms import Drawn, Preprocessing, evaluation_transforms, pixel_changes, training_stages
 from src.errors import UserError
 
 MAX_WORKERS = 8
@@ -110,7 +110,16 @@ def _limited(source: Source, total: int) -> Source:
 
 
 def preprocessing_of(config: DataConfig, source: Source) -> Preprocessing:
-    """Return how images of this source are brought to the network in evaluation."""
+    """Return how images of this source are brought to the network in evaluation.
+
+    Raises UserError for a device that is to resize images of any size, which fill no batch.
+    """
+    on_device = config.preprocess == "device"
+    if on_device and not source.native_size:
+        raise UserError(
+            f"preprocess: device takes images that all have one size, and those of {config.dataset} have any; leave it "
+            "at host"
+        )
     return Preprocessing(
         config.image_size,
         config.fit,
@@ -118,7 +127,7 @@ def preprocessing_of(config: DataConfig, source: Source) -> Preprocessing:
         source.mean,
         source.std,
         source.native_size,
-        config.resizer,
+        "device" if on_device else config.resizer,
     )
 
 
@@ -143,9 +152,14 @@ def training_pipeline(
             + (f" for {num_shards} devices" if num_shards > 1 else "")
         )
     order = Epochs(len(source), config.batch_size, num_shards, shard_id, seed, epoch, step)
+    augment = [config.augment] if isinstance(config.augment, str) else config.augment
+    if preprocessing.on_device:
+        changes = pixel_changes(preprocessing, augment, config.crop_padding, seed)
+        rows = TrainingPixels(source, preprocessing, order.num_samples, config.max_broken_images, changes)
+        images = _generator(rows, ["image", "label"], order, source.decodes, config.num_workers)
+        return images.batch(config.batch_size, drop_remainder=True)
     rows = TrainingRows(source, preprocessing, order.num_samples, config.max_broken_images)
     images = _generator(rows, ["image", "label", "draw"], order, source.decodes, config.num_workers)
-    augment = [config.augment] if isinstance(config.augment, str) else config.augment
     workers = _workers(config.num_workers)
     for stage in training_stages(preprocessing, augment, config.crop_padding, seed):
         if isinstance(stage, Drawn):
@@ -174,6 +188,8 @@ def evaluation_pipeline(
         source = Subset(source, np.arange(shard_id, len(source), num_shards))
     rows = EvaluationRows(source, preprocessing, max_broken_images)
     images = _generator(rows, ["image", "label"], ds.SequentialSampler(), source.decodes, num_workers)
+    if preprocessing.on_device:
+        return images.map(preprocessing.pixels, "image").batch(batch_size, drop_remainder=False)
     images = images.map(evaluation_transforms(preprocessing), "image", num_parallel_workers=_workers(num_workers))
     return images.batch(batch_size, drop_remainder=False)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Iterator
+from typing import Iterator, Sequence
 
 import mindspore.dataset as ds
 import numpy as np
 
 from src.dataset.source import Source
-from src.dataset.transforms import Preprocessing
+from src.dataset.transforms import Drawn, Preprocessing
 from src.errors import UserError
 
 
@@ -69,6 +69,26 @@ class TrainingRows:
         return self.preprocessing.to_scale(image), np.asarray(self.source.labels[index]), np.asarray(draw, np.int64)
 
 
+class TrainingPixels(TrainingRows):
+    """The same for a graph that makes the network's input itself: rows of pixels, changed at random, and label.
+
+    The changes are made here, in the one thread that reads images from memory: as operators of MindSpore's pipeline
+    they would be called from other threads, which for small images costs more than they do.
+    """
+
+    def __init__(self, source: Source, preprocessing: Preprocessing, rows: int, limit: int, changes: Sequence[Drawn]):
+        super().__init__(source, preprocessing, rows, limit)
+        self.changes = changes
+
+    def __getitem__(self, draw: int) -> tuple[np.ndarray, np.ndarray]:
+        image, label, draw = super().__getitem__(draw)
+        if not any(change.name == "crop" for change in self.changes):
+            image = self.preprocessing.pixels(image)
+        for change in self.changes:
+            image, _ = change(image, draw)
+        return image, label
+
+
 class EvaluationRows:
     """The images of a source in their order: rows of image (H, W, 3) uint8 and label.
 
@@ -86,7 +106,7 @@ class EvaluationRows:
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         image, label = readable_image(self.source, int(index), self.limit), self.source.labels[index]
         if image is None:
-            side = self.preprocessing.image_size
+            side = self.preprocessing.side
             image, label = np.zeros((side, side, 3), np.uint8), np.int32(self.UNREADABLE)
         return self.preprocessing.to_scale(image), np.asarray(label)
 

@@ -15,7 +15,7 @@ from PIL import Image
 # Shorter side before the centre crop: 256 for the sizes of ImageNet networks, otherwise in units of image_size.
 _SHORTER_SIDE, _MARGIN = {224: 256, 227: 256}, 8 / 7
 FITS, NORMALIZATIONS = ("resize", "crop", "center_crop"), ("dataset", "per_image")
-RESIZERS = ("mindspore", "pillow")
+RESIZERS = ("mindspore", "pillow", "device")
 MAX_IMAGE_SIZE = 8192  # What a file may ask for, before memory is taken for it.
 
 
@@ -26,7 +26,8 @@ class Preprocessing:
     It is saved in every checkpoint and beside every exported model. fit, normalize and resizer: see DataConfig; mean
     and std are of the RGB channels on a scale of 0 to 1, and not used when each image is normalised by its own.
     native_size is the side of the data set's images where all have one: a photograph is brought to that scale before it
-    is cropped.
+    is cropped. resizer is "device" where all is done in the graph, which then takes pixels, (side, side, 3) uint8
+    (src/input_layer.py).
     """
 
     image_size: int
@@ -36,6 +37,16 @@ class Preprocessing:
     std: tuple[float, ...]
     native_size: int | None = None
     resizer: str = "mindspore"
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the graph makes the network's input from pixels."""
+        return self.resizer == "device"
+
+    @property
+    def side(self) -> int:
+        """Side of the pixels from which a graph makes the network's input: native_size where it resizes them itself."""
+        return self.native_size if self.on_device and self.fit != "crop" else self.image_size
 
     @property
     def shorter_side(self) -> int:
@@ -56,6 +67,7 @@ class Preprocessing:
             made.fit in FITS,
             made.normalize in NORMALIZATIONS,
             made.resizer in RESIZERS,
+            made.native_size is not None or not made.on_device,
             numbers.shape == (2, 3) and ((numbers >= 0) & (numbers <= 1)).all() and (numbers[1] > 0).all(),
             not any(isinstance(n, bool) for n in (*made.mean, *made.std)),
         )
@@ -65,11 +77,45 @@ class Preprocessing:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the input for one image."""
-        return np.ascontiguousarray(_applied(evaluation_transforms(self), self.to_scale(image)))
+        if not self.on_device:
+            return np.ascontiguousarray(_applied(evaluation_transforms(self), self.to_scale(image)))
+        pixels, matrix = self.fit_image(image).astype(np.float32), self.resizing()
+        if matrix is not None:
+            pixels = np.einsum("yh,hwc,xw->yxc", matrix, pixels, matrix, optimize=True)
+        return np.ascontiguousarray(_applied([*_normalization(self), vision.HWC2CHW()], pixels))
 
     def fit_image(self, image: np.ndarray) -> np.ndarray:
-        """Return an image brought to size, (image_size, image_size, 3) uint8, for a model that normalises itself."""
-        return _applied(fit_transforms(self), self.to_scale(image))
+        """Return an image brought to (side, side, 3) uint8, for a model that does the rest itself."""
+        if not self.on_device or self.fit == "crop":
+            return _applied(fit_transforms(self), self.to_scale(image))
+        if self.fit == "resize":
+            return pillow_resized(image, self.side, self.side)
+        return pillow_center_crop(image, self.side, self.side)
+
+    def resizing(self) -> np.ndarray | None:
+        """Return the matrix (image_size, side) that resizes rows, or columns, of pixels in a graph; None for none.
+
+        Bilinear without smoothing, as MindSpore's operator does it on float32 images. "center_crop" has only the middle
+        rows of a larger one.
+        """
+        size = self.shorter_side if self.fit == "center_crop" else self.image_size
+        if not self.on_device or self.fit == "crop" or size == self.side:
+            return None
+        places = np.clip((np.arange(size) + 0.5) * self.side / size - 0.5, 0, self.side - 1)
+        low = np.floor(places).astype(int)
+        matrix = np.zeros((size, self.side), np.float32)
+        matrix[np.arange(size), low] = 1 - (places - low)
+        matrix[np.arange(size), np.minimum(low + 1, self.side - 1)] += (places - low).astype(np.float32)
+        start = (size - self.image_size) // 2
+        return matrix[start : start + self.image_size]
+
+    def pixels(self, image: np.ndarray) -> np.ndarray:
+        """Return an image of the data set, (native_size, native_size, 3), as the (side, side, 3) that a graph takes."""
+        return image if len(image) == self.side else self.fit_image(image)
+
+    def on_host(self) -> Preprocessing:
+        """Return the same done by data-set operators, for what has no such graph."""
+        return dataclasses.replace(self, resizer="mindspore") if self.on_device else self
 
     def to_scale(self, image: np.ndarray) -> np.ndarray:
         """Return an image that `fit` can crop: a large one shrunk to native_size, zeros around a tiny one.
@@ -168,7 +214,7 @@ def training_stages(
     padding = size // 8 if crop_padding is None else crop_padding
     stages: list[list[Callable] | Drawn] = [fit_transforms(preprocessing)]
     if "crop_flip" in augment:
-        flip = Drawn("flip", seed, lambda image, random: image[:, ::-1] if random.random() < 0.5 else image)
+        flip = Drawn("flip", seed, _flipped)
         crop = Drawn("crop", seed, lambda image, random: random_crop(image, size, padding, random))
         part = Drawn("crop", seed, random_part)
         resize = [vision.Resize((size, size), Inter.LINEAR)]
@@ -182,6 +228,33 @@ def training_stages(
         # After normalisation a square of zeros is a square of the mean colour.
         stages.append(Drawn("cutout", seed, lambda image, random: cut_out(image, max(1, size // 4), random)))
     return [*stages, [vision.HWC2CHW()]]
+
+
+def pixel_changes(
+    preprocessing: Preprocessing, augment: Sequence[str], crop_padding: int | None, seed: int
+) -> list[Drawn]:
+    """Return the random changes of a training image that leave it pixels, (side, side, 3) uint8, for a graph to take.
+
+    They are those of training_stages, but that with fit "resize" an image is cropped before it is resized, with an
+    eighth of its own side around or `crop_padding` of its own pixels; "center_crop" has no random part.
+    """
+    side = preprocessing.side
+    padding = side // 8 if crop_padding is None else crop_padding
+    changes = []
+    if "crop_flip" in augment:
+        changes.append(Drawn("crop", seed, lambda image, random: random_crop(image, side, padding, random)))
+        changes.append(Drawn("flip", seed, _flipped))
+    if "color_jitter" in augment:
+        changes.append(Drawn("color", seed, jitter))
+    if "cutout" in augment:
+        mean = np.round(np.multiply(preprocessing.mean, 255)).astype(np.uint8)
+
+        def cut(image: np.ndarray, random: Random) -> np.ndarray:
+            color = mean if preprocessing.normalize == "dataset" else round(image.mean())
+            return cut_out(image, max(1, side // 4), random, color)
+
+        changes.append(Drawn("cutout", seed, cut))
+    return changes
 
 
 class Drawn:
@@ -198,6 +271,10 @@ class Drawn:
     def __call__(self, image: np.ndarray, draw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # A text as seed is hashed, so that neighbouring draws are unrelated; the same in every version of Python.
         return np.ascontiguousarray(self.change(image, Random(f"{self.seed} {self.name} {draw}"))), draw
+
+
+def _flipped(image: np.ndarray, random: Random) -> np.ndarray:
+    return image[:, ::-1] if random.random() < 0.5 else image
 
 
 def random_crop(image: np.ndarray, size: int, padding: int, random: Random) -> np.ndarray:
@@ -236,11 +313,11 @@ def jitter(image: np.ndarray, random: Random) -> np.ndarray:
     return _applied(changes, image)
 
 
-def cut_out(image: np.ndarray, length: int, random: Random) -> np.ndarray:
-    """Return an image with a square of zeros around a random pixel; at the border a part of the square."""
+def cut_out(image: np.ndarray, length: int, random: Random, color: np.ndarray | int = 0) -> np.ndarray:
+    """Return an image with a square of one color around a random pixel; at the border a part of the square."""
     y, x = (int(random.random() * side) - length // 2 for side in image.shape[:2])
     image = image.copy()
-    image[max(0, y) : max(0, y + length), max(0, x) : max(0, x + length)] = 0
+    image[max(0, y) : max(0, y + length), max(0, x) : max(0, x + length)] = color
     return image
 
 

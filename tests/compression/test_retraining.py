@@ -14,6 +14,7 @@ from src.compression.share import share
 from src.config import DataConfig, OptimizerConfig
 from src.dataset import open_source, preprocessing_of
 from src.optimization import make_optimizer
+from tests.made_data import refusal
 
 NAME = "weight"
 
@@ -144,15 +145,24 @@ def test_pruning_goes_fast_at_first_and_stops_at_three_fifths():
     assert pruning.last == 60
 
 
-def test_folding_batch_norm_changes_nothing_but_the_rounding(retraining):
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"batch_norm": "all", "bypass": "complex"},
+        {"batch_norm": "squeeze", "bypass": "simple", "version": "cifar_deep"},
+    ],
+    ids=str,
+)
+def test_folding_batch_norm_changes_nothing_but_the_rounding(retraining, model):
     _, preprocessing, _ = retraining
-    card = card_of(preprocessing, batch_norm="all", bypass="complex")
+    card = card_of(preprocessing, **model)
     random, original = np.random.RandomState(0), arrays(card)
+    kinds = (".gamma", ".beta", ".moving_mean", ".moving_variance")
     for name, array in original.items():
-        if ".norm." in name:
+        if name.endswith(kinds):
             original[name] = random.uniform(0.5, 1.5, array.shape).astype(np.float32)
     folded, folded_card = fold_batch_norm(original, card)
-    assert folded_card.model["batch_norm"] == "none" and not any(".norm." in name for name in folded)
+    assert folded_card.model["batch_norm"] == "none" and not any(name.endswith(kinds) for name in folded)
     inputs = Tensor(random.standard_normal((2, 3, 16, 16)).astype(np.float32))
     outputs = []
     for parameters, its_card in ((original, card), (folded, folded_card)):
@@ -162,3 +172,8 @@ def test_folding_batch_norm_changes_nothing_but_the_rounding(retraining):
             parameter.set_data(Tensor(parameters[name]))
         outputs.append(net(inputs).asnumpy())
     np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_norm_before_a_padded_convolution_is_not_folded(retraining):
+    card = card_of(retraining[1], batch_norm="squeeze", version="cifar_deep", classifier_padding=1)
+    assert refusal(fold_batch_norm, arrays(card), card).startswith("classifier_padding: ")
