@@ -1,9 +1,11 @@
-"""Images per second of the CIFAR-10 pipeline, against mindvision's own default pipeline on the same images.
+"""Images per second, processor time and bytes of the CIFAR-10 pipeline, against mindvision's own default pipeline.
 
     python benchmarks/data_pipeline.py --data_path ./data [--rounds 5] [--images 4000]
 
-Both decode nothing, resize, rescale, normalise and transpose the test images, in batches of 32. They run in
-alternation; the ratio is that of the medians. mindvision needs numpy below 2 to run its own pipeline.
+Three pipelines take turns on the same test images, in batches of 32: mindvision's with all its defaults; this
+project's with `preprocess: host`, which likewise resizes, rescales, normalises and transposes in the pipeline; and with
+`preprocess: device`, which hands out uint8 images of 32x32 for the graph to do that (src/input_layer.py). Medians of
+the rounds, and of the ratios within a round. mindvision needs numpy below 2 to run its own pipeline.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -23,13 +26,23 @@ from src.quiet import quiet
 BATCH = 32
 
 
-def images_per_second(dataset, images: int) -> float:
-    """Return how fast batches come, over the first `images` images."""
-    start = time.perf_counter()
-    for i, _ in enumerate(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)):
-        if (i + 1) * BATCH >= images:
+class Pass(NamedTuple):
+    """What one pass over a pipeline took: images a second, processor milliseconds and bytes per image."""
+
+    rate: float
+    milliseconds: float
+    size: float
+
+
+def measure(dataset, images: int) -> Pass:
+    """Read the first `images` images."""
+    start, busy, size, seen = time.perf_counter(), time.process_time(), 0, 0
+    for batch in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True):
+        size, seen = size + batch[0].nbytes, seen + len(batch[0])
+        if seen >= images:
             break
-    return (i + 1) * BATCH / (time.perf_counter() - start)
+    seconds, busy = time.perf_counter() - start, time.process_time() - busy
+    return Pass(seen / seconds, busy / seen * 1e3, size / seen)
 
 
 def mindvision_pipeline(path: str, size: int):
@@ -38,24 +51,38 @@ def mindvision_pipeline(path: str, size: int):
         return Cifar10(path, "test", batch_size=BATCH, resize=(size, size)).run()
 
 
+def pipelines(path: str, size: int) -> dict:
+    """Return what makes each pipeline, by its name."""
+
+    def ours(preprocess: str):
+        options = {"data_path": path, "image_size": size, "batch_size": BATCH, "preprocess": preprocess}
+        return create_dataset("cifar10", "test", **options)
+
+    return {
+        "mindvision": lambda: mindvision_pipeline(path, size),
+        "host": lambda: ours("host"),
+        "device": lambda: ours("device"),
+    }
+
+
 def main() -> None:
-    """Print a table row for each image size."""
+    """Print a table row for each image size and pipeline."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_path", default="./data")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=4000)
     arguments = parser.parse_args()
-    print("| image size | this project, images/s | mindvision, images/s | ratio |\n|---|---|---|---|")
+    print("| image size | pipeline | images/s | of mindvision's | CPU ms an image | bytes an image |")
+    print("|---|---|---|---|---|---|")
     for size in (32, 64, 224):
-        ours, theirs = [], []
-        for _ in range(arguments.rounds):
-            dataset = create_dataset(
-                "cifar10", "test", data_path=arguments.data_path, image_size=size, batch_size=BATCH
-            )
-            ours.append(images_per_second(dataset, arguments.images))
-            theirs.append(images_per_second(mindvision_pipeline(arguments.data_path, size), arguments.images))
-        medians = statistics.median(ours), statistics.median(theirs)
-        print(f"| {size} | {medians[0]:,.0f} | {medians[1]:,.0f} | {medians[0] / medians[1]:.2f} |")
+        made = pipelines(arguments.data_path, size)
+        rounds = [
+            {name: measure(make(), arguments.images) for name, make in made.items()} for _ in range(arguments.rounds)
+        ]
+        for name in made:
+            rate, milliseconds, nbytes = (statistics.median(r[name][i] for r in rounds) for i in range(3))
+            ratio = statistics.median(r[name].rate / r["mindvision"].rate for r in rounds)
+            print(f"| {size} | {name} | {rate:,.0f} | {ratio:.2f} | {milliseconds:.2f} | {nbytes:,.0f} |", flush=True)
 
 
 if __name__ == "__main__":

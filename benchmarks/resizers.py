@@ -15,13 +15,14 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.compression.photographs import open_photographs
 from src.compression.reading import read_weights
+from src.config import Resizer
 from src.dataset import evaluation_pipeline
-from src.dataset.transforms import RESIZERS
 from src.errors import run
 
 BATCH = 50
@@ -47,17 +48,16 @@ def main() -> None:
     ms.load_param_into_net(net, {name: ms.Parameter(array, name=name) for name, array in parameters.items()})
     source = open_photographs(arguments.images, arguments.labels, tuple(arguments.csv_columns), card.classes)
     size = arguments.image_size or card.preprocessing.image_size
-    preprocessings = {
-        resizer: dataclasses.replace(card.preprocessing, resizer=resizer, image_size=size) for resizer in RESIZERS
-    }
-    rates: dict[str, list[float]] = {resizer: [] for resizer in RESIZERS}
+    resizers = get_args(Resizer)
+    preprocessings = {r: dataclasses.replace(card.preprocessing, resizer=r, image_size=size) for r in resizers}
+    rates: dict[str, list[float]] = {resizer: [] for resizer in resizers}
     for _ in range(arguments.rounds):
         for resizer, preprocessing in preprocessings.items():
             start = time.perf_counter()
             for _ in evaluation_pipeline(source, preprocessing, BATCH).create_tuple_iterator(num_epochs=1):
                 pass
             rates[resizer].append(len(source) / (time.perf_counter() - start))
-    found = {resizer: evaluate(net, source, preprocessings[resizer], BATCH, 0) for resizer in RESIZERS}
+    found = {resizer: evaluate(net, source, preprocessings[resizer], BATCH, 0) for resizer in resizers}
     exact = found["pillow"].predictions
     print(f"{len(source)} photographs at {size}x{size}, {card.preprocessing.fit}")
     print("| resizer | images/s | top-1 | same class as pillow |\n|---|---|---|---|")
