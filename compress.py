@@ -13,11 +13,13 @@ python compress.py --decompress compressed_best/best.sqz
 
 import sys
 
+from src import interruption
 from src.compression.config import parse_compress
 from src.errors import run
 
 
 def main() -> int:
+    interruption.watch()
     configuration = parse_compress(sys.argv[1:], "Compress a network.")
 
     from src.compression.compressing import compress, decompress  # After the arguments are checked.

@@ -9,6 +9,9 @@ import sys
 from src.config import DeviceConfig, EvalConfig, parse
 from src.errors import run
 
+# Of more classes than fit on a screen or two, these many are shown.
+MOST_CLASSES, FEWEST = 100, 10
+
 
 def main() -> None:
     config, device = parse(sys.argv[1:], "Evaluate a checkpoint.", EvalConfig, DeviceConfig)
@@ -20,7 +23,12 @@ def main() -> None:
         f"{result['dataset']} {result['split']}, {result['images']:,} images: top-1 {result['accuracy']:.2%}, "
         f"top-5 {result['top_5_accuracy']:.2%}, loss {result['loss']:.4f}"
     )
-    for name, accuracy in result["accuracy_per_class"].items():
+    classes = result["accuracy_per_class"]
+    shown = list(classes.items())
+    if len(shown) > MOST_CLASSES:
+        shown = sorted((c for c in shown if c[1] is not None), key=lambda c: c[1])[:FEWEST]
+        print(f"of {len(classes):,} classes (all of them in result.json) the {len(shown)} that did worst:")
+    for name, accuracy in shown:
         print(f"  {name:<20} " + ("no images" if accuracy is None else f"{accuracy:.2%}"))
     print(f"confusion matrix, worst mistakes and result.json: {result['output_path']}")
 

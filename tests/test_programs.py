@@ -177,6 +177,27 @@ def test_help_of_each_program_names_its_flags(tmp_path):
         assert done.returncode == 0 and flag in done.stdout and done.stderr == ""
 
 
+def test_eval_of_a_thousand_classes_prints_the_ten_that_did_worst(monkeypatch, capsys):
+    import eval as program
+
+    accuracies = {f"class {i}": None if i == 3 else i / 1000 for i in range(1000)}
+    result = {
+        "dataset": "imagenet",
+        "split": "val",
+        "images": 5000,
+        "accuracy": 0.5,
+        "top_5_accuracy": 0.8,
+        "loss": 2.0,
+    }
+    found = {**result, "accuracy_per_class": accuracies, "output_path": "eval"}
+    monkeypatch.setattr("src.evaluation.evaluate_checkpoint", lambda config, device: found)
+    monkeypatch.setattr(sys, "argv", ["eval.py", "--ckpt_path", "net.ckpt"])
+    program.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert "the 10 that did worst" in lines[1] and lines[-1].endswith("eval")
+    assert [line.split()[1] for line in lines[2:-1]] == ["0", "1", "2", *map(str, range(4, 11))]
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_training_with_one_word_and_no_traceback(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), *map(str, (*FLAGS, "--epochs", 500, "--output_path", "run"))]

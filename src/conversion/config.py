@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Literal, Optional
 
 from src.config import Padding, Side, parse
@@ -64,6 +65,9 @@ def parse_convert(argv: list[str], description: str) -> ConvertConfig:
             tokens[at] = f"{short}_format"
             if at + 2 < len(tokens) and not tokens[at + 2].startswith("--"):
                 tokens.insert(at + 2, "--file")
-    (config,) = parse(tokens, description, ConvertConfig)
+    try:
+        (config,) = parse(tokens, description, ConvertConfig)
+    except UserError as error:  # Named as it was given.
+        raise UserError(re.sub(r"^(from|to)_format: (.*?)(, or null)?$", r"--\1: \2", str(error))) from None
     config.check()
     return config

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -20,6 +25,7 @@ from src.config import DeviceConfig
 from src.dataset.transforms import Preprocessing
 from src.errors import UserError
 from src.exported import ExportedModel, read_spec
+from tests.conftest import ROOT
 
 ON_CPU = ("--device_target", "CPU")
 
@@ -251,3 +257,21 @@ def test_targets_that_are_missed_are_named():
         "max_drop: 0.50% is not reached; the file's accuracy is 2.00% lower",
     ]
     assert missed(CompressConfig(ckpt_path="a", target_bytes=200, max_drop=0.05), steps) == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_it_trains_writes_nothing(folder, tmp_path):
+    shutil.copy(folder / "net.ckpt", tmp_path)
+    flags = ("--ckpt_path", "net.ckpt", "--sparsity", "0.5", "--train_epochs", "500", "--dataset", "digits", *ON_CPU)
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "compress.py"), *flags],
+        **{"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "text": True},
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("pruning, epoch 1/"):
+                process.send_signal(signal.SIGINT)
+                break
+        _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (128 + signal.SIGINT, "interrupted\n")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["net.ckpt"]
