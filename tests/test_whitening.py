@@ -79,7 +79,7 @@ def test_a_run_starts_with_it_keeps_it_when_frozen_and_goes_on_with_it(tmp_path,
     assert np.abs(started - random).max() > 0.1
     for again in (config, with_keys(config, epochs=2, resume=True)):
         train(again)
-        net, _ = load_network(tmp_path / "run" / "last.ckpt")
+        net, _ = load_network(tmp_path / "run" / "squeezenet.ckpt")
         np.testing.assert_array_equal(net.features[0].conv.weight.asnumpy(), started)
 
 
