@@ -41,6 +41,10 @@ RECIPES: dict[str, dict] = {
         **{"optimizer": "nesterov", "decay_biases": False, "val_split": 0.0, "batch_norm": "squeeze"},
         **{"save_checkpoint_steps": 3, "label_smoothing": 0.1, "lr_decay_mode": "cosine"},
     },
+    "preparation on the device, whitened stem": {
+        **{"preprocess": "device", "augment": ["crop_flip"], "whiten_stem": True, "freeze": ["features.0"]},
+        **{"batch_norm": "squeeze", "early_size": 8, "early_epochs": 1},
+    },
     "sgd, pynative mode": {"optimizer": "sgd", "mode": "pynative", "final_relu": False},
 }
 
