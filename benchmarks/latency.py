@@ -27,7 +27,7 @@ NETS = {
     "v1.0": ({"num_classes": 1000, "version": "1_0"}, 224),
     "cifar_deep": (
         {
-            **{"num_classes": 10, "version": "cifar_deep", "batch_norm": "squeeze", "bypass": "simple"},
+            **{"num_classes": 10, "version": "cifar_deep", "batch_norm": "all", "bypass": "simple"},
             "final_relu": False,
         },
         32,

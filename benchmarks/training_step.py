@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 NETS = {
     "v1.0": {"version": "1_0"},
     "v1.0, batch norm, 3x3/1 stem": {"version": "1_0", "stem": "small", "batch_norm": "all", "bypass": "simple"},
-    "cifar_deep": {"version": "cifar_deep", "batch_norm": "squeeze", "bypass": "simple", "final_relu": False},
+    "cifar_deep": {"version": "cifar_deep", "batch_norm": "all", "bypass": "simple", "final_relu": False},
 }
 SHAPES = (
     ("v1.0", 32, 224),
