@@ -80,6 +80,10 @@ def runner(system: str, folder: Path, name: str, batch: int):
     if system == "mindspore graph":
         from mindspore import Tensor
 
+        from src.config import DeviceConfig
+        from src.device import select_device
+
+        select_device(DeviceConfig(device_target="CPU"))  # MindSpore's own default is PyNative mode.
         net, _ = load_network(folder / "net.ckpt")
         return lambda: net(Tensor(images)).asnumpy()
     import torch
