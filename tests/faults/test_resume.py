@@ -43,7 +43,7 @@ RECIPES: dict[str, dict] = {
     },
     "preparation on the device, whitened stem": {
         **{"preprocess": "device", "augment": ["crop_flip"], "whiten_stem": True, "freeze": ["features.0"]},
-        **{"batch_norm": "squeeze", "early_size": 8, "early_epochs": 1},
+        "batch_norm": "squeeze",
     },
     "sgd, pynative mode": {"optimizer": "sgd", "mode": "pynative", "final_relu": False},
 }
