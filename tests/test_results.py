@@ -38,8 +38,7 @@ def test_a_trained_net_is_shipped():
 @pytest.mark.parametrize("run", WITH_CHECKPOINT, ids=lambda run: run.name)
 def test_a_shipped_checkpoint_was_trained_by_the_recipe_in_config(run):
     recipe, trained = (
-        parse_train(["--config", str(path)], "")
-        for path in (ROOT / "config" / f"{run.name}.yaml", run / "config.yaml")
+        parse_train(["--config", str(path)], "") for path in (ROOT / "config" / f"{run.name}.yaml", run / "config.yaml")
     )
     assert recipe == trained
 
