@@ -35,16 +35,21 @@ with open(os.environ["RECORD"], "w") as stream:
     json.dump({"command": sys.argv[1:], "cwd": os.getcwd()}, stream)
 local, node = int(options["local_worker_num"]), int(options["node_rank"])
 ranks = range(node * local, (node + 1) * local)
+kept = []  # As msrun does: what nobody refers to is reaped by the next Popen, or when Python ends.
 for role, rank in [*([("MS_SCHED", 0)] if node == 0 else []), *(("MS_WORKER", rank) for rank in ranks)]:
     name = "scheduler" if role == "MS_SCHED" else f"worker_{rank}"
     scheduler = {"MS_SCHED_HOST": options["master_addr"], "MS_SCHED_PORT": options["master_port"]}
-    subprocess.Popen(
+    process = subprocess.Popen(
         ["python", *sys.argv[program:]],
         env=dict(os.environ, MS_ROLE=role, RANK_ID=str(rank), **scheduler),
         stdout=open(f"{options['log_dir']}/{name}.log", "w"),
         stderr=subprocess.STDOUT,
         preexec_fn=os.setsid if role == "MS_WORKER" else None,
     )
+    kept.append(process)
+if "REAPED" in os.environ:
+    kept[-1].wait()
+os._exit(0)
 """
 NPU_SMI = """\
 	NPU ID                         Chip ID                        Chip Logic ID                  Chip Name
@@ -494,6 +499,12 @@ def test_a_mistake_that_the_scheduler_meets_first_is_no_crash_either(environment
     said = "print('error: runs/a: holds a run already')\n    sys.exit(2)"
     job = Launcher(tmp_path, environment, SLEEP.replace("time.sleep(60)", f"time.sleep(1)\n    {said}")).end()
     assert (job.status, job.err) == (2, "error: runs/a: holds a run already\n")
+
+
+def test_a_worker_that_msrun_has_reaped_has_failed(environment, tmp_path):
+    job = Launcher(tmp_path, {**environment, "REAPED": "1"}, "import time\ntime.sleep(1)\n").end()
+    assert job.status == 1 and "error: rank 1 ended with exit status 1" in job.err
+    assert job.left() == []
 
 
 def test_a_failing_msrun_is_shown(environment, stand_ins, tmp_path):

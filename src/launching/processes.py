@@ -8,6 +8,7 @@ end all of them. Linux only, as MindSpore's collectives are.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -82,8 +83,10 @@ class Processes:
             if pid == 0:
                 break
             self._note_end(pid, os.waitstatus_to_exitcode(status))
-        if before is not None and len(self._pids) < len(self.roles):
-            self._name_the_nameless()
+        if before is not None:
+            if len(self._pids) < len(self.roles):
+                self._name_the_nameless()
+            self._note_those_of_msrun()
 
     def never_started(self) -> list[Role]:
         """Return what msrun should have started and has not, once it has ended; poll() twice before asking."""
@@ -93,7 +96,8 @@ class Processes:
         """Send a signal to the workers themselves, not to what they started: a data loader is the worker's to end."""
         for rank in self.running:
             if rank in self._pids:
-                os.kill(self._pids[rank], number)  # Not reaped yet, so the id is still the worker's.
+                with contextlib.suppress(ProcessLookupError):  # msrun, while it lives, may have reaped it.
+                    os.kill(self._pids[rank], number)
 
     def reaches(self, rank: int, port: int) -> bool:
         """Return whether a worker has a connection to a port, the scheduler's."""
@@ -155,6 +159,15 @@ class Processes:
         for role, pid in zip(missing, sorted(self._nameless)):
             self._pids[role] = pid
             self.ended[role] = self._nameless.pop(pid)
+
+    def _note_those_of_msrun(self) -> None:
+        """Take those as failed that have gone and whose status msrun took with it.
+
+        Python reaps what a process has started when that process ends. No worker has done its work by then.
+        """
+        for role, pid in self._pids.items():
+            if role not in self.ended and not psutil.pid_exists(pid):
+                self.ended[role] = 1
 
     def _left(self) -> list[psutil.Process]:
         left = []
