@@ -654,7 +654,8 @@ def reference() -> str:
         "`--config`, and a flag: `--key value`. Flags take precedence over the file, the file over the defaults. "
         "The defaults of `train.py` are the recipe of the MindSpore tutorial on CIFAR-10.",
     ]
-    from src.compression.config import Compression  # Here, because it imports this module.
+    from src.compression.config import Compression  # Here, because they import this module.
+    from src.conversion.config import ConvertConfig
 
     programs = [
         ("train.py", list(get_type_hints(TrainConfig).values())),
@@ -662,6 +663,7 @@ def reference() -> str:
         ("infer.py", [InferConfig, DeviceConfig]),
         ("export.py", [ExportConfig, DeviceConfig]),
         ("to_mindrecord.py", [MindRecordConfig]),
+        ("convert.py", [ConvertConfig]),
         ("compress.py", list(get_type_hints(Compression).values())),
     ]
     for program, concerns in programs:

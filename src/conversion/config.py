@@ -22,9 +22,9 @@ class ConvertConfig:
     ckpt_path: str
     """checkpoint to write, or with to_format the one to read"""
     from_format: Optional[FromFormat] = None
-    """format of a file to make a checkpoint of"""
+    """format of a file to make a checkpoint of; with `file` also given as --from FORMAT FILE"""
     to_format: Optional[ToFormat] = None
-    """format of a file to make of a checkpoint"""
+    """format of a file to make of a checkpoint; with `file` also given as --to FORMAT FILE"""
     overwrite: bool = False
     """replace what is written, if it is there"""
     bypass: Optional[Literal["none", "simple", "complex"]] = None
