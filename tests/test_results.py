@@ -27,7 +27,7 @@ def test_a_run_can_be_repeated_from_its_folder_and_the_readme_has_its_figure(run
     config.check()
     assert config.data.data_path == "./data"
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (row,) = [line for line in readme.splitlines() if f"train.py --config config/{run.name}.yaml" in line]
+    (row,) = [line for line in readme.splitlines() if line.startswith(f"| `{run.name}` |")]
     assert f"| {result_of(run)['test']['accuracy']:.2%} |" in row
 
 
