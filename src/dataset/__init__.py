@@ -15,7 +15,7 @@ from src.dataset.cifar10 import open_cifar10
 from src.dataset.cifar10_binary import open_cifar10_binary
 from src.dataset.digits import open_digits
 from src.dataset.download import download, unpacked
-from src.dataset.epochs import Epochs, EvaluationRows, TrainingPixels, TrainingRows
+from src.dataset.epochs import Batches, Epochs, EvaluationPixels, EvaluationRows, Steps, TrainingPixels, TrainingRows
 from src.dataset.image_csv import open_image_csv
 from src.dataset.image_folder import open_image_folder
 from src.dataset.imagenet import open_imagenet
@@ -156,10 +156,10 @@ def training_pipeline(
     if preprocessing.on_device:
         changes = pixel_changes(preprocessing, augment, config.crop_padding, seed)
         rows = TrainingPixels(source, preprocessing, order.num_samples, config.max_broken_images, changes)
-        images = _generator(rows, ["image", "label"], order, source.decodes, config.num_workers)
-        return images.batch(config.batch_size, drop_remainder=True)
+        steps = Steps(order)
+        return _generator(Batches(rows, steps.draws, steps.num_samples), ["image", "label"], steps, 1)
     rows = TrainingRows(source, preprocessing, order.num_samples, config.max_broken_images)
-    images = _generator(rows, ["image", "label", "draw"], order, source.decodes, config.num_workers)
+    images = _generator(rows, ["image", "label", "draw"], order, _readers(source, config.num_workers))
     workers = _workers(config.num_workers)
     for stage in training_stages(preprocessing, augment, config.crop_padding, seed):
         if isinstance(stage, Drawn):
@@ -186,10 +186,16 @@ def evaluation_pipeline(
     check_shares(source, num_shards)
     if num_shards > 1:
         source = Subset(source, np.arange(shard_id, len(source), num_shards))
-    rows = EvaluationRows(source, preprocessing, max_broken_images)
-    images = _generator(rows, ["image", "label"], ds.SequentialSampler(), source.decodes, num_workers)
+    columns, order = ["image", "label"], ds.SequentialSampler()
     if preprocessing.on_device:
-        return images.map(preprocessing.pixels, "image").batch(batch_size, drop_remainder=False)
+        rows = EvaluationPixels(source, preprocessing, max_broken_images)
+
+        def members(batch: int) -> range:
+            return range(batch * batch_size, min((batch + 1) * batch_size, len(source)))
+
+        return _generator(Batches(rows, members, -(-len(source) // batch_size)), columns, order, 1)
+    rows = EvaluationRows(source, preprocessing, max_broken_images)
+    images = _generator(rows, columns, order, _readers(source, num_workers))
     images = images.map(evaluation_transforms(preprocessing), "image", num_parallel_workers=_workers(num_workers))
     return images.batch(batch_size, drop_remainder=False)
 
@@ -201,13 +207,14 @@ def check_shares(source: Source, num_shards: int) -> None:
 
 
 def _generator(
-    rows: TrainingRows | EvaluationRows, columns: list[str], sampler: ds.Sampler, decodes: bool, num_workers: int
+    rows: TrainingRows | EvaluationRows | Batches, columns: list[str], order: ds.Sampler, workers: int
 ) -> ds.Dataset:
+    return ds.GeneratorDataset(rows, columns, sampler=order, num_parallel_workers=workers, python_multiprocessing=False)
+
+
+def _readers(source: Source, num_workers: int) -> int:
     # For images in memory one thread of Python is faster than two.
-    workers = _workers(num_workers) if decodes else 1
-    return ds.GeneratorDataset(
-        rows, columns, sampler=sampler, num_parallel_workers=workers, python_multiprocessing=False
-    )
+    return _workers(num_workers) if source.decodes else 1
 
 
 def _workers(num_workers: int) -> int:

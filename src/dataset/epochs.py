@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Iterator, Sequence
+from typing import Callable, Iterable, Iterator, Sequence
 
 import mindspore.dataset as ds
 import numpy as np
@@ -33,15 +33,41 @@ class Epochs(ds.Sampler):
         self.images, self.seed, self.epoch = images, seed, epoch
         self.part = slice(shard_id * batch_size, (shard_id + 1) * batch_size)
         self.global_batch, self.step = batch_size * num_shards, step
-        super().__init__((images // self.global_batch - step) * batch_size)
+        self.steps = images // self.global_batch
+        super().__init__((self.steps - step) * batch_size)
+
+    def draws(self, epoch: int) -> np.ndarray:
+        """Return the draws of this device in an epoch, (steps, batch_size) int64."""
+        # RandomState's numbers are the same in every version of numpy.
+        order = np.random.RandomState([self.seed, epoch]).permutation(self.images)
+        batches = order[: self.steps * self.global_batch].reshape(-1, self.global_batch)
+        return epoch * self.images + batches[:, self.part].astype(np.int64)
 
     def __iter__(self) -> Iterator[int]:
-        # RandomState's numbers are the same in every version of numpy.
-        order = np.random.RandomState([self.seed, self.epoch]).permutation(self.images)
-        batches = order[: self.images // self.global_batch * self.global_batch].reshape(-1, self.global_batch)
-        draws = self.epoch * self.images + batches[self.step :, self.part].astype(np.int64)
+        draws = self.draws(self.epoch)[self.step :]
         self.epoch += 1
         return iter(draws.ravel().tolist())
+
+
+class Steps(ds.Sampler):
+    """The steps of Epochs, for rows that are whole batches: numbers within the training, epoch * steps + step."""
+
+    def __init__(self, order: Epochs):
+        self.order = order
+        self._epoch, self._draws = -1, None
+        super().__init__(order.steps - order.step)
+
+    def draws(self, number: int) -> np.ndarray:
+        """Return the draws of a step, (batch_size,) int64."""
+        epoch, step = divmod(int(number), self.order.steps)
+        if epoch != self._epoch:
+            self._epoch, self._draws = epoch, self.order.draws(epoch)
+        return self._draws[step]
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.order.epoch * self.order.steps
+        self.order.epoch += 1
+        return iter(range(first + self.order.step, first + self.order.steps))
 
 
 class TrainingRows:
@@ -70,11 +96,7 @@ class TrainingRows:
 
 
 class TrainingPixels(TrainingRows):
-    """The same for a graph that makes the network's input itself: rows of pixels, changed at random, and label.
-
-    The changes are made here, in the one thread that reads images from memory: as operators of MindSpore's pipeline
-    they would be called from other threads, which for small images costs more than they do.
-    """
+    """The same for a graph that makes the network's input itself: rows of pixels, changed at random, and label."""
 
     def __init__(self, source: Source, preprocessing: Preprocessing, rows: int, limit: int, changes: Sequence[Drawn]):
         super().__init__(source, preprocessing, rows, limit)
@@ -109,6 +131,35 @@ class EvaluationRows:
             side = self.preprocessing.side
             image, label = np.zeros((side, side, 3), np.uint8), np.int32(self.UNREADABLE)
         return self.preprocessing.to_scale(image), np.asarray(label)
+
+
+class EvaluationPixels(EvaluationRows):
+    """The same for a graph that makes the network's input itself."""
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image, label = super().__getitem__(index)
+        return self.preprocessing.pixels(image), label
+
+
+class Batches:
+    """Rows of pixels in batches, made in the one thread that reads them from memory.
+
+    As rows of MindSpore's pipeline, with operators that are called from other threads, small images would cost several
+    times what is done to them.
+
+    rows: TrainingPixels or EvaluationPixels.
+    members: returns the rows of a batch, by its number.
+    count: batches an epoch.
+    """
+
+    def __init__(self, rows, members: Callable[[int], Iterable[int]], count: int):
+        self.rows, self.members, self.count = rows, members, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, ...]:
+        return tuple(np.stack(column) for column in zip(*(self.rows[row] for row in self.members(int(number)))))
 
 
 def readable_image(source: Source, index: int, limit: int) -> np.ndarray | None:
