@@ -14,6 +14,7 @@ from src.summary import summarize, totals
 from tests.conftest import ROOT
 
 RUNS = sorted(path.parent for path in (ROOT / "results").glob("*/result.json"))
+COMPRESSED = sorted(path.parent for path in (ROOT / "results").glob("*/compressed/report.json"))
 WITH_CHECKPOINT = [run for run in RUNS if (run / "best.ckpt").is_file()]
 
 
@@ -56,8 +57,30 @@ def test_a_shipped_checkpoint_is_the_net_of_its_result(run):
 @pytest.mark.cifar10
 @pytest.mark.parametrize("run", WITH_CHECKPOINT, ids=lambda run: run.name)
 def test_a_shipped_checkpoint_has_its_accuracy_on_the_real_test_images(run, real_cifar10, tmp_path):
-    config = EvalConfig(ckpt_path=str(run / "best.ckpt"), data_path=str(real_cifar10), output_path=str(tmp_path / "e"))
+    assert_accuracy(run / "best.ckpt", result_of(run)["test"]["accuracy"], real_cifar10, tmp_path / "e")
+
+
+@pytest.mark.parametrize("folder", COMPRESSED, ids=lambda folder: folder.parent.name)
+def test_a_shipped_compressed_net_is_a_twentieth_of_its_checkpoint_and_the_readme_has_its_figures(folder):
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    size, accuracy = (folder / "best.sqz").stat().st_size, report["steps"][-1]["accuracy"]
+    original = result_of(folder.parent)
+    assert report["totals"]["file_bytes"] == size <= 4 * original["parameters"] / 20
+    assert accuracy >= original["test"]["accuracy"] - 0.005
+    assert f"| {size:,} | {accuracy:.2%} |" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.cifar10
+@pytest.mark.parametrize("folder", COMPRESSED, ids=lambda folder: folder.parent.name)
+def test_a_shipped_compressed_net_has_its_accuracy_on_the_real_test_images(folder, real_cifar10, tmp_path):
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert_accuracy(folder / "best.sqz", report["steps"][-1]["accuracy"], real_cifar10, tmp_path / "e")
+
+
+def assert_accuracy(path: Path, accuracy: float, data: Path, output_path: Path) -> None:
+    config = EvalConfig(ckpt_path=str(path), data_path=str(data), output_path=str(output_path))
     found = evaluate_checkpoint(config, DeviceConfig(device_target="CPU"))
     assert found["images"] == 10_000
     # Another processor adds in another order, which may turn an image or two.
-    assert found["accuracy"] == pytest.approx(result_of(run)["test"]["accuracy"], abs=3e-4)
+    assert found["accuracy"] == pytest.approx(accuracy, abs=3e-4)
