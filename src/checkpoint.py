@@ -117,22 +117,35 @@ def load_network(path: str | Path) -> tuple[SqueezeNet, ModelCard]:
 
     path: of a checkpoint of train.py, or of a file of compress.py. Raises UserError when it is not sound.
     """
-    try:
-        if Path(path).suffix == COMPRESSED_SUFFIX:
-            from src.compression.reading import read_compressed  # Here, because it imports this module.
+    if Path(path).suffix == COMPRESSED_SUFFIX:
+        from src.compression.reading import read_compressed  # Here, because it imports this module.
 
-            arrays, card = read_compressed(path)
-            parameters = {name: ms.Parameter(array, name=name) for name, array in arrays.items()}
-        else:
-            parameters = read_checkpoint(path)
-            if CARD_KEY not in parameters:
-                raise UserError(f"{path}: no architecture is recorded in it; give a checkpoint written by train.py")
+        parameters, card = read_compressed(path)
+    else:
+        parameters = read_checkpoint(path)
+        if CARD_KEY not in parameters:
+            raise UserError(f"{path}: no architecture is recorded in it; give a checkpoint written by train.py")
+        try:
             card = ModelCard.from_json(read_json(parameters, CARD_KEY))
+        except (ValueError, TypeError, KeyError) as error:
+            raise _unreadable_card(path, error) from None
+    return build_network(parameters, card, path), card
+
+
+def build_network(
+    parameters: Mapping[str, np.ndarray] | Mapping[str, ms.Parameter], card: ModelCard, path: str | Path
+) -> SqueezeNet:
+    """Return the network of a card with these weights, set to evaluation.
+
+    Raises UserError, which says that they are from `path`, when they do not fit.
+    """
+    try:
         net = card.build()
     except (ValueError, TypeError, KeyError) as error:
         raise _unreadable_card(path, error) from None
-    load_weights(net, parameters, path)
-    return net.set_train(False), card
+    given = {name: p if isinstance(p, ms.Parameter) else ms.Parameter(p, name=name) for name, p in parameters.items()}
+    load_weights(net, given, path)
+    return net.set_train(False)
 
 
 def _unreadable_card(path: str | Path, error: Exception) -> UserError:

@@ -65,6 +65,10 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
             f"{config.ckpt_path}: was trained on the {len(card.classes)} classes {_some(card.classes)}; "
             f"{data.dataset} has the {len(source.classes)} classes {_some(source.classes)}"
         )
+    if config.resizer == "device" and not card.preprocessing.native_size:
+        raise UserError(
+            f"resizer: device takes images that all have one size; {config.ckpt_path} was trained on images of any"
+        )
     preprocessing = dataclasses.replace(card.preprocessing, resizer=config.resizer or card.preprocessing.resizer)
     checkpoint = Path(config.ckpt_path)
     folder = Path(config.output_path or checkpoint.with_name(f"eval_{checkpoint.stem}_{split}"))

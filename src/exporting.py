@@ -17,6 +17,7 @@ from src.dataset.transforms import Preprocessing
 from src.device import select_device
 from src.errors import UserError
 from src.exported import ExportedModel, digest, spec_path
+from src.fold import without_batch_norm
 from src.input_layer import InputLayer
 from src.output import write_json
 from src.quiet import quiet
@@ -49,6 +50,8 @@ class Deployed(nn.Cell):
 def export_checkpoint(config: ExportConfig, device: DeviceConfig) -> dict[str, Any]:
     """Export a checkpoint as configured, check the file against the network, and return its specification.
 
+    Batch norm is folded into the convolutions, where that can be; ONNX's runtimes would do so, MindSpore's do not.
+
     `file` and `largest_difference` are added to what is written beside it. Raises UserError for a checkpoint, format
     or folder that cannot be used, before anything is written.
     """
@@ -70,8 +73,12 @@ def export_checkpoint(config: ExportConfig, device: DeviceConfig) -> dict[str, A
         check_image_size(net, config.image_size)
         preprocessing = dataclasses.replace(card.preprocessing, image_size=config.image_size)
         card = dataclasses.replace(card, preprocessing=preprocessing)
+    exported = without_batch_norm(net, card)
     if config.uint8_input or config.softmax:
-        net = Deployed(net, card.preprocessing, config.uint8_input, config.softmax).set_train(False)
+        net, exported = (
+            Deployed(network, card.preprocessing, config.uint8_input, config.softmax).set_train(False)
+            for network in (net, exported)
+        )
     spec = _specification(config, card)
     temporary = file.with_name(f".{file.stem}.tmp{suffix}")
     try:
@@ -79,7 +86,7 @@ def export_checkpoint(config: ExportConfig, device: DeviceConfig) -> dict[str, A
         example = Tensor(_random_input(spec, config.batch_size))
         shape = Tensor(shape=[None, *example.shape[1:]], dtype=example.dtype) if dynamic_here else example
         with quiet():  # MindSpore has announced another call for ONNX, which 2.7 lacks.
-            ms.export(net, shape, file_name=str(temporary), file_format=config.file_format)
+            ms.export(exported, shape, file_name=str(temporary), file_format=config.file_format)
         if config.file_format == "ONNX" and config.dynamic_batch:
             _free_batch(temporary)
         os.chmod(temporary, 0o644)

@@ -102,12 +102,23 @@ def test_the_resizer_is_the_checkpoints_own_unless_another_is_asked_for(tiny, tm
     preprocessing = dataclasses.replace(card.preprocessing, fit="center_crop")  # The two enlarge by 18/8 differently.
     save_checkpoint(net, tmp_path / "net.ckpt", dataclasses.replace(card, preprocessing=preprocessing))
     source, losses = open_source(tiny.config.data, "test"), {}
-    for asked, resizer in ((None, "mindspore"), ("pillow", "pillow")):
+    for asked, resizer in ((None, "mindspore"), ("pillow", "pillow"), ("device", "device")):
         result = evaluate_checkpoint(EvalConfig(str(tmp_path / "net.ckpt"), batch_size=50, resizer=asked), CPU)
         expected = evaluate(net, source, dataclasses.replace(preprocessing, resizer=resizer), 50, 1).loss
         assert (result["resizer"], result["loss"]) == (resizer, pytest.approx(expected, rel=1e-6))
         losses[resizer] = expected
     assert losses["mindspore"] != pytest.approx(losses["pillow"], rel=1e-5)
+    assert losses["mindspore"] != losses["device"] == pytest.approx(losses["mindspore"], rel=1e-2)
+
+
+def test_a_checkpoint_for_images_of_any_size_cannot_have_them_resized_on_the_device(tiny, tmp_path):
+    net, card = load_network(tiny.folder / "best.ckpt")
+    preprocessing = dataclasses.replace(card.preprocessing, native_size=None)
+    save_checkpoint(net, tmp_path / "net.ckpt", dataclasses.replace(card, preprocessing=preprocessing))
+    config = EvalConfig(str(tmp_path / "net.ckpt"), resizer="device", output_path=str(tmp_path / "e"))
+    with pytest.raises(UserError, match="resizer: device takes images that all have one size"):
+        evaluate_checkpoint(config, CPU)
+    assert not (tmp_path / "e").exists()
 
 
 def test_val_is_the_slice_that_the_run_set_aside(tiny, tmp_path, no_pictures):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+import onnx
 import pytest
 from mindspore import Tensor
 
@@ -112,6 +113,25 @@ def test_every_option_of_the_network_exports(tmp_path, model, file_format):
     file = write_checkpoint(tmp_path, 16, **model)
     result, inputs = export(file, file_format), random_inputs(1)
     np.testing.assert_allclose(run(result, inputs), expected(file, inputs), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "version, classifier_padding, left",
+    [("cifar", 0, 0), ("cifar", 1, 0), ("cifar_deep", 0, 0), ("cifar_deep", 1, 10)],
+)
+def test_batch_norm_is_folded_where_it_can_be_and_the_logits_stay(tmp_path, version, classifier_padding, left):
+    file = write_checkpoint(tmp_path, 16, version=version, classifier_padding=classifier_padding, batch_norm="squeeze")
+    net, card = load_network(file)
+    random = np.random.RandomState(2)
+    for name, parameter in net.parameters_and_names():
+        if name.endswith((".gamma", ".beta", ".moving_mean", ".moving_variance")):
+            parameter.set_data(Tensor(random.uniform(0.5, 2, parameter.shape).astype(np.float32)))
+    save_checkpoint(net, file, card)
+    result, inputs = export(file, "ONNX"), random_inputs(1)
+    model = onnx.load(result["file"])
+    assert sum(node.op_type == "BatchNormalization" for node in model.graph.node) == left
+    logits = expected(file, inputs)
+    np.testing.assert_allclose(run(result, inputs), logits, atol=1e-5 * np.abs(logits).max())
 
 
 @pytest.mark.parametrize("file_format", SUFFIXES)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from src.checkpoint import ModelCard, save_checkpoint
+from src.checkpoint import ModelCard, build_network, save_checkpoint
 from src.compression import int8
 from src.compression.config import CompressConfig, Compression
 from src.compression.fileformat import SUFFIX, decode, encode, pack
-from src.compression.fold import fold_batch_norm
 from src.compression.layout import lay_out
-from src.compression.measuring import Measure, build, make_measure
+from src.compression.measuring import Measure, make_measure
 from src.compression.reading import read_compressed, read_weights
 from src.compression.report import layer_rows, totals
 from src.compression.steps import Parameters, Steps, accuracy, pruned, shared
 from src.device import select_device
 from src.errors import UserError
 from src.exported import spec_path
+from src.fold import fold_batch_norm
 from src.output import check_run_folder, make_run_folder, output_folder, write_bytes, write_json
 
 REPORT, CURVE = "report.json", "curve.json"
@@ -96,7 +96,7 @@ def decompress(config: CompressConfig) -> Path:
     if file.exists() and not config.overwrite:
         raise UserError(f"{file}: is there already; choose another --output_path, or replace it with --overwrite")
     with output_folder(folder):
-        save_checkpoint(build(parameters, card, source), file, card)
+        save_checkpoint(build_network(parameters, card, source), file, card)
     return file
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Callable, Mapping, Optional
 
 import mindspore as ms
 import numpy as np
 
-from src.checkpoint import ModelCard, load_weights
+from src.checkpoint import ModelCard
 from src.compression.config import MeasureConfig
 from src.compression.photographs import Photographs, open_photographs
 from src.config import DataConfig
@@ -76,14 +75,3 @@ class Measure:
 def make_measure(config: MeasureConfig, card: ModelCard) -> Optional[Measure]:
     """Return the measure of a configuration, or None when it names no images."""
     return Measure(config, card) if config.images or config.dataset else None
-
-
-def build(parameters: Mapping[str, np.ndarray], card: ModelCard, path: str | Path) -> SqueezeNet:
-    """Return the network of a card with these weights. Raises UserError when they do not fit; `path` is for that."""
-    try:
-        net = card.build()
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: its model card cannot be read ({error}); is it from a newer version?") from None
-    given = {name: ms.Parameter(ms.Tensor(array), name=name) for name, array in parameters.items()}
-    load_weights(net, given, path)
-    return net.set_train(False)

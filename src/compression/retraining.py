@@ -14,13 +14,13 @@ from mindspore.train import Callback
 
 from src.checkpoint import ModelCard, weights_of
 from src.compression.config import RetrainConfig
-from src.compression.fold import norm_scales
 from src.compression.prune import mask_by_sparsity
 from src.compression.share import rounded
 from src.config import DataConfig, OptimizerConfig
 from src.dataset import training_pipeline
 from src.dataset.source import Source
 from src.errors import UserError
+from src.fold import norm_scales
 from src.loss import CrossEntropy
 from src.lr_generator import get_lr
 from src.optimization import make_optimizer

@@ -6,17 +6,17 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 
 import numpy as np
 
-from src.checkpoint import ModelCard
+from src.checkpoint import ModelCard, build_network
 from src.compression.calibration import calibration_inputs
 from src.compression.config import Compression
 from src.compression.fileformat import encode
-from src.compression.fold import fold_batch_norm
-from src.compression.measuring import Measure, build
+from src.compression.measuring import Measure
 from src.compression.prune import prune, sparsities_for
 from src.compression.share import rounded, share
 from src.config import DataConfig
 from src.dataset import open_source
 from src.dataset.source import Source
+from src.fold import fold_batch_norm
 
 # How much of what a layer's curvature says of single weights is believed. Made images leave many channels and most
 # classes without a signal. (On the published network 0.3 and 0.5 gave the least divergence of the tried ones.)
@@ -132,7 +132,7 @@ class Steps:
     def _curvatures(self, parameters: Parameters, card: ModelCard) -> dict:
         from src.compression.curvature import curvatures
 
-        net = build(parameters, card, self.config.ckpt_path)
+        net = build_network(parameters, card, self.config.ckpt_path)
         return curvatures(net, self.calibration(card), self.config.seed)
 
     def calibration(self, card: ModelCard) -> Iterator[np.ndarray]:

@@ -18,13 +18,13 @@ from src.checkpoint import ModelCard, load_network, save_checkpoint
 from src.compression.compressing import compress, decompress, missed
 from src.compression.config import CompressConfig, Compression, MeasureConfig, RetrainConfig, parse_compress
 from src.compression.fileformat import decode
-from src.compression.fold import fold_batch_norm
 from src.compression.reading import read_compressed
 from src.compression.share import rounded
 from src.config import DeviceConfig
 from src.dataset.transforms import Preprocessing
 from src.errors import UserError
 from src.exported import ExportedModel, read_spec
+from src.fold import fold_batch_norm
 from tests.conftest import ROOT
 
 ON_CPU = ("--device_target", "CPU")

@@ -7,8 +7,9 @@ from typing import Mapping
 
 import numpy as np
 
-from src.checkpoint import ModelCard
+from src.checkpoint import ModelCard, build_network, weights_of
 from src.errors import UserError
+from src.squeezenet import SqueezeNet
 
 # MindSpore's own in nn.BatchNorm2d.
 EPSILON = 1e-5
@@ -53,3 +54,18 @@ def fold_batch_norm(parameters: Mapping[str, np.ndarray], card: ModelCard) -> tu
         shift = weight[:, :, 0, 0] @ (beta - mean * scale)
         folded["classifier.1.bias"] = (parameters["classifier.1.bias"] + shift).astype(np.float32)
     return folded, dataclasses.replace(card, model={**card.model, "batch_norm": "none"})
+
+
+def without_batch_norm(net: SqueezeNet, card: ModelCard) -> SqueezeNet:
+    """Return the network that computes the same without batch norm, or the network itself where one cannot be folded.
+
+    net: set to evaluation; it is left as it is.
+    """
+    if card.model.get("batch_norm", "none") == "none":
+        return net
+    parameters = {name: parameter.asnumpy() for name, parameter in weights_of(net).items()}
+    try:
+        parameters, card = fold_batch_norm(parameters, card)
+    except UserError:
+        return net
+    return build_network(parameters, card, "the folded network")
