@@ -340,8 +340,8 @@ class EvalConfig:
     max_broken_images: CountOrZero = 100
     """images that may be unreadable: each is named, counted and left out; one more ends the evaluation"""
     resizer: Optional[Literal["mindspore", "pillow", "device"]] = None
-    """mindspore, the fast one, pillow, the exact one for ImageNet networks, or device, in the graph, for data sets whose
-    images all have one size; null: the checkpoint's own"""
+    """mindspore, the fast one, pillow, the exact one for ImageNet networks, or device, in the graph, where images all
+    have one size; null: the checkpoint's own"""
     output_path: Optional[str] = None
     """folder for result.json, the confusion matrix and the gallery; null: eval_<checkpoint>_<split> beside it"""
 
