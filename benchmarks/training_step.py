@@ -22,16 +22,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+DEEP = {"version": "cifar_deep", "bypass": "simple", "final_relu": False}
 # A network, its batch and image sizes, and its optimizer.
 NETS = {
     "v1.0": {"version": "1_0"},
     "v1.0, batch norm, 3x3/1 stem": {"version": "1_0", "stem": "small", "batch_norm": "all", "bypass": "simple"},
-    "cifar_deep": {"version": "cifar_deep", "batch_norm": "all", "bypass": "simple", "final_relu": False},
+    "cifar_deep": {**DEEP, "batch_norm": "all"},
+    "cifar_deep, norm on squeezes": {**DEEP, "batch_norm": "squeeze"},
 }
 SHAPES = (
     ("v1.0", 32, 224),
     ("v1.0, batch norm, 3x3/1 stem", 128, 32),
     ("cifar_deep", 64, 32),
+    ("cifar_deep, norm on squeezes", 64, 32),
     ("cifar_deep", 64, 24),
 )
 GROWTH = (

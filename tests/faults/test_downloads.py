@@ -370,6 +370,7 @@ def in_another_process(call, *arguments) -> multiprocessing.Process:
         code = 1
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background jobs begin with it ignored.
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             with contextlib.redirect_stderr(io.StringIO()):
                 call(*arguments)
