@@ -339,7 +339,7 @@ class EvalConfig:
     for in data_path"""
     max_broken_images: CountOrZero = 100
     """images that may be unreadable: each is named, counted and left out; one more ends the evaluation"""
-    resizer: Optional[Literal["mindspore", "pillow", "device"]] = None
+    resizer: Optional[Literal[Resizer, "device"]] = None
     """mindspore, the fast one, pillow, the exact one for ImageNet networks, or device, in the graph, where images all
     have one size; null: the checkpoint's own"""
     output_path: Optional[str] = None
