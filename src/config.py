@@ -170,10 +170,10 @@ class DataConfig:
 class OptimizerConfig:
     """Loss and optimizer."""
 
-    optimizer: Literal["momentum", "nesterov", "sgd", "adam"] = "momentum"
-    """update rule"""
+    optimizer: Literal["momentum", "nesterov", "muon", "sgd", "adam"] = "momentum"
+    """update rule; muon: src/muon.py"""
     momentum: Share = 0.9
-    """of momentum and nesterov"""
+    """of momentum, nesterov and muon"""
     weight_decay: Amount = 1e-4
     """L2 penalty"""
     decay_biases: bool = True

@@ -12,6 +12,7 @@ from src.finetuning import lr_factors
 from src.job import ALONE, Job
 from src.loss import CrossEntropy
 from src.metrics import Classification
+from src.muon import Muon
 from src.quiet import quiet
 
 
@@ -43,6 +44,8 @@ def make_optimizer(net: nn.Cell, config: OptimizerConfig, rates: np.ndarray) -> 
     if config.optimizer == "nesterov":
         # Not nn.Momentum(use_nesterov=True), which on the CPU is momentum without Nesterov's part (2.8 and 2.10).
         return nn.SGD(parameters, momentum=config.momentum, nesterov=config.momentum > 0, **common)
+    if config.optimizer == "muon":
+        return Muon(parameters, momentum=config.momentum, **common)
     return nn.Momentum(parameters, momentum=config.momentum, **common)
 
 

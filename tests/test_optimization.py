@@ -69,8 +69,9 @@ def test_decay_biases_false_leaves_biases_without_weight_decay_and_decays_the_we
             assert np.abs(decayed[name] - step).max() > 1e-4, name
 
 
-def test_a_loss_scale_does_not_change_the_step():
-    plain, scaled = one_step(OptimizerConfig()), one_step(OptimizerConfig(loss_scale=1024, amp_level="O0"))
+@pytest.mark.parametrize("optimizer", ["momentum", "muon"])
+def test_a_loss_scale_does_not_change_the_step(optimizer):
+    plain, scaled = (one_step(OptimizerConfig(optimizer, loss_scale=scale, amp_level="O0")) for scale in (1.0, 1024.0))
     for name, step in plain.items():
         np.testing.assert_allclose(scaled[name], step, rtol=1e-3, atol=1e-6, err_msg=name)
 

@@ -45,6 +45,9 @@ RECIPES: dict[str, dict] = {
         **{"preprocess": "device", "augment": ["crop_flip"], "whiten_stem": True, "freeze": ["features.0"]},
         "batch_norm": "squeeze",
     },
+    "muon, its rates falling from layer to layer": {
+        **{"optimizer": "muon", "momentum": 0.6, "batch_norm": "all", "lr_layer_decay": 0.8},
+    },
     "sgd, pynative mode": {"optimizer": "sgd", "mode": "pynative", "final_relu": False},
 }
 

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from src.config import OptimizerConfig
+from src.finetuning import freeze
+from src.loss import CrossEntropy
+from src.muon import ITERATIONS, NEWTON_SCHULZ, orthogonalized
+from src.optimization import build_model
+from src.squeezenet import SqueezeNet
+
+LAST = ("classifier.1.weight", "classifier.1.bias")
+
+
+def is_filter(name: str) -> bool:
+    return name.endswith("conv.weight")
+
+
+def polynomial(x: np.ndarray) -> np.ndarray:
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(ITERATIONS):
+        x = a * x + b * x**3 + c * x**5
+    return x
+
+
+def orthogonal(matrix: np.ndarray) -> np.ndarray:
+    """What orthogonalized gives, by singular values."""
+    u, s, v = np.linalg.svd(matrix.reshape(len(matrix), -1), full_matrices=False)
+    return (u * polynomial(s / np.sqrt(np.sum(s**2))) @ v).reshape(matrix.shape)
+
+
+class Training:
+    """A small net, its gradients by hand, and its train network."""
+
+    def __init__(self, config: OptimizerConfig, rates, frozen=(), **model):
+        ms.set_seed(0)
+        self.net = SqueezeNet(4, "cifar", batch_norm="all", dropout=0, final_relu=False, base_e=32, incr_e=32, **model)
+        freeze(self.net, frozen)
+        loss = CrossEntropy()
+        self.train = build_model(self.net, loss, config, np.array(rates, np.float32)).train_network.set_train(True)
+        random = np.random.RandomState(0)
+        self.images = Tensor(random.standard_normal((8, 3, 8, 8)).astype(np.float32))
+        self.labels = Tensor(random.randint(0, 4, 8), ms.int32)
+        parameters = ms.ParameterTuple(self.net.trainable_params())
+        self._gradients = ms.grad(lambda x, y: loss(self.net(x), y), None, parameters)
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        return {p.name: p.asnumpy().astype(np.float64) for p in self.net.trainable_params()}
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        values = self._gradients(self.images, self.labels)
+        return {p.name: g.asnumpy().astype(np.float64) for p, g in zip(self.net.trainable_params(), values)}
+
+    def step(self) -> None:
+        self.train(self.images, self.labels)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (5, 40), (40, 5), (1, 7)])
+@pytest.mark.parametrize("size", [1e-3, 1, 1e3])
+def test_orthogonalized_takes_every_singular_value_near_1_and_keeps_the_directions(shape, size):
+    matrix = np.random.RandomState(3).standard_normal(shape).astype(np.float32) * size
+    found = orthogonalized(Tensor(matrix.astype(np.float32))).asnumpy()
+    np.testing.assert_allclose(found, orthogonal(matrix), atol=2e-3)
+    if shape != (6, 6):  # Whose smallest singular value is too small for three iterations.
+        values = np.linalg.svd(found, compute_uv=False)
+        assert values.min() > 0.6 and values.max() < 1.3
+
+
+def test_a_gradient_of_zeros_gives_no_step():
+    assert not orthogonalized(Tensor(np.zeros((3, 4), np.float32))).asnumpy().any()
+
+
+def test_steps_turn_the_filters_and_move_the_rest_as_nesterov_momentum_does():
+    """Three steps against the same in numpy, with weight decay on the last convolution and rates that change."""
+    rates, momentum, decay = [0.1, 0.05, 0.2], 0.8, 0.01
+    training = Training(OptimizerConfig("muon", momentum, decay, decay_biases=False), rates)
+    moments = {name: np.zeros_like(value) for name, value in training.weights.items()}
+    for rate in rates:
+        weights, gradients = training.weights, training.gradients()
+        training.step()
+        for name, found in training.weights.items():
+            weight, gradient = weights[name], gradients[name]
+            if name == LAST[0]:
+                gradient = gradient + decay * weight
+            moments[name] = momentum * moments[name] + gradient
+            step = gradient + momentum * moments[name]
+            if is_filter(name):
+                step, weight = orthogonal(step), weight * np.sqrt(len(weight) / np.sum(weight**2))
+            np.testing.assert_allclose(found, weight - rate * step, atol=5e-3 * rate, err_msg=name)
+    assert {name for name in moments if is_filter(name)} and not set(LAST) & {n for n in moments if is_filter(n)}
+
+
+def test_filters_have_no_weight_decay():
+    plain, decayed = (Training(OptimizerConfig("muon", weight_decay=value), [0.1]) for value in (0.0, 0.5))
+    plain.step(), decayed.step()
+    for name, value in decayed.weights.items():
+        assert (np.abs(value - plain.weights[name]).max() > 1e-4) == (name == LAST[0]), name
+
+
+def test_rates_differ_from_layer_to_layer_where_asked_for_and_frozen_layers_stay():
+    config = OptimizerConfig("muon", weight_decay=0, lr_layer_decay=0.1)
+    training = Training(config, [0.1], frozen=["features.0"])
+    stem, before = training.net.features[0].conv.weight.asnumpy().copy(), training.weights
+    training.step()
+    np.testing.assert_array_equal(training.net.features[0].conv.weight.asnumpy(), stem)
+    turned = []
+    for name, weight in before.items():
+        if name.endswith("squeeze.conv.weight"):
+            scaled = weight * np.sqrt(len(weight) / np.sum(weight**2))
+            turned.append(np.linalg.norm(training.weights[name] - scaled) / np.sqrt(min(weight.shape[:2])))
+    assert len(turned) == 4
+    for below, above in zip(turned, turned[1:]):
+        assert below < 0.2 * above
