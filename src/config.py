@@ -175,7 +175,7 @@ class OptimizerConfig:
     momentum: Share = 0.9
     """of momentum, nesterov and muon"""
     weight_decay: Amount = 1e-4
-    """L2 penalty"""
+    """L2 penalty; with muon not on filters"""
     decay_biases: bool = True
     """weight decay on biases too; batch norm parameters never have it, as MindSpore has it"""
     freeze: List[str] = dataclasses.field(default_factory=list)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mindspore import Tensor, jit, nn, ops
 
-# The odd polynomial a*x + b*x^3 + c*x^5, applied over and over, takes singular values from (0, 1] to around 1.
+# The odd polynomial a*x + b*x^3 + c*x^5, applied over and over, takes singular values up to 1 to around 1.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 3
 TINY = 1e-7
