@@ -45,7 +45,11 @@ class Training:
         self.images = Tensor(random.standard_normal((8, 3, 8, 8)).astype(np.float32))
         self.labels = Tensor(random.randint(0, 4, 8), ms.int32)
         parameters = ms.ParameterTuple(self.net.trainable_params())
-        self._gradients = ms.grad(lambda x, y: loss(self.net(x), y), None, parameters)
+
+        def forward(x, y):  # MindSpore cannot always parse a lambda.
+            return loss(self.net(x), y)
+
+        self._gradients = ms.grad(forward, None, parameters)
 
     @property
     def weights(self) -> dict[str, np.ndarray]:
