@@ -83,9 +83,9 @@ Resizer = Literal["mindspore", "pillow"]
 class ModelConfig:
     """The network. Each is an argument of SqueezeNet (src/squeezenet.py)."""
 
-    version: Literal["1_0", "1_1", "cifar", "cifar_deep"] = "1_0"
-    """1_0: the paper's; 1_1: the authors' later one, with 2.4 times fewer operations; cifar, cifar_deep: small ones,
-    for 32x32"""
+    version: Literal["1_0", "1_1", "cifar", "cifar_deep", "cifar_wide"] = "1_0"
+    """1_0: the paper's; 1_1: the authors' later one, with 2.4 times fewer operations; cifar, cifar_deep, cifar_wide:
+    small ones, for 32x32"""
     bypass: Literal["none", "simple", "complex"] = "none"
     """connections around Fire modules: none, identities, or identities and 1x1 convolutions"""
     batch_norm: Literal["none", "squeeze", "all"] = "none"

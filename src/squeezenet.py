@@ -78,6 +78,11 @@ VERSIONS = {
         Stem(64, 3, 2, "same"),
         [*[Widths(32, 64, 64)] * 3, POOL2, *[Widths(64, 128, 128)] * 6, Norm()],
     ),
+    # Fewer and wider Fire modules, mostly 3x3, one of them at full resolution: more operations for each activation.
+    "cifar_wide": (
+        Stem(64, 3, 1, "same"),
+        [Widths(32, 16, 64), POOL2, *[Widths(64, 24, 160)] * 2, POOL2, *[Widths(128, 64, 192)] * 2, Norm()],
+    ),
 }
 
 # `stem` by name: what the version has, or a 3x3/1 convolution that keeps the resolution of small images.
@@ -179,11 +184,11 @@ class SqueezeNet(nn.Cell):
     """SqueezeNet. Input (N, in_channels, H, W) float32, output logits (N, num_classes) float32.
 
     num_classes: length of the logits.
-    version: a row of VERSIONS: "1_0" (the paper), "1_1", "cifar", or "cifar_deep".
+    version: a row of VERSIONS: "1_0" (the paper), "1_1", "cifar", "cifar_deep", or "cifar_wide".
     bypass: "none"; "simple" adds a Fire module's input to its output wherever both have the same channels (v1.0:
         fire 3, 5, 7, 9); "complex" adds a 1x1 convolution of the input around the others too.
     batch_norm: "none"; "squeeze", after the squeeze convolutions alone; "all", after every convolution but the last.
-        Where there is any, a version may have one more before the last convolution ("cifar_deep").
+        Where there is any, a version may have one more before the last convolution ("cifar_deep", "cifar_wide").
     stem: "imagenet", the version's own; "small", 3x3 with stride 1, for images of about 32 pixels.
     ceil_mode: round pooled sizes up, as torchvision does; the paper's Caffe net at 227 gives the same either way.
     classifier_padding: zeros around the input of the last convolution; the authors' Caffe release has 1.

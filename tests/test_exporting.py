@@ -78,6 +78,7 @@ def random_inputs(count: int, size: int = 16) -> np.ndarray:
         ("1_1", 38),
         ("cifar", 17),
         ("cifar_deep", 9),
+        ("cifar_wide", 9),
         pytest.param("1_0", 47, marks=pytest.mark.slow),
         pytest.param("1_0", 224, marks=pytest.mark.slow),
         pytest.param("1_1", 35, marks=pytest.mark.slow),
@@ -95,7 +96,7 @@ def test_every_version_and_pooling_exports_and_gives_the_same_logits(tmp_path, v
 
 
 def test_every_version_is_among_those_tested():
-    assert set(VERSIONS) == {"1_0", "1_1", "cifar", "cifar_deep"}
+    assert set(VERSIONS) == {"1_0", "1_1", "cifar", "cifar_deep", "cifar_wide"}
 
 
 @pytest.mark.parametrize("file_format", ["ONNX", pytest.param("MINDIR", marks=pytest.mark.slow)])
@@ -117,7 +118,7 @@ def test_every_option_of_the_network_exports(tmp_path, model, file_format):
 
 @pytest.mark.parametrize(
     "version, classifier_padding, left",
-    [("cifar", 0, 0), ("cifar", 1, 0), ("cifar_deep", 0, 0), ("cifar_deep", 1, 10)],
+    [("cifar", 0, 0), ("cifar", 1, 0), ("cifar_deep", 0, 0), ("cifar_deep", 1, 10), ("cifar_wide", 0, 0)],
 )
 def test_batch_norm_is_folded_where_it_can_be_and_the_logits_stay(tmp_path, version, classifier_padding, left):
     file = write_checkpoint(tmp_path, 16, version=version, classifier_padding=classifier_padding, batch_norm="squeeze")

@@ -34,12 +34,14 @@ PAPER_FIRES = [
 ]
 CIFAR_FIRES = [*[(32, 64, 64)] * 2, *[(32, 128, 128)] * 2]
 DEEP_FIRES = [*[(32, 64, 64)] * 3, *[(64, 128, 128)] * 6]
+WIDE_FIRES = [(32, 16, 64), *[(64, 24, 160)] * 2, *[(128, 64, 192)] * 2]
 # Channels and side of the first convolution, and the Fire modules.
 PRINTED = {
     "1_0": (96, 7, PAPER_FIRES),
     "1_1": (64, 3, PAPER_FIRES),
     "cifar": (64, 3, CIFAR_FIRES),
     "cifar_deep": (64, 3, DEEP_FIRES),
+    "cifar_wide": (64, 3, WIDE_FIRES),
 }
 
 
@@ -126,7 +128,7 @@ def test_parameter_count_is_that_of_the_printed_tables(version, bypass, batch_no
         if bypass == "complex" and channels != expand1x1 + expand3x3:
             expected += conv(channels, expand1x1 + expand3x3, 1, everywhere)
         channels = expand1x1 + expand3x3
-    if version == "cifar_deep" and in_squeeze:
+    if version in ("cifar_deep", "cifar_wide") and in_squeeze:
         expected += 2 * channels
     expected += conv(channels, 10, 1, False)
     assert parameter_count(SqueezeNet(10, version, bypass, batch_norm, stem)) == expected
@@ -143,6 +145,7 @@ def test_parameter_count_is_that_of_the_printed_tables(version, bypass, batch_no
         (32, {"version": "cifar_deep"}),
         (24, {"version": "cifar_deep"}),
         (31, {"version": "cifar_deep"}),
+        (32, {"version": "cifar_wide"}),
         (32, {"version": "cifar", "in_channels": 1}),
         (224, {"version": "1_0"}),
         (224, {"version": "1_0", "ceil_mode": True, "classifier_padding": 1}),
@@ -286,7 +289,7 @@ def test_biases_start_at_zero(imagenet_net):
     assert all(not bias.asnumpy().any() for bias in biases)
 
 
-@pytest.mark.parametrize("version, residuals", [("1_0", 4), ("cifar_deep", 7)])
+@pytest.mark.parametrize("version, residuals", [("1_0", 4), ("cifar_deep", 7), ("cifar_wide", 2)])
 def test_what_residual_fires_add_starts_small_where_nothing_normalises_their_sum(version, residuals):
     """Weights of variance 2/inputs, over the number of residual modules."""
     for batch_norm, divisor in (("none", 1), ("squeeze", residuals), ("all", 1)):
