@@ -396,6 +396,47 @@ def test_a_worker_that_raises_ends_the_job_and_is_named(environment, tmp_path):
     assert job.left() == []
 
 
+UNSEEN = """
+import os, sys, time
+from pathlib import Path
+from src.launching.processes import Processes
+processes = Processes([sys.executable, "msrun.py"], ["program.py", "--a"], dict(os.environ), Path("msrun.log"), [0])
+while not Path("died").exists():
+    time.sleep(0.05)
+deadline = time.monotonic() + 10
+while not processes.ended and time.monotonic() < deadline:
+    processes.poll()
+    time.sleep(0.05)
+processes.close()
+print(processes.ended)
+"""
+
+
+@pytest.mark.parametrize(
+    "child",
+    ["subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)", "os.fork()"],
+    ids=["another program in a session of its own", "the same program in the worker's session"],
+)
+def test_the_child_of_a_worker_that_died_before_it_was_seen_is_not_taken_for_it(child, tmp_path):
+    # The child has the worker's environment, and the worker's parent when that has died.
+    program = f"import os, subprocess, sys, time\nif {child}:\n    os._exit(7)\ntime.sleep(60)\n"
+    msrun = (
+        "import os, subprocess, sys, time\n"
+        "environment = dict(os.environ, MS_ROLE='MS_WORKER', RANK_ID='0')\n"
+        "worker = subprocess.Popen([sys.executable, *sys.argv[1:]], env=environment, preexec_fn=os.setsid)\n"
+        "os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)\n"
+        f"{note('died').rstrip()}\n"
+        "os._exit(0)\n"
+    )
+    for name, text in (("program.py", program), ("msrun.py", msrun)):
+        (tmp_path / name).write_text(text)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", UNSEEN], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "{0: 7}\n", done.stderr
+
+
 def test_a_killed_worker_ends_the_job_and_is_named_even_when_the_others_do_not_listen(environment, tmp_path):
     program = SLEEP.replace("time.sleep(300)", "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(300)")
     program = program.replace(

@@ -110,10 +110,10 @@ def main() -> int:
             join_seconds=options.join_timeout,
             grace_seconds=options.grace_time,
         )
-        command = [*msrun_command(msrun, cluster, options, folder), str(program), *flags]
-        announce(job, cluster, options.device_target, command)
+        command, of_program = msrun_command(msrun, cluster, options, folder), [str(program), *flags]
+        announce(job, cluster, options.device_target, [*command, *of_program])
         roles = [*([SCHEDULER] if cluster.node == 0 else []), *cluster.ranks]
-        processes = Processes(command, worker_environment(folder), folder / "msrun.log", roles)
+        processes = Processes(command, of_program, worker_environment(folder), folder / "msrun.log", roles)
         try:
             return Watch(job, processes, with_nodes).run()
         finally:

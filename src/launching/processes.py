@@ -35,8 +35,9 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 class Processes:
     """What one msrun started: the workers of some ranks, and on the first host the scheduler."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], log: Path, roles: list[Role]):
+    def __init__(self, msrun: list[str], program: list[str], environment: dict[str, str], log: Path, roles: list[Role]):
         self.roles = roles
+        self._program = program
         self.ended: dict[Role, int] = {}
         self.msrun_status: int | None = None
         self._pids: dict[Role, int] = {}
@@ -48,7 +49,7 @@ class Processes:
         with log.open("wb") as stream:
             # A session of its own, or the terminal's Ctrl-C would end the scheduler before the workers have finished.
             self._msrun = subprocess.Popen(
-                command,
+                [*msrun, *program],
                 env={**clean, MARK: mark},
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
@@ -132,14 +133,22 @@ class Processes:
             return  # Something else ended it, and poll() has reaped it.
 
     def _find(self) -> None:
-        parents = {os.getpid(), self._msrun.pid}
         for process in psutil.Process().children(recursive=True):
             try:
                 role = _role(process.environ())
-                if role in self.roles and role not in self._pids and process.ppid() in parents:
+                if role in self.roles and role not in self._pids and self._is_of_msrun(process):
                     self._pids[role] = process.pid
-            except psutil.Error:
+            except (psutil.Error, ProcessLookupError):
                 continue  # Gone, or not yet what it will be.
+
+    def _is_of_msrun(self, process: psutil.Process) -> bool:
+        """Return whether msrun started a process, rather than one of its workers, whose children have its environment
+        and are this process's once it has died: they run another program, or do so in the worker's session."""
+        parent = process.ppid()
+        if parent != os.getpid():
+            return parent == self._msrun.pid
+        runs_program = process.cmdline()[-len(self._program) :] == self._program
+        return runs_program and os.getsid(process.pid) in (process.pid, self._msrun.pid)
 
     def _note_end(self, pid: int, status: int) -> None:
         role = next((role for role, known in self._pids.items() if known == pid), None)
