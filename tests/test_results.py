@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from src.checkpoint import load_network
 from src.config import DeviceConfig, EvalConfig, parse_train
+from src.dataset.cifar10 import open_cifar10
 from src.evaluation import evaluate_checkpoint
 from src.summary import summarize, totals
 from tests.conftest import ROOT
@@ -16,6 +18,11 @@ from tests.conftest import ROOT
 RUNS = sorted(path.parent for path in (ROOT / "results").glob("*/result.json"))
 COMPRESSED = sorted(path.parent for path in (ROOT / "results").glob("*/compressed/report.json"))
 WITH_CHECKPOINT = [run for run in RUNS if (run / "best.ckpt").is_file()]
+# By images, the official ones or those stored as JPEG (README.md, Results), and by file.
+ACCURACIES = json.loads((ROOT / "results" / "test_accuracies.json").read_text(encoding="utf-8"))
+OFFICIAL_SHA256 = (
+    "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04"  # Of the test pixels, (10000, 32, 32, 3).
+)
 
 
 def result_of(run: Path) -> dict:
@@ -57,7 +64,7 @@ def test_a_shipped_checkpoint_is_the_net_of_its_result(run):
 @pytest.mark.cifar10
 @pytest.mark.parametrize("run", WITH_CHECKPOINT, ids=lambda run: run.name)
 def test_a_shipped_checkpoint_has_its_accuracy_on_the_real_test_images(run, real_cifar10, tmp_path):
-    assert_accuracy(run / "best.ckpt", result_of(run)["test"]["accuracy"], real_cifar10, tmp_path / "e")
+    assert_accuracy(run / "best.ckpt", real_cifar10, tmp_path / "e")
 
 
 @pytest.mark.parametrize("folder", COMPRESSED, ids=lambda folder: folder.parent.name)
@@ -74,11 +81,26 @@ def test_a_shipped_compressed_net_is_a_twentieth_of_its_checkpoint_and_the_readm
 @pytest.mark.cifar10
 @pytest.mark.parametrize("folder", COMPRESSED, ids=lambda folder: folder.parent.name)
 def test_a_shipped_compressed_net_has_its_accuracy_on_the_real_test_images(folder, real_cifar10, tmp_path):
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert_accuracy(folder / "best.sqz", report["steps"][-1]["accuracy"], real_cifar10, tmp_path / "e")
+    assert_accuracy(folder / "best.sqz", real_cifar10, tmp_path / "e")
 
 
-def assert_accuracy(path: Path, accuracy: float, data: Path, output_path: Path) -> None:
+def test_the_accuracies_on_both_kinds_of_images_are_those_of_the_runs_and_in_the_readme():
+    measured = {f"{run.name}/best.ckpt": result_of(run)["test"]["accuracy"] for run in WITH_CHECKPOINT}
+    for folder in COMPRESSED:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        measured[f"{folder.parent.name}/compressed/best.sqz"] = report["steps"][-1]["accuracy"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(ACCURACIES["official"]) == set(ACCURACIES["jpeg"]) == set(measured)
+    for name, accuracy in measured.items():
+        official, jpeg = ACCURACIES["official"][name], ACCURACIES["jpeg"][name]
+        assert accuracy in (official, jpeg)
+        assert f"| `results/{name}` | {official:.2%} | {jpeg:.2%} |" in readme
+
+
+def assert_accuracy(path: Path, data: Path, output_path: Path) -> None:
+    pixels = hashlib.sha256(open_cifar10(data, "test").images.tobytes()).hexdigest()
+    images = "official" if pixels == OFFICIAL_SHA256 else "jpeg"
+    accuracy = ACCURACIES[images][path.relative_to(ROOT / "results").as_posix()]
     config = EvalConfig(ckpt_path=str(path), data_path=str(data), output_path=str(output_path))
     found = evaluate_checkpoint(config, DeviceConfig(device_target="CPU"))
     assert found["images"] == 10_000
