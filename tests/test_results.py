@@ -20,9 +20,8 @@ COMPRESSED = sorted(path.parent for path in (ROOT / "results").glob("*/compresse
 WITH_CHECKPOINT = [run for run in RUNS if (run / "best.ckpt").is_file()]
 # By images, the official ones or those stored as JPEG (README.md, Results), and by file.
 ACCURACIES = json.loads((ROOT / "results" / "test_accuracies.json").read_text(encoding="utf-8"))
-OFFICIAL_SHA256 = (
-    "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04"  # Of the test pixels, (10000, 32, 32, 3).
-)
+# Of the pixels of the official test images, (10000, 32, 32, 3).
+OFFICIAL_SHA256 = "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04"
 
 
 def result_of(run: Path) -> dict:

@@ -142,8 +142,11 @@ class Processes:
                 continue  # Gone, or not yet what it will be.
 
     def _is_of_msrun(self, process: psutil.Process) -> bool:
-        """Return whether msrun started a process, rather than one of its workers, whose children have its environment
-        and are this process's once it has died: they run another program, or do so in the worker's session."""
+        """Return whether msrun itself started a process.
+
+        What a worker started has the worker's environment, and once that has died is this process's child as well. But
+        it runs another program, or the same in the dead worker's session; msrun gives each worker a session of its own.
+        """
         parent = process.ppid()
         if parent != os.getpid():
             return parent == self._msrun.pid
