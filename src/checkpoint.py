@@ -201,7 +201,7 @@ def _differences(theirs: ModelCard, ours: ModelCard) -> str:
 def read_checkpoint(path: str | Path) -> dict[str, ms.Parameter]:
     """Return what a checkpoint file holds. Raises UserError for a file that is missing, damaged or none."""
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long.
-        raise UserError(f"{path}: there is no such checkpoint")
+        raise UserError(f"{path}: there is no such checkpoint; give a .ckpt that train.py or convert.py has written")
     if Path(path).suffix != ".ckpt":
         raise UserError(f"{path}: a checkpoint's name ends in .ckpt; for .mindir and .onnx use infer.py --model_path")
     try:

@@ -153,7 +153,7 @@ def test_a_damaged_file_is_refused_by_name(saved, damage):
 
 
 def test_a_missing_file_a_folder_and_a_file_of_another_kind_are_refused(saved, tmp_path):
-    assert "no such checkpoint" in message(load_network, tmp_path / "other.ckpt")
+    assert "no such checkpoint; give a .ckpt" in message(load_network, tmp_path / "other.ckpt")
     (tmp_path / "folder.ckpt").mkdir()
     assert "no such checkpoint" in message(load_network, tmp_path / "folder.ckpt")
     saved[1].rename(tmp_path / "net.mindir")
