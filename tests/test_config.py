@@ -421,6 +421,16 @@ def test_a_recipe_describes_a_run_that_can_start(recipe):
     assert config.run.output_path == f"runs/{recipe.stem}"
 
 
+def test_the_continued_recipe_starts_from_the_first_ones_net_and_validates_on_the_same_images():
+    first, continued = (
+        train_config("--config", str(ROOT / "config" / f"squeezenet_cifar10_{name}.yaml"))
+        for name in ("wide", "wide_continued")
+    )
+    assert continued.run.pretrained == f"{first.run.output_path}/best.ckpt"
+    assert continued.model == first.model
+    assert (continued.data.val_split, continued.run.seed) == (first.data.val_split, first.run.seed)
+
+
 @pytest.mark.parametrize("recipe", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_begins_with_the_command_that_runs_it(recipe):
     head = re.match(r"(#.*\n)+", recipe.read_text(encoding="utf-8"))
