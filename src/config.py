@@ -342,6 +342,8 @@ class EvalConfig:
     resizer: Optional[Literal[Resizer, "device"]] = None
     """mindspore, the fast one, pillow, the exact one for ImageNet networks, or device, in the graph, where images all
     have one size; null: the checkpoint's own"""
+    flip: bool = False
+    """test-time flips: take the mean of the outputs for an image and for its mirror image, at twice the work"""
     output_path: Optional[str] = None
     """folder for result.json, the confusion matrix and the gallery; null: eval_<checkpoint>_<split> beside it"""
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
-from mindspore import Model, nn
+from mindspore import Model, nn, ops
 
 from src.checkpoint import load_network
 from src.config import DataConfig, DeviceConfig, EvalConfig
@@ -24,6 +24,17 @@ from src.output import output_folder, write_json, write_text
 RESULT, CONFUSION_TABLE = "result.json", "confusion_matrix.csv"
 CONFUSION_PICTURE, MISTAKES_PICTURE = "confusion_matrix.png", "worst_mistakes.png"
 MISTAKES = 32
+
+
+class Flipped(nn.Cell):
+    """The mean of a network's outputs (N, classes) for images (N, C, H, W) and for their mirror images."""
+
+    def __init__(self, net: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.net = net
+
+    def construct(self, images):
+        return (self.net(images) + self.net(ops.flip(images, (3,)))) / 2
 
 
 def evaluate(
@@ -58,6 +69,7 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
         val_labels=config.val_labels,
     )
     present = splits(data)
+    net = Flipped(net) if config.flip else net
     split = config.split or next((name for name in ("test", "val") if name in present), "val")
     source = open_source(data, split)
     if source.classes != card.classes[: len(source.classes)]:
@@ -81,6 +93,7 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
         "dataset": data.dataset,
         "split": split,
         "resizer": preprocessing.resizer,
+        "flip": config.flip,
         **evaluation.summary(),
         "broken_images": len(source) - len(evaluation.labels),
         "accuracy_per_class": dict(zip(card.classes, evaluation.accuracy_per_class())),

@@ -121,6 +121,21 @@ def test_a_checkpoint_for_images_of_any_size_cannot_have_them_resized_on_the_dev
     assert not (tmp_path / "e").exists()
 
 
+def test_flips_are_the_mean_over_an_image_and_its_mirror_image(tiny, evaluated, tmp_path, no_pictures):
+    net, card = load_network(tiny.folder / "best.ckpt")
+    source = open_source(tiny.config.data, "test")
+    inputs = np.stack([card.preprocessing(source.image(i)) for i in range(len(source))])
+    mirrored = np.ascontiguousarray(inputs[:, :, :, ::-1])
+    logits = (net(Tensor(inputs)).asnumpy() + net(Tensor(mirrored)).asnumpy()) / 2
+    config = EvalConfig(str(tiny.folder / "best.ckpt"), batch_size=50, flip=True, output_path=str(tmp_path / "flip"))
+    result = evaluate_checkpoint(config, CPU)
+    assert (evaluated[0]["flip"], result["flip"]) == (False, True)
+    assert result["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == source.labels))
+    log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert result["loss"] == pytest.approx(-log_probabilities[range(359), source.labels].mean(), abs=1e-4)
+    assert result["loss"] != pytest.approx(evaluated[0]["loss"], abs=1e-3)
+
+
 def test_val_is_the_slice_that_the_run_set_aside(tiny, tmp_path, no_pictures):
     config = EvalConfig(str(tiny.folder / "best.ckpt"), split="val", batch_size=50, output_path=str(tmp_path / "val"))
     result = evaluate_checkpoint(config, CPU)
