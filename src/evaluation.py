@@ -69,7 +69,6 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
         val_labels=config.val_labels,
     )
     present = splits(data)
-    net = Flipped(net) if config.flip else net
     split = config.split or next((name for name in ("test", "val") if name in present), "val")
     source = open_source(data, split)
     if source.classes != card.classes[: len(source.classes)]:
@@ -82,6 +81,7 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
             f"resizer: device takes images that all have one size; {config.ckpt_path} was trained on images of any"
         )
     preprocessing = dataclasses.replace(card.preprocessing, resizer=config.resizer or card.preprocessing.resizer)
+    net = Flipped(net) if config.flip else net
     checkpoint = Path(config.ckpt_path)
     folder = Path(config.output_path or checkpoint.with_name(f"eval_{checkpoint.stem}_{split}"))
     with output_folder(folder) if job.leads else contextlib.nullcontext():
