@@ -73,7 +73,7 @@ MAY_CHANGE = (
     ),
 )
 
-Augmentation = Literal["crop_flip", "color_jitter", "cutout"]
+Augmentation = Literal["crop_flip", "color_jitter", "cutout", "mixup", "cutmix"]
 Dataset = Literal["cifar10", "cifar10_binary", "image_folder", "image_csv", "imagenet", "mindrecord", "digits"]
 OWN_VALIDATION = ("image_folder", "image_csv", "imagenet", "mindrecord")  # Data sets that come with validation images.
 Resizer = Literal["mindspore", "pillow"]
@@ -149,7 +149,9 @@ class DataConfig:
     """where images are resized and normalised: host, by data-set operators, or device, in the graph, which takes uint8
     images of the data set's own size; also when the checkpoint is evaluated or exported"""
     augment: Union[Literal["none"], Augmentation, List[Augmentation]] = "none"
-    """training augmentations, one or a list: crop_flip, color_jitter, cutout"""
+    """training augmentations, one or a list: crop_flip, color_jitter, cutout, mixup, cutmix"""
+    mix_alpha: Ratio = 1.0
+    """mixup, cutmix: the image's own share is drawn from Beta(mix_alpha, mix_alpha); small: mostly all or nothing"""
     crop_padding: Optional[Padding] = None
     """zeros around an image before crop_flip crops it; null: an eighth of image_size"""
     normalize: Literal["dataset", "per_image"] = "dataset"

@@ -5,7 +5,9 @@ from mindspore import Parameter, Tensor, nn, ops
 
 
 class CrossEntropy(nn.LossBase):
-    """Mean softmax cross entropy of logits (N, num_classes) and labels (N,) int32.
+    """Mean softmax cross entropy of logits (N, num_classes) and labels.
+
+    The labels are classes, (N,) int32, or of mixed images the shares of the first classes, (N, classes) float32.
 
     label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2015, section 7).
 
@@ -26,14 +28,19 @@ class CrossEntropy(nn.LossBase):
             counter.set_data(Tensor(0, ms.int32))
 
     def construct(self, logits, labels):
+        mixed = labels.ndim == 2
         if self.training:
-            right = (logits.argmax(1).astype(ms.int32) == labels).astype(ms.float32).sum()
+            expected = labels.argmax(1).astype(ms.int32) if mixed else labels
+            right = (logits.argmax(1).astype(ms.int32) == expected).astype(ms.float32).sum()
             self.correct = self.correct + right.astype(ms.int32)
             self.seen = self.seen + labels.shape[0]
         # Not `sparse=True`, whose loss is infinite on the CPU from a logit 87 above the label's on.
         classes = logits.shape[1]
         off = self.label_smoothing / classes
-        targets = ops.one_hot(
-            labels, classes, Tensor(1 - self.label_smoothing + off, ms.float32), Tensor(off, ms.float32)
-        )
+        if mixed:
+            shares = ops.pad(labels, (0, classes - labels.shape[1]))
+            targets = shares * (1 - self.label_smoothing) + off
+        else:
+            on = Tensor(1 - self.label_smoothing + off, ms.float32)
+            targets = ops.one_hot(labels, classes, on, Tensor(off, ms.float32))
         return self.cross_entropy(logits, targets)

@@ -297,7 +297,7 @@ def picture_batch(plan: Plan) -> None:
     batch = next(plan.batches().take(1).create_dict_iterator(num_epochs=1, output_numpy=True))
     images, preprocessing = batch["image"][:PICTURE_IMAGES], plan.card.preprocessing
     images = images if preprocessing.on_device else preprocessing.undo(images)
-    titles = [plan.card.classes[label] for label in batch["label"][:PICTURE_IMAGES]]
+    titles = [visualize.label_title(label, plan.card.classes) for label in batch["label"][:PICTURE_IMAGES]]
     visualize.image_grid(plan.folder / BATCH_PICTURE, images, titles)
 
 

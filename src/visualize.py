@@ -125,6 +125,14 @@ def confusion_matrix(path: Path, confusion: np.ndarray, classes: Sequence[str]) 
     _save(figure, path)
 
 
+def label_title(label: np.ndarray, classes: Sequence[str]) -> str:
+    """Return the class of a label, or, of a mixed image's shares, those that show in percent, a line each."""
+    if not label.ndim:
+        return _short(classes[label])
+    shown = [c for c in np.argsort(-label, kind="stable") if label[c] >= 0.005]
+    return "\n".join(f"{_short(classes[c])} {label[c]:.0%}" for c in shown)
+
+
 def _short(name: str) -> str:
     return name if len(name) <= 20 else name[:19] + "…"
 

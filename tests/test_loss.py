@@ -82,5 +82,29 @@ def test_images_seen_and_recognised_are_counted_in_training_only(mode, label_smo
     assert counts_after(training=False) == everything
 
 
+def mixed_labels(classes: int) -> np.ndarray:
+    """Return the shares of the first classes in images that were mixed from two."""
+    labels = np.minimum(LABELS, classes - 1)
+    shares = np.linspace(0.05, 0.95, IMAGES)[:, None]
+    one_hot = np.eye(classes)[labels]
+    return (shares * one_hot + (1 - shares) * np.roll(one_hot, 1, axis=0)).astype(np.float32)
+
+
+@pytest.mark.parametrize("classes", [CLASSES, CLASSES - 3])  # A network may have more classes than the data set.
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_labels_of_mixed_images_are_smoothed_and_counted_by_their_largest_share(mode, label_smoothing, classes):
+    logits, labels = made_logits(), mixed_labels(classes)
+    loss = CrossEntropy(label_smoothing).set_train()
+    value = loss(Tensor(logits), Tensor(labels))
+    shares = np.pad(labels.astype(np.float64), ((0, 0), (0, CLASSES - classes)))
+    smoothed = (1 - label_smoothing) * shares + label_smoothing / CLASSES
+    expected = -(smoothed * log_softmax(logits)).sum(1).mean()
+    assert float(value.asnumpy()) == pytest.approx(expected, rel=1e-5)  # float32
+    assert int(loss.correct.asnumpy()) == (logits.argmax(1) == labels.argmax(1)).sum()
+    assert int(loss.seen.asnumpy()) == IMAGES
+    gradient = ms.grad(loss)(Tensor(logits), Tensor(labels)).asnumpy()
+    np.testing.assert_allclose(gradient, (np.exp(log_softmax(logits)) - smoothed) / IMAGES, rtol=1e-4, atol=1e-7)
+
+
 def test_counters_are_no_weights_to_train():
     assert list(CrossEntropy().trainable_params()) == []

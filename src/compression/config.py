@@ -147,7 +147,7 @@ class RetrainConfig:
     train_images: Optional[Count] = None
     """use only so many training images, evenly over the classes"""
     augment: Union[Literal["none"], Augmentation, List[Augmentation]] = "crop_flip"
-    """training augmentations, one or a list: crop_flip, color_jitter, cutout"""
+    """training augmentations, one or a list: crop_flip, color_jitter, cutout, mixup, cutmix (both with alpha 1)"""
     crop_padding: Optional[Padding] = None
     """zeros around an image before crop_flip crops it; null: an eighth of its size"""
 

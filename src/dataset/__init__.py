@@ -10,7 +10,7 @@ import mindspore.dataset as ds
 import numpy as np
 
 from src.config import OWN_VALIDATION, DataConfig
-from src.dataset import cifar10, cifar10_binary
+from src.dataset import cifar10, cifar10_binary, mixing
 from src.dataset.cifar10 import open_cifar10
 from src.dataset.cifar10_binary import open_cifar10_binary
 from src.dataset.digits import open_digits
@@ -144,7 +144,8 @@ def training_pipeline(
     """Return shuffled, augmented batches, all of the same size: the remainder is dropped. Arguments: see Epochs.
 
     What a step sees follows from the seed, and from nothing else: not from the threads, the devices that share a
-    global batch, or where the training was resumed.
+    global batch, or where the training was resumed. Of mixed images (src/dataset/mixing.py) `label` has the shares of
+    the classes, (N, classes) float32.
     """
     if config.batch_size * num_shards > len(source):
         raise UserError(
@@ -153,21 +154,29 @@ def training_pipeline(
         )
     order = Epochs(len(source), config.batch_size, num_shards, shard_id, seed, epoch, step)
     augment = [config.augment] if isinstance(config.augment, str) else config.augment
+    columns = ["image", "label", "draw"]
     if preprocessing.on_device:
         changes = pixel_changes(preprocessing, augment, config.crop_padding, seed)
         rows = TrainingPixels(source, preprocessing, order.num_samples, config.max_broken_images, changes)
         steps = Steps(order)
-        return _generator(Batches(rows, steps.draws, steps.num_samples), ["image", "label"], steps, 1)
-    rows = TrainingRows(source, preprocessing, order.num_samples, config.max_broken_images)
-    images = _generator(rows, ["image", "label", "draw"], order, _readers(source, config.num_workers))
-    workers = _workers(config.num_workers)
-    for stage in training_stages(preprocessing, augment, config.crop_padding, seed):
-        if isinstance(stage, Drawn):
-            columns = ["image", "draw"]
-            images = images.map(stage, columns, columns, num_parallel_workers=workers, python_multiprocessing=False)
-        else:
-            images = images.map(stage, "image", num_parallel_workers=workers)
-    return images.project(["image", "label"]).batch(config.batch_size, drop_remainder=True)
+        batches = _generator(Batches(rows, steps.draws, steps.num_samples), columns, steps, 1)
+    else:
+        rows = TrainingRows(source, preprocessing, order.num_samples, config.max_broken_images)
+        images = _generator(rows, columns, order, _readers(source, config.num_workers))
+        workers = _workers(config.num_workers)
+        for stage in training_stages(preprocessing, augment, config.crop_padding, seed):
+            if isinstance(stage, Drawn):
+                changed = ["image", "draw"]
+                images = images.map(stage, changed, changed, num_parallel_workers=workers, python_multiprocessing=False)
+            else:
+                images = images.map(stage, "image", num_parallel_workers=workers)
+        batches = images.batch(config.batch_size, drop_remainder=True)
+    methods = [method for method in mixing.METHODS if method in augment]
+    if methods:
+        channels = 2 if preprocessing.on_device else 0
+        mix = mixing.Mixing(methods, config.mix_alpha, len(source.classes), seed, channels)
+        batches = batches.map(mix, columns, columns[:2], num_parallel_workers=1, python_multiprocessing=False)
+    return batches.project(columns[:2])
 
 
 def evaluation_pipeline(

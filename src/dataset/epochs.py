@@ -96,19 +96,19 @@ class TrainingRows:
 
 
 class TrainingPixels(TrainingRows):
-    """The same for a graph that makes the network's input itself: rows of pixels, changed at random, and label."""
+    """The same for a graph that makes the network's input itself: rows of pixels changed at random, label and draw."""
 
     def __init__(self, source: Source, preprocessing: Preprocessing, rows: int, limit: int, changes: Sequence[Drawn]):
         super().__init__(source, preprocessing, rows, limit)
         self.changes = changes
 
-    def __getitem__(self, draw: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, draw: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         image, label, draw = super().__getitem__(draw)
         if not any(change.name == "crop" for change in self.changes):
             image = self.preprocessing.pixels(image)
         for change in self.changes:
             image, _ = change(image, draw)
-        return image, label
+        return image, label, draw
 
 
 class EvaluationRows:

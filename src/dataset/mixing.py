@@ -1,0 +1,63 @@
+"""Mixup and CutMix: every training image with a part of another, and its label with that of the other."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import Sequence
+
+import numpy as np
+
+METHODS = ("mixup", "cutmix")
+
+
+class Mixing:
+    """Mixes each image of a batch with the one before it.
+
+    methods: of METHODS; of several each image draws one.
+        mixup, the weighted mean of both, with the weight λ on the image (Zhang et al. 2017, section 2).
+        cutmix, a rectangle of the other, of the share 1 - λ of the area before it is cut at the border, in the place of
+        the image's own (Yun et al. 2019, section 3.1).
+    alpha: λ is drawn from Beta(alpha, alpha), anew for every image; for small ones it is mostly close to 0 or 1.
+    classes: how many there are.
+    channels: axis of an image that has the channels, 0 or 2.
+
+    The random numbers follow from the seed and the draws (see Epochs) alone. As a device has only its own part of a
+    global batch, the other image does depend on the number of devices.
+    """
+
+    def __init__(self, methods: Sequence[str], alpha: float, classes: int, seed: int, channels: int):
+        self.methods, self.alpha, self.classes, self.seed, self.channels = methods, alpha, classes, seed, channels
+
+    def __call__(self, images: np.ndarray, labels: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mixed images of a batch, and their targets (N, classes) float32, the shares of the classes.
+
+        images: (N, H, W, 3) uint8 or (N, 3, H, W) float32. labels: (N,) int32. draws: (N,) int64.
+        """
+        mixed = images.copy()
+        views, others = np.moveaxis(mixed, self.channels + 1, 3), np.moveaxis(images, self.channels + 1, 3)
+        shares = np.empty((len(images), 1), np.float32)
+        for i, draw in enumerate(draws):
+            random = Random(f"{self.seed} mix {draw}")
+            method = self.methods[int(random.random() * len(self.methods))]
+            own = random.betavariate(self.alpha, self.alpha)
+            if method == "mixup":
+                mean = own * views[i] + (1 - own) * others[i - 1]
+                views[i] = np.round(mean) if images.dtype == np.uint8 else mean
+                shares[i] = own
+            else:
+                rows, columns = rectangle(views[i].shape[:2], 1 - own, random)
+                views[i][rows, columns] = others[i - 1][rows, columns]
+                shares[i] = 1 - views[i][rows, columns, 0].size / views[i][..., 0].size
+        targets = np.eye(self.classes, dtype=np.float32)[labels]
+        return mixed, shares * targets + (1 - shares) * np.roll(targets, 1, axis=0)
+
+
+def rectangle(sides: tuple[int, int], share: float, random: Random) -> tuple[slice, slice]:
+    """Return rows and columns around a random pixel of an image: `share` of its area, less what lies outside."""
+    spans = []
+    for side in sides:
+        length = int(side * math.sqrt(share))
+        start = int(random.random() * side) - length // 2
+        spans.append(slice(max(0, start), max(0, min(side, start + length))))
+    return spans[0], spans[1]
