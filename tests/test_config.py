@@ -240,7 +240,8 @@ def test_a_required_key_may_come_from_the_file_or_from_a_flag(program, yaml_file
         ("squeeze_ratio", "0", "above 0"),
         ("final_relu", "maybe", "true or false"),
         ("final_relu", "1", "true or false"),
-        ("augment", "[none]", "crop_flip, color_jitter, cutout"),
+        ("augment", "[none]", "crop_flip, color_jitter, cutout, mixup, cutmix"),
+        ("mix_alpha", "0", "above 0"),
         ("lr_decay_mode", "cosin", "steps, poly, linear, cosine"),
     ],
 )
@@ -421,7 +422,10 @@ def test_a_recipe_describes_a_run_that_can_start(recipe):
     assert config.run.output_path == f"runs/{recipe.stem}"
 
 
-@pytest.mark.parametrize("names", [("wide", "wide_continued"), ("wide_continued", "wide_continued_twice")])
+@pytest.mark.parametrize(
+    "names",
+    [("wide", "wide_continued"), ("wide_continued", "wide_continued_twice"), ("wide_continued_twice", "wide_cutmix")],
+)
 def test_a_continued_recipe_starts_from_the_net_of_the_one_before_and_validates_on_the_same_images(names):
     first, continued = (
         train_config("--config", str(ROOT / "config" / f"squeezenet_cifar10_{name}.yaml")) for name in names

@@ -38,6 +38,14 @@ def test_a_grid_without_images_is_still_a_picture(tmp_path):
         assert picture.format == "PNG"
 
 
+def test_a_label_is_titled_by_its_class_and_one_of_a_mixed_image_by_the_shares_that_show():
+    classes = ["cat", "dog", "a very long name of a class"]
+    assert visualize.label_title(np.array(1, np.int32), classes) == "dog"
+    assert visualize.label_title(np.array([0, 1, 0], np.float32), classes) == "dog 100%"
+    assert visualize.label_title(np.array([0.3, 0.7, 0], np.float32), classes) == "dog 70%\ncat 30%"
+    assert visualize.label_title(np.array([0.004, 0, 0.996], np.float32), classes) == "a very long name of… 100%"
+
+
 def test_predictions_are_titled_by_class_in_blue_where_right_and_red_where_wrong(figures, tmp_path):
     visualize.prediction_grid(tmp_path / "p.png", IMAGES[:3], ["cat", "dog", "x" * 30], np.array([True, False, True]))
     axes = figures[0][0].axes

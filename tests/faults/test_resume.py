@@ -32,7 +32,7 @@ SMALL = {
 RECIPES: dict[str, dict] = {
     "adam, batch norm, all augmentations": {
         **{"optimizer": "adam", "lr_max": 0.003, "batch_norm": "all"},
-        "augment": ["crop_flip", "color_jitter", "cutout"],
+        "augment": ["crop_flip", "color_jitter", "cutout", "mixup", "cutmix"],
     },
     "momentum, evaluation within the epoch, small images first": {
         **{"eval_steps": 3, "bypass": "complex", "early_size": 8, "early_epochs": 2},
@@ -42,7 +42,7 @@ RECIPES: dict[str, dict] = {
         **{"save_checkpoint_steps": 3, "label_smoothing": 0.1, "lr_decay_mode": "cosine"},
     },
     "preparation on the device, whitened stem": {
-        **{"preprocess": "device", "augment": ["crop_flip"], "whiten_stem": True, "freeze": ["features.0"]},
+        **{"preprocess": "device", "augment": ["crop_flip", "cutmix"], "whiten_stem": True, "freeze": ["features.0"]},
         "batch_norm": "squeeze",
     },
     "muon, its rates falling from layer to layer": {
@@ -120,7 +120,7 @@ def test_a_run_stopped_at_any_kind_of_step_ends_bit_identical(recipe, stops, tmp
 
 
 def test_two_runs_of_one_seed_are_bit_identical_and_of_another_not(tmp_path):
-    keys = {**SMALL, "augment": ["crop_flip", "color_jitter", "cutout"]}
+    keys = {**SMALL, "augment": ["crop_flip", "color_jitter", "cutout", "mixup", "cutmix"]}
     for name, seed in (("first", 5), ("second", 5), ("other", 6)):
         train(configuration(**keys, seed=seed, output_path=str(tmp_path / name)))
     assert_same(tmp_path / "second", tmp_path / "first")
