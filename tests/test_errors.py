@@ -13,7 +13,7 @@ import mindspore.dataset as ds
 import numpy as np
 import pytest
 
-from src.errors import UserError, run, user_error_within
+from src.errors import EXIT_UNREAD, UserError, run, user_error_within
 
 ROOT = Path(__file__).resolve().parent.parent
 MESSAGE = "cat.jpg: not an image; remove it or replace it"
@@ -122,6 +122,16 @@ def test_a_program_shows_the_traceback_of_a_bug_and_none_of_a_user_error():
     assert bug.returncode == 1
     assert bug.stderr.startswith("Traceback") and bug.stderr.endswith("KeyError: 'a bug'\n")
     assert (mistake.returncode, mistake.stderr) == (2, "error: a mistake\n")
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])  # Less than a buffer holds, and more.
+def test_a_program_whose_output_nobody_reads_any_more_ends_quietly(lines):
+    program = f"from src.errors import run\ndef main():\n    [print('a line') for _ in range({lines})]\nrun(main)"
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (EXIT_UNREAD, "")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
