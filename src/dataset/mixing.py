@@ -1,4 +1,8 @@
-"""Mixup and CutMix: every training image with a part of another, and its label with that of the other."""
+"""Mixup and CutMix: every training image with a part of another, and its label with that of the other.
+
+Not MindSpore's MixUpBatch and CutMixBatch, which draw from the state of the thread that they run on, so that a resumed
+run could not go on with their numbers (see Drawn).
+"""
 
 from __future__ import annotations
 

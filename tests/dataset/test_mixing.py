@@ -102,8 +102,9 @@ def test_the_training_pipeline_gives_mixed_batches_wherever_it_starts(augment, r
     assert (mixed.shape, mixed.dtype) == (plain.shape, plain.dtype)
     assert (targets.shape, targets.dtype) == ((40, CLASSES), np.float32)
     np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
-    own = targets[np.arange(40), labels] > 0.999  # Where nothing, or the same class, was mixed in.
-    assert 0 <= own.sum() < 20 and (mixed != plain).any((1, 2, 3)).sum() >= 20
+    pure = targets[np.arange(40), labels] > 0.999  # Where nothing, or the same class, was mixed in.
+    assert pure.sum() < 20 and (mixed != plain).any((1, 2, 3)).sum() >= 20
+    assert (targets[~pure].max(1) < 0.999).all() and ((targets > 0).sum(1) <= 2).all()
     later, later_targets = batches(step=2, augment=augment)
     np.testing.assert_array_equal(later, mixed[16:])
     np.testing.assert_array_equal(later_targets, targets[16:])
