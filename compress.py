@@ -13,9 +13,9 @@ python compress.py --decompress compressed_best/best.sqz
 
 import sys
 
-from src import interruption
+from src.cli import signals as interruption
+from src.cli.errors import run
 from src.compression.config import parse_compress
-from src.errors import run
 
 
 def main() -> int:

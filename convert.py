@@ -10,8 +10,8 @@ python convert.py --to torchvision squeezenet.pth --ckpt_path squeezenet.ckpt
 
 import sys
 
+from src.cli.errors import run
 from src.conversion.config import parse_convert
-from src.errors import run
 
 
 def main() -> None:

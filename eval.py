@@ -6,8 +6,8 @@ python eval.py --ckpt_path runs/squeezenet_cifar10/squeezenet.ckpt --data_path .
 
 import sys
 
+from src.cli.errors import run
 from src.config import DeviceConfig, EvalConfig, parse
-from src.errors import run
 
 # Of more classes than fit on a screen or two, these many are shown.
 MOST_CLASSES, FEWEST = 100, 10
@@ -16,7 +16,7 @@ MOST_CLASSES, FEWEST = 100, 10
 def main() -> None:
     config, device = parse(sys.argv[1:], "Evaluate a checkpoint.", EvalConfig, DeviceConfig)
 
-    from src.evaluation import evaluate_checkpoint  # After the arguments are checked.
+    from src.inference.evaluation import evaluate_checkpoint  # After the arguments are checked.
 
     result = evaluate_checkpoint(config, device)
     print(

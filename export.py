@@ -6,14 +6,14 @@ python export.py --ckpt_path best.ckpt --file_format ONNX --dynamic_batch --uint
 
 import sys
 
+from src.cli.errors import run
 from src.config import DeviceConfig, ExportConfig, parse
-from src.errors import run
 
 
 def main() -> None:
     config, device = parse(sys.argv[1:], "Export a checkpoint.", ExportConfig, DeviceConfig)
 
-    from src.exporting import export_checkpoint  # After the arguments are checked.
+    from src.inference.export import export_checkpoint  # After the arguments are checked.
 
     result = export_checkpoint(config, device)
     shape = ", ".join("N" if n is None else str(n) for n in result["input"]["shape"])

@@ -10,15 +10,15 @@ there was nothing to classify.
 
 import sys
 
+from src.cli.errors import run
 from src.config import DeviceConfig, InferConfig, parse
-from src.errors import run
 
 
 def main() -> int:
     config, device = parse(sys.argv[1:], "Classify images.", InferConfig, DeviceConfig)
 
     from src.dataset.source import printable  # After the arguments are checked.
-    from src.inference import infer
+    from src.inference.classify import infer
 
     results, skipped = infer(config, device)
     names = [printable(result["file"]) for result in results]

@@ -6,8 +6,8 @@ python train.py --config config/squeezenet_imagenet_v1_0.yaml --dataset mindreco
 
 import sys
 
+from src.cli.errors import run
 from src.config import MindRecordConfig, parse
-from src.errors import run
 
 
 def main() -> None:

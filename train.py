@@ -7,16 +7,16 @@ python train.py --config config/squeezenet_cifar10_small.yaml --epochs 5 --warmu
 
 import sys
 
-from src import interruption
+from src.cli import signals as interruption
+from src.cli.errors import run
 from src.config import parse_train
-from src.errors import run
 
 
 def main() -> None:
     interruption.watch()
     config = parse_train(sys.argv[1:], "Train a SqueezeNet.")
 
-    from src.training import train  # After the arguments are checked: MindSpore takes seconds to import.
+    from src.training.run import train  # After the arguments are checked: MindSpore takes seconds to import.
 
     result = train(config)
     for split in ("validation", "test"):

@@ -27,7 +27,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.errors import UserError, run
+from src.cli.errors import UserError, run
 from src.launching.launch import find_msrun, worker_environment
 from src.launching.processes import OF_MSRUN
 
@@ -59,7 +59,7 @@ def measurements() -> tuple[dict[str, Callable[[], object]], Callable[[], object
     import numpy as np
     from mindspore import Tensor, nn, ops
 
-    from src.job import Job, serve_as_scheduler
+    from src.devices.processes import Job, serve_as_scheduler
     from src.squeezenet import SqueezeNet
 
     serve_as_scheduler()

@@ -33,11 +33,11 @@ import numpy as np
 
 import src  # noqa: F401  Before mindspore, as every entry point does.
 from src.compression.compressing import convolutions
-from src.compression.fileformat import decode, pack
-from src.compression.layout import Layout, lay_out
 from src.compression.reading import read_weights
 from src.compression.share import share
-from src.compression.tables import entropy_bits, frequencies_of
+from src.sqz.fileformat import decode, pack
+from src.sqz.layout import Layout, lay_out
+from src.sqz.tables import entropy_bits, frequencies_of
 
 
 def huffman_bits(counts: np.ndarray) -> int:

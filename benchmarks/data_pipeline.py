@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.dataset import create_dataset
 from src.dataset.mindvision import Cifar10
-from src.quiet import quiet
+from src.devices.silence import quiet
 
 BATCH = 32
 

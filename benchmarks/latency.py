@@ -42,10 +42,11 @@ def prepare(folder: Path, name: str) -> None:
     import mindspore as ms
     from mindspore import Tensor
 
-    from src.checkpoint import ModelCard, save_checkpoint
+    from src.checkpoint import save_checkpoint
     from src.config import DeviceConfig, ExportConfig
-    from src.dataset.transforms import Preprocessing
-    from src.exporting import export_checkpoint
+    from src.dataset.preprocessing import Preprocessing
+    from src.inference.export import export_checkpoint
+    from src.model_card import ModelCard
 
     model, side = NETS[name]
     ms.set_seed(1)
@@ -70,7 +71,7 @@ def runner(system: str, folder: Path, name: str, batch: int):
     """Return a call that gives the logits of the images."""
     images = inputs(batch, NETS[name][1])
     if system in ("MINDIR", "ONNX"):
-        from src.exported import ExportedModel, read_spec
+        from src.inference.exported_model import ExportedModel, read_spec
 
         path = folder / f"net{batch}.{system.lower()}"
         model = ExportedModel(path, read_spec(path))
@@ -81,7 +82,7 @@ def runner(system: str, folder: Path, name: str, batch: int):
         from mindspore import Tensor
 
         from src.config import DeviceConfig
-        from src.device import select_device
+        from src.devices.device import select_device
 
         select_device(DeviceConfig(device_target="CPU"))  # MindSpore's own default is PyNative mode.
         net, _ = load_network(folder / "net.ckpt")

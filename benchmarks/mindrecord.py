@@ -20,9 +20,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from src.cli.errors import run
 from src.config import DataConfig
 from src.dataset import open_source, preprocessing_of, training_pipeline
-from src.errors import run
 
 BATCH = 32
 

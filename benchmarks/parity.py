@@ -31,10 +31,10 @@ from src.checkpoint import load_network, save_checkpoint
 from src.config import DeviceConfig, ExportConfig
 from src.conversion.config import ConvertConfig
 from src.conversion.converting import import_network
+from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import load_image
-from src.dataset.transforms import Preprocessing
-from src.exported import ExportedModel, read_spec
-from src.exporting import export_checkpoint
+from src.inference.export import export_checkpoint
+from src.inference.exported_model import ExportedModel, read_spec
 
 WEIGHTS = "squeezenet_v1.0_imagenet_rgb.npz"
 TOLERANCE = 1e-4  # Of a logit; the largest golden one is 38.1.

@@ -28,12 +28,12 @@ from torch.nn import functional as F
 
 from benchmarks.torch_squeezenet import SqueezeNet
 from src.checkpoint import weights_of
+from src.cli.errors import run
 from src.config import parse_train
 from src.dropout import Dropout
-from src.errors import run
 from src.loss import CrossEntropy
-from src.optimization import make_optimizer
-from src.training import prepare
+from src.training.model import make_optimizer
+from src.training.run import prepare
 
 NUDGE = 1e-7
 COLUMNS = ("step", "lr", "mindspore", "torch", "torch_nudged")

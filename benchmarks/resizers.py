@@ -19,11 +19,11 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from src.cli.errors import run
 from src.compression.photographs import open_photographs
 from src.compression.reading import read_weights
 from src.config import Resizer
 from src.dataset import evaluation_pipeline
-from src.errors import run
 
 BATCH = 50
 
@@ -41,7 +41,7 @@ def main() -> None:
 
     import mindspore as ms
 
-    from src.evaluation import evaluate
+    from src.inference.evaluation import evaluate
 
     parameters, card = read_weights(arguments.ckpt_path)
     net = card.build().set_train(False)

@@ -22,7 +22,7 @@ from typing import Callable, NamedTuple, NoReturn, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.errors import UserError, run
+from src.cli.errors import UserError, run
 
 LINEAR_SCALING_LIMIT = 8192  # Images a step, ResNet-50 on ImageNet: Goyal et al. 2017, abstract.
 # Multiply-adds of the forward pass, and of the gradients of inputs and weights, each as many; 2 operations each.

@@ -27,7 +27,7 @@ from mindspore import Tensor
 import eval
 from src.checkpoint import load_network
 from src.config import DeviceConfig
-from src.device import select_device
+from src.devices.device import select_device
 times = {"imports, with Python's modules": time.perf_counter() - start}
 start = time.perf_counter()
 select_device(DeviceConfig(device_target="CPU"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
 import os
@@ -13,14 +12,15 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from src.compression.fileformat import SUFFIX as COMPRESSED_SUFFIX
-from src.config import OWN_VALIDATION
-from src.dataset.transforms import Preprocessing
+from src.cli.errors import UserError
+from src.devices.silence import quiet, silent
 from src.dropout import Dropout
-from src.errors import UserError
-from src.output import sync_folder
-from src.quiet import quiet, silent
+from src.files.atomic import sync_folder
+from src.model_card import ModelCard, unreadable_card
 from src.squeezenet import SqueezeNet
+from src.sqz.fileformat import SUFFIX as COMPRESSED_SUFFIX
+from src.sqz.fileformat import decode
+from src.sqz.rans import FormatError
 
 CARD_KEY = "model_card"
 # What belongs to the network; an optimizer's state and counters in the same file do not.
@@ -31,50 +31,6 @@ _HEAD = ("classifier.1.weight", "classifier.1.bias")
 Shapes = Mapping[str, Tuple[int, ...]]
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelCard:
-    """What a network is and what it was trained on; saved in each checkpoint, and as JSON beside each exported model.
-
-    model: arguments of SqueezeNet.
-    classes: class names, in the order of the logits.
-    dataset, val_split: as in DataConfig.
-    configuration: SHA-256 of the run's config.yaml without its folder, in hexadecimal digits, or nothing.
-    """
-
-    model: dict[str, Any]
-    classes: list[str]
-    preprocessing: Preprocessing
-    dataset: str
-    val_split: float
-    mindspore_version: str = ms.__version__
-    configuration: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the card as values that JSON knows."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> ModelCard:
-        """Return the card of to_json's values. Raises ValueError, TypeError or KeyError when they are not a card's."""
-        card = cls(**{**values, "preprocessing": Preprocessing.from_json(values["preprocessing"])})
-        named = isinstance(card.classes, list) and all(isinstance(name, str) for name in card.classes)
-        if not named or card.model.get("num_classes") != len(card.classes):
-            raise ValueError("its classes are not those of its network")
-        return card
-
-    def to_tensor(self) -> Tensor:
-        """Return the card as it is stored in a checkpoint."""
-        return _to_tensor(self.to_json())
-
-    def val_split_of(self, dataset: str | None) -> float:
-        """Return the share of a data set's training images that were set aside, none where it has validation images."""
-        return 0.0 if dataset in OWN_VALIDATION else self.val_split
-
-    def build(self) -> SqueezeNet:
-        """Return the network, with fresh weights."""
-        return SqueezeNet(**self.model)
-
-
 def save_checkpoint(net: nn.Cell | list[ms.Parameter], path: Path, card: ModelCard, **beside: Any) -> None:
     """Save a network, or parameters, and a card. A file of that name stays whole until the new one is on the disk.
 
@@ -82,7 +38,7 @@ def save_checkpoint(net: nn.Cell | list[ms.Parameter], path: Path, card: ModelCa
     """
     parameters = net if isinstance(net, list) else list(net.get_parameters())
     # The card first: where a file was cut short, it tells that there should be a checksum.
-    tensors = {CARD_KEY: card.to_tensor(), **{key: _to_tensor(value) for key, value in beside.items()}}
+    tensors = {CARD_KEY: to_tensor(card.to_json()), **{key: to_tensor(value) for key, value in beside.items()}}
     records = [{"name": name, "data": tensor} for name, tensor in tensors.items()]
     records += [{"name": parameter.name, "data": parameter} for parameter in parameters]
     temporary = path.with_name(f".{path.stem}.tmp.ckpt")
@@ -100,7 +56,7 @@ def save_checkpoint(net: nn.Cell | list[ms.Parameter], path: Path, card: ModelCa
     sync_folder(path.parent)
 
 
-def _to_tensor(value: Any) -> Tensor:
+def to_tensor(value: Any) -> Tensor:
     """Return an array, or the JSON of a value as its bytes, (bytes,) uint8; MindSpore stores no texts."""
     if isinstance(value, np.ndarray):
         return Tensor(value)
@@ -112,23 +68,38 @@ def read_json(parameters: dict[str, ms.Parameter], key: str) -> Any:
     return json.loads(bytes(parameters[key].asnumpy()))
 
 
+def read_card(parameters: dict[str, ms.Parameter], path: str | Path) -> ModelCard:
+    """Return the model card among a checkpoint's parameters. Raises UserError, which names `path`, for a damaged one."""
+    try:
+        values = read_json(parameters, CARD_KEY)
+    except ValueError as error:
+        raise unreadable_card(path, error) from None
+    return ModelCard.read(values, path)
+
+
+def read_compressed(path: str | Path) -> tuple[dict[str, np.ndarray], ModelCard]:
+    """Return the tensors of a compressed file, float32, and its model card. Raises UserError when it is not sound."""
+    try:
+        parameters, card = decode(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot read it ({error.strerror})") from None
+    except FormatError as error:
+        raise UserError(f"{path}: {error}; take another copy of a file that compress.py wrote") from None
+    return parameters, ModelCard.read(card, path)
+
+
 def load_network(path: str | Path) -> tuple[SqueezeNet, ModelCard]:
     """Return the network of a checkpoint, set to evaluation, and its card.
 
     path: of a checkpoint of train.py, or of a file of compress.py. Raises UserError when it is not sound.
     """
     if Path(path).suffix == COMPRESSED_SUFFIX:
-        from src.compression.reading import read_compressed  # Here, because it imports this module.
-
         parameters, card = read_compressed(path)
     else:
         parameters = read_checkpoint(path)
         if CARD_KEY not in parameters:
             raise UserError(f"{path}: no architecture is recorded in it; give a checkpoint written by train.py")
-        try:
-            card = ModelCard.from_json(read_json(parameters, CARD_KEY))
-        except (ValueError, TypeError, KeyError) as error:
-            raise _unreadable_card(path, error) from None
+        card = read_card(parameters, path)
     return build_network(parameters, card, path), card
 
 
@@ -142,14 +113,10 @@ def build_network(
     try:
         net = card.build()
     except (ValueError, TypeError, KeyError) as error:
-        raise _unreadable_card(path, error) from None
+        raise unreadable_card(path, error) from None
     given = {name: p if isinstance(p, ms.Parameter) else ms.Parameter(p, name=name) for name, p in parameters.items()}
     load_weights(net, given, path)
     return net.set_train(False)
-
-
-def _unreadable_card(path: str | Path, error: Exception) -> UserError:
-    return UserError(f"{path}: its model card cannot be read ({error}); is it from a newer version?")
 
 
 def load_pretrained(net: SqueezeNet, path: str | Path, card: ModelCard) -> ModelCard | None:
@@ -163,10 +130,7 @@ def load_pretrained(net: SqueezeNet, path: str | Path, card: ModelCard) -> Model
     is where a ReLU follows. Raises UserError for any other difference of the weights.
     """
     parameters = read_checkpoint(path)
-    try:
-        theirs = ModelCard.from_json(read_json(parameters, CARD_KEY)) if CARD_KEY in parameters else None
-    except (ValueError, TypeError, KeyError) as error:
-        raise _unreadable_card(path, error) from None
+    theirs = read_card(parameters, path) if CARD_KEY in parameters else None
     differences = _differences(theirs, card) if theirs else ""
     own = weights_of(net)
     if all(name in parameters and parameters[name].shape[1:] == own[name].shape[1:] for name in _HEAD):

@@ -21,7 +21,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from jsonargparse.typing import OpenUnitInterval, restricted_number_type
 
-from src.errors import UserError
+from src.cli.errors import UserError
 
 _INF = float("inf")
 # Bytes of a file's name that are not UTF-8, and line ends that YAML folds, on their way through jsonargparse.
@@ -248,7 +248,7 @@ class RunConfig:
     pretrained: Optional[str] = None
     """checkpoint to start from"""
     whiten_stem: bool = False
-    """start with a first convolution that whitens patches of the training images (src/whitening.py)"""
+    """start with a first convolution that whitens patches of the training images (src/training/whitening.py)"""
     seed: CountOrZero = 1
     """of weights, order of the images, augmentation and dropout"""
     keep_checkpoint_max: Count = 10

@@ -7,8 +7,9 @@ from typing import Mapping
 
 import numpy as np
 
-from src.checkpoint import ModelCard, build_network, weights_of
-from src.errors import UserError
+from src.checkpoint import build_network, weights_of
+from src.cli.errors import UserError
+from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
 
 # MindSpore's own in nn.BatchNorm2d.

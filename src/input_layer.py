@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.dataset.transforms import Preprocessing
+from src.dataset.preprocessing import Preprocessing
 
 
 class InputLayer(nn.Cell):

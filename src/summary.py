@@ -12,8 +12,8 @@ from typing import NamedTuple
 import mindspore as ms
 from mindspore import nn
 
+from src.cli.errors import UserError, run
 from src.config import parse_train
-from src.errors import UserError, run
 from src.squeezenet import SqueezeNet
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from src.cli.errors import UserError
 from src.dataset import cifar10, cifar10_binary
-from src.errors import UserError
 
 BATCHES = (*cifar10.SPLITS["train"], *cifar10.SPLITS["test"])
 

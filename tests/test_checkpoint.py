@@ -13,7 +13,6 @@ from mindspore import Tensor
 
 from src.checkpoint import (
     CARD_KEY,
-    ModelCard,
     load_network,
     load_pretrained,
     load_weights,
@@ -21,11 +20,12 @@ from src.checkpoint import (
     save_checkpoint,
     weights_of,
 )
+from src.cli.errors import UserError
 from src.config import Dataset
-from src.dataset.transforms import Preprocessing
-from src.errors import UserError
+from src.dataset.preprocessing import Preprocessing
+from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
-from tests.test_training import tiny_run
+from tests.training.test_run import tiny_run
 
 SMALL = {"num_classes": 4, "version": "cifar", "base_e": 8, "incr_e": 8}
 # Names whose JSON is longer than its characters, and has characters of JSON's own.

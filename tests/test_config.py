@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.cli.errors import UserError
 from src.config import (
     DeviceConfig,
     EvalConfig,
@@ -27,10 +28,9 @@ from src.config import (
     reference,
     to_yaml,
 )
-from src.errors import UserError
 from src.lr_generator import LR_DECAY_MODES
 from src.squeezenet import BATCH_NORMS, BYPASSES, STEMS, VERSIONS, SqueezeNet
-from src.training import learning_rates
+from src.training.run import learning_rates
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = [field.name for kind in get_type_hints(TrainConfig).values() for field in dataclasses.fields(kind)]

@@ -14,14 +14,14 @@ from src import visualize
 from src.checkpoint import load_network
 from src.config import DataConfig, ExportConfig
 from src.dataset import evaluation_pipeline, open_source, preprocessing_of, training_pipeline
-from src.dataset.transforms import FITS, NORMALIZATIONS, Preprocessing, pixel_changes
-from src.evaluation import evaluate
-from src.exporting import export_checkpoint
-from src.inference import Classifier
+from src.dataset.preprocessing import FITS, NORMALIZATIONS, Preprocessing, pixel_changes
+from src.inference.classify import Classifier
+from src.inference.evaluation import evaluate
+from src.inference.export import export_checkpoint
 from src.input_layer import InputLayer, with_input_layer
-from src.training import prepare, train
+from src.training.run import prepare, train
 from tests.made_data import refusal, write_image_folder
-from tests.test_training import BRIEF, CPU, configuration
+from tests.training.test_run import BRIEF, CPU, configuration
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 

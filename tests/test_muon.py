@@ -6,11 +6,11 @@ import pytest
 from mindspore import Tensor
 
 from src.config import OptimizerConfig
-from src.finetuning import freeze
 from src.loss import CrossEntropy
 from src.muon import ITERATIONS, NEWTON_SCHULZ, orthogonalized
-from src.optimization import build_model
 from src.squeezenet import SqueezeNet
+from src.training.finetuning import freeze
+from src.training.model import build_model
 
 LAST = ("classifier.1.weight", "classifier.1.bias")
 

@@ -11,7 +11,7 @@ import pytest
 from src.checkpoint import load_network
 from src.config import DeviceConfig, EvalConfig, parse_train
 from src.dataset.cifar10 import open_cifar10
-from src.evaluation import evaluate_checkpoint
+from src.inference.evaluation import evaluate_checkpoint
 from src.summary import summarize, totals
 from tests.conftest import ROOT
 

@@ -10,7 +10,7 @@ import pytest
 from mindspore import Tensor
 
 from src import summary
-from src.errors import UserError
+from src.cli.errors import UserError
 from src.squeezenet import SqueezeNet
 from src.summary import check_image_size, summarize, table, totals
 

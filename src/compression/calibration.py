@@ -7,10 +7,10 @@ from typing import Iterator, Optional
 
 import numpy as np
 
-from src.checkpoint import ModelCard
 from src.compression.photographs import open_photographs
 from src.compression.synthetic import dead_leaves
 from src.dataset.source import Source
+from src.model_card import ModelCard
 
 IMAGES = 128
 

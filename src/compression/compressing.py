@@ -5,20 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from src.checkpoint import ModelCard, build_network, save_checkpoint
+from src.checkpoint import build_network, read_compressed, save_checkpoint
+from src.cli.errors import UserError
 from src.compression import int8
 from src.compression.config import CompressConfig, Compression
-from src.compression.fileformat import SUFFIX, decode, encode, pack
-from src.compression.layout import lay_out
 from src.compression.measuring import Measure, make_measure
-from src.compression.reading import read_compressed, read_weights
+from src.compression.reading import read_weights
 from src.compression.report import layer_rows, totals
 from src.compression.steps import Parameters, Steps, accuracy, pruned, shared
-from src.device import select_device
-from src.errors import UserError
-from src.exported import spec_path
+from src.devices.device import select_device
+from src.files.atomic import write_bytes, write_json
+from src.files.run_folder import check_run_folder, make_run_folder, output_folder
 from src.fold import fold_batch_norm
-from src.output import check_run_folder, make_run_folder, output_folder, write_bytes, write_json
+from src.inference.exported_model import spec_path
+from src.model_card import ModelCard
+from src.sqz.fileformat import SUFFIX, decode, encode, pack
+from src.sqz.layout import lay_out
 
 REPORT, CURVE = "report.json", "curve.json"
 HISTOGRAMS_PICTURE, BYTES_PICTURE, CURVE_PICTURE = "histograms.png", "bytes.png", "curve.png"

@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 from typing import List, Literal, NamedTuple, Optional, Union, get_type_hints
 
+from src.cli.errors import UserError
 from src.config import (
     Amount,
     Augmentation,
@@ -17,7 +18,6 @@ from src.config import (
     Share,
     parse,
 )
-from src.errors import UserError
 
 Bits = Literal[1, 2, 3, 4, 5, 6, 7, 8]
 

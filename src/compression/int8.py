@@ -10,14 +10,14 @@ from typing import Any, Callable, Iterable, Mapping, Optional
 
 import numpy as np
 
-from src.checkpoint import ModelCard
-from src.compression.fileformat import SUFFIX, decode, encode
 from src.compression.measuring import Measure
 from src.config import DeviceConfig, ExportConfig
-from src.exported import ExportedModel, digest, read_spec, spec_path
-from src.exporting import export_checkpoint
-from src.output import write_json
-from src.quiet import quiet, silent
+from src.devices.silence import quiet, silent
+from src.files.atomic import write_json
+from src.inference.export import export_checkpoint
+from src.inference.exported_model import ExportedModel, digest, read_spec, spec_path
+from src.model_card import ModelCard
+from src.sqz.fileformat import SUFFIX, decode, encode
 
 FLOAT32_ENDING, INT8_ENDING = ".onnx", ".int8.onnx"
 _ROUNDS = 30

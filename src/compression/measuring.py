@@ -7,14 +7,14 @@ from typing import Any, Callable, Mapping, Optional
 import mindspore as ms
 import numpy as np
 
-from src.checkpoint import ModelCard
+from src.cli.errors import UserError
 from src.compression.config import MeasureConfig
 from src.compression.photographs import Photographs, open_photographs
 from src.config import DataConfig
 from src.dataset import evaluation_pipeline, open_source
-from src.errors import UserError
-from src.evaluation import evaluate
-from src.metrics import Classification, Evaluation
+from src.inference.evaluation import evaluate
+from src.inference.metrics import Classification, Evaluation
+from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
 
 

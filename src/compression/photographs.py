@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from src.cli.errors import UserError
 from src.dataset.image_csv import labelled_rows
 from src.dataset.image_folder import image_files
 from src.dataset.source import FileSource
-from src.errors import UserError
 
 # The label of a photograph without one: it counts for agreement, not for accuracy.
 NO_LABEL = 0

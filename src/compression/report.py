@@ -6,10 +6,10 @@ from typing import Any, Mapping
 
 import numpy as np
 
-from src.compression.fileformat import root_levels
-from src.compression.layout import Layout
-from src.compression.rans import TOTAL
-from src.compression.tables import entropy_bits, frequencies_of, zigzag_differences
+from src.sqz.fileformat import root_levels
+from src.sqz.layout import Layout
+from src.sqz.rans import TOTAL
+from src.sqz.tables import entropy_bits, frequencies_of, zigzag_differences
 
 # AlexNet's float32 weights, as the SqueezeNet paper counts them (table 2).
 ALEXNET_BYTES = 240_000_000

@@ -12,19 +12,20 @@ import numpy as np
 from mindspore import Model, Parameter, Tensor, nn, ops
 from mindspore.train import Callback
 
-from src.checkpoint import ModelCard, weights_of
+from src.checkpoint import weights_of
+from src.cli.errors import UserError
 from src.compression.config import RetrainConfig
 from src.compression.prune import mask_by_sparsity
 from src.compression.share import rounded
 from src.config import DataConfig, OptimizerConfig
 from src.dataset import training_pipeline
 from src.dataset.source import Source
-from src.errors import UserError
 from src.fold import norm_scales
 from src.loss import CrossEntropy
 from src.lr_generator import get_lr
-from src.optimization import make_optimizer
+from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
+from src.training.model import make_optimizer
 
 # Share of the pruning epochs in which weights still go; in the rest the network recovers.
 _PRUNING_SHARE = 0.6

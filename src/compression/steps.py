@@ -6,10 +6,9 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 
 import numpy as np
 
-from src.checkpoint import ModelCard, build_network
+from src.checkpoint import build_network
 from src.compression.calibration import calibration_inputs
 from src.compression.config import Compression
-from src.compression.fileformat import encode
 from src.compression.measuring import Measure
 from src.compression.prune import prune, sparsities_for
 from src.compression.share import rounded, share
@@ -17,6 +16,8 @@ from src.config import DataConfig
 from src.dataset import open_source
 from src.dataset.source import Source
 from src.fold import fold_batch_norm
+from src.model_card import ModelCard
+from src.sqz.fileformat import encode
 
 # How much of what a layer's curvature says of single weights is believed. Made images leave many channels and most
 # classes without a signal. (On the published network 0.3 and 0.5 gave the least divergence of the tried ones.)

@@ -6,8 +6,8 @@ import dataclasses
 import re
 from typing import Literal, Optional
 
+from src.cli.errors import UserError
 from src.config import Padding, Side, parse
-from src.errors import UserError
 
 FromFormat = Literal["torchvision", "safetensors", "net", "npz", "caffemodel", "onnx"]
 ToFormat = Literal["torchvision", "safetensors", "npz"]

@@ -11,23 +11,24 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 import mindspore as ms
 import numpy as np
 
-from src.checkpoint import ModelCard, load_network, load_weights, save_checkpoint, weights_of
-from src.compression.reading import published_card, read_class_names
+from src.checkpoint import load_network, load_weights, save_checkpoint, weights_of
+from src.cli.errors import UserError
 from src.conversion.caffemodel import read_caffemodel
 from src.conversion.config import ConvertConfig
+from src.conversion.deep_compression import published_card, read_class_names, read_net
 from src.conversion.names import NAMINGS, parameters
 from src.conversion.npz import read_npz, write_npz
 from src.conversion.onnx_files import read_onnx
-from src.conversion.published import read_net
 from src.conversion.recognition import recognise
 from src.conversion.safetensors_files import read_safetensors, write_safetensors
 from src.conversion.source import Foreign
 from src.conversion.torch_files import read_torch, write_torch
 from src.dataset.imagenet_classes import imagenet_classes
+from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import IMAGENET_MEAN, IMAGENET_STD, printable
-from src.dataset.transforms import Preprocessing
-from src.errors import UserError
-from src.output import output_folder, write_bytes
+from src.files.atomic import write_bytes
+from src.files.run_folder import output_folder
+from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
 from src.summary import check_image_size
 

@@ -9,8 +9,9 @@ from typing import Mapping
 
 import numpy as np
 
-from src.checkpoint import CARD_KEY, ModelCard
+from src.checkpoint import CARD_KEY
 from src.conversion.source import Foreign, read_bytes, read_members, to_float32
+from src.model_card import ModelCard
 
 _ENDING = ".npy"
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

@@ -9,8 +9,9 @@ from typing import Mapping
 import numpy as np
 from safetensors.numpy import load, save
 
-from src.checkpoint import CARD_KEY, ModelCard
+from src.checkpoint import CARD_KEY
 from src.conversion.source import Foreign, read_bytes, to_float32
+from src.model_card import ModelCard
 
 _LENGTH = 8  # Bytes of the header's length, before the header, which is JSON.
 

@@ -9,8 +9,8 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
-from src.checkpoint import ModelCard
-from src.errors import UserError
+from src.cli.errors import UserError
+from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
 
 # Far above any SqueezeNet (that of ImageNet-21k has 48 MB), and a typing error or a bomb cannot take all memory.

@@ -15,9 +15,9 @@ from typing import Any, Callable, Mapping, NamedTuple
 
 import numpy as np
 
-from src import pickles
-from src.checkpoint import ModelCard
 from src.conversion.source import MAX_BYTES, Foreign, read_bytes, read_members, to_float32
+from src.files import pickles
+from src.model_card import ModelCard
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # Of the files before torch 1.6.
 _ZIP = b"PK\x03\x04"

@@ -9,20 +9,20 @@ from typing import Callable
 import mindspore.dataset as ds
 import numpy as np
 
+from src.cli.errors import UserError
 from src.config import OWN_VALIDATION, DataConfig
 from src.dataset import cifar10, cifar10_binary, mixing
 from src.dataset.cifar10 import open_cifar10
 from src.dataset.cifar10_binary import open_cifar10_binary
 from src.dataset.digits import open_digits
 from src.dataset.download import download, unpacked
-from src.dataset.epochs import Batches, Epochs, EvaluationPixels, EvaluationRows, Steps, TrainingPixels, TrainingRows
 from src.dataset.image_csv import open_image_csv
 from src.dataset.image_folder import open_image_folder
 from src.dataset.imagenet import open_imagenet
 from src.dataset.mindrecord import open_mindrecord
+from src.dataset.preprocessing import Drawn, Preprocessing, evaluation_transforms, pixel_changes, training_stages
+from src.dataset.sampling import Batches, Epochs, EvaluationPixels, EvaluationRows, Steps, TrainingPixels, TrainingRows
 from src.dataset.source import Source, Subset, split_by_class
-from src.dataset.transforms import Drawn, Preprocessing, evaluation_transforms, pixel_changes, training_stages
-from src.errors import UserError
 
 MAX_WORKERS = 8
 _DOWNLOADS = {

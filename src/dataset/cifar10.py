@@ -11,10 +11,10 @@ from typing import Any, Iterable
 
 import numpy as np
 
-from src import pickles
+from src.cli.errors import UserError
 from src.dataset.download import Archive
 from src.dataset.source import ArraySource, printable
-from src.errors import UserError
+from src.files import pickles
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Of the training images; the values that the MindSpore tutorial and most others use.

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from src.cli.errors import UserError
 from src.dataset.cifar10 import CLASSES, MEAN, SPLITS, STD, check_labels, require_files
 from src.dataset.download import Archive
 from src.dataset.source import ArraySource
-from src.errors import UserError
 
 FOLDER = "cifar-10-batches-bin"
 ARCHIVE = Archive(

@@ -22,9 +22,9 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO, Iterator, NamedTuple, NoReturn
 
+from src.cli.errors import UserError
 from src.dataset.source import printable
-from src.errors import UserError
-from src.output import make_folder
+from src.files.run_folder import make_folder
 
 TIMEOUT_SECONDS = 30
 # Connections in a row that bring nothing before a download is given up, and the pause after the first of them.

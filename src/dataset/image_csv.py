@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Iterator
 
+from src.cli.errors import UserError
 from src.dataset.image_folder import class_folders, open_image_folder
 from src.dataset.source import FileSource, printable
-from src.errors import UserError
 
 
 def open_image_csv(path: Path, split: str, columns: tuple[str, str]) -> FileSource:

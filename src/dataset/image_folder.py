@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Iterable, Iterator
 
+from src.cli.errors import UserError
 from src.dataset.source import IMAGE_SUFFIXES, FileSource, printable
-from src.errors import UserError
 
 
 def open_image_folder(path: Path, split: str) -> FileSource:

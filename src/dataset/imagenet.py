@@ -14,11 +14,11 @@ import os
 import re
 from pathlib import Path
 
+from src.cli.errors import UserError
 from src.dataset.image_csv import labelled_rows
 from src.dataset.image_folder import class_folders, image_files, warn_of_missing_classes, without_images
 from src.dataset.imagenet_classes import imagenet_classes
 from src.dataset.source import FileSource, printable
-from src.errors import UserError
 
 GROUND_TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 KAGGLE_COLUMNS = ("ImageId", "PredictionString")

@@ -24,10 +24,10 @@ from typing import Iterator
 
 import numpy as np
 
+from src.cli.errors import UserError
 from src.config import DataConfig, MindRecordConfig
 from src.dataset.source import IMAGENET_MEAN, IMAGENET_STD, FileSource, Source, load_image, printable
-from src.errors import UserError
-from src.output import sync_folder, write_json
+from src.files.atomic import sync_folder, write_json
 
 DESCRIPTION, SUFFIX, INDEX_SUFFIX = "dataset.json", ".mindrecord", ".db"
 SCHEMA = {"image": {"type": "bytes"}, "name": {"type": "bytes"}, "label": {"type": "int32"}}

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from mindspore.dataset import vision
 
-from src.quiet import quiet
+from src.devices.silence import quiet
 
 for _old in ("c_transforms", "py_transforms"):
     sys.modules.setdefault(f"mindspore.dataset.vision.{_old}", vision)

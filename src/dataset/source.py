@@ -10,7 +10,7 @@ from typing import BinaryIO, Iterable, Sequence
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from src.errors import UserError
+from src.cli.errors import UserError
 
 # The mean and standard deviation of ImageNet's RGB channels scaled to 0-1, as torchvision and the model zoo use them.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

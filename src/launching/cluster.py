@@ -15,7 +15,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from src.errors import UserError
+from src.cli.errors import UserError
 from src.launching.nodes import listen
 
 CPU_WORKERS = 2

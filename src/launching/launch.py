@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from src.errors import UserError, run
+from src.cli.errors import UserError, run
 from src.launching.cluster import CLUSTER_PORT, VISIBLE, Cluster, plan
 from src.launching.nodes import Alone, Master, Member
 from src.launching.processes import SCHEDULER, Processes

@@ -20,7 +20,7 @@ from typing import Union
 
 import psutil
 
-from src.errors import UserError
+from src.cli.errors import UserError
 
 SCHEDULER = "scheduler"
 Role = Union[int, str]  # A worker's rank, or SCHEDULER.

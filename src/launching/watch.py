@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from src.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR
+from src.cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR
 from src.launching.nodes import Alone
 from src.launching.processes import SCHEDULER, Processes, Role
 
@@ -285,7 +285,7 @@ def described(status: int) -> str:
 
 
 def _mistake(log: Path) -> str | None:
-    """Return what a program said of the user's mistake, which is one line (src.errors.run)."""
+    """Return what a program said of the user's mistake, which is one line (src.cli.errors.run)."""
     said = [line for line in _tail(log) if line.startswith("error: ")]
     return said[-1][len("error: ") :] if said else None
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from src.compression.allocate import Curvature, allocate, codebook_at, descend
-from src.compression.fileformat import encode
 from src.compression.prune import prune, sparsities_for
 from src.compression.share import histogram
+from src.sqz.fileformat import encode
 
 
 @pytest.fixture(scope="module")

@@ -14,17 +14,17 @@ import onnx
 import pytest
 from PIL import Image
 
-from src.checkpoint import ModelCard, load_network, save_checkpoint
+from src.checkpoint import load_network, read_compressed, save_checkpoint
+from src.cli.errors import UserError
 from src.compression.compressing import compress, decompress, missed
 from src.compression.config import CompressConfig, Compression, MeasureConfig, RetrainConfig, parse_compress
-from src.compression.fileformat import decode
-from src.compression.reading import read_compressed
 from src.compression.share import rounded
 from src.config import DeviceConfig
-from src.dataset.transforms import Preprocessing
-from src.errors import UserError
-from src.exported import ExportedModel, read_spec
+from src.dataset.preprocessing import Preprocessing
 from src.fold import fold_batch_norm
+from src.inference.exported_model import ExportedModel, read_spec
+from src.model_card import ModelCard
+from src.sqz.fileformat import decode
 from tests.conftest import ROOT
 
 ON_CPU = ("--device_target", "CPU")

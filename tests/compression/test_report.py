@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from src.compression.fileformat import encode, pack
-from src.compression.layout import lay_out
 from src.compression.prune import prune
 from src.compression.report import ALEXNET_BYTES, layer_rows, table, totals
 from src.compression.share import share
+from src.sqz.fileformat import encode, pack
+from src.sqz.layout import lay_out
 
 
 @pytest.fixture(scope="module")

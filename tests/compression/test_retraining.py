@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.checkpoint import ModelCard, weights_of
+from src.checkpoint import weights_of
 from src.compression.config import RetrainConfig
 from src.compression.prune import prune
 from src.compression.retraining import ConstrainedStep, GradualPruning, Retraining, one_value_a_code
@@ -13,7 +13,8 @@ from src.compression.share import share
 from src.config import DataConfig, OptimizerConfig
 from src.dataset import open_source, preprocessing_of
 from src.fold import fold_batch_norm
-from src.optimization import make_optimizer
+from src.model_card import ModelCard
+from src.training.model import make_optimizer
 from tests.made_data import refusal
 
 NAME = "weight"

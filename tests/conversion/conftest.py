@@ -29,11 +29,12 @@ def config(file_format: str, file: Path, **others) -> ConvertConfig:
 @pytest.fixture(scope="session")
 def small_onnx(tmp_path_factory) -> SimpleNamespace:
     """Paths of a small net with simple bypass, which rounds up, and of its ONNX export, without the specification."""
-    from src.checkpoint import ModelCard, save_checkpoint
+    from src.checkpoint import save_checkpoint
     from src.config import DeviceConfig, ExportConfig
-    from src.dataset.transforms import Preprocessing
-    from src.exported import spec_path
-    from src.exporting import export_checkpoint
+    from src.dataset.preprocessing import Preprocessing
+    from src.inference.export import export_checkpoint
+    from src.inference.exported_model import spec_path
+    from src.model_card import ModelCard
     from src.squeezenet import SqueezeNet
 
     folder = tmp_path_factory.mktemp("onnx")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from src.checkpoint import load_network, weights_of
-from src.compression.published import read_published
 from src.conversion.converting import FORMATS, convert, import_network
+from src.conversion.deep_compression import read_published
 from src.conversion.npz import write_npz
 from src.conversion.safetensors_files import read_safetensors
 from tests.conversion.conftest import SMALL, config, random_tensors
@@ -45,8 +45,9 @@ def equal(first, second) -> bool:
     ],
 )
 def test_a_checkpoint_comes_back_bit_for_bit_from_every_format_that_is_written(tmp_path, model):
-    from src.checkpoint import ModelCard, save_checkpoint
-    from src.dataset.transforms import Preprocessing
+    from src.checkpoint import save_checkpoint
+    from src.dataset.preprocessing import Preprocessing
+    from src.model_card import ModelCard
     from src.squeezenet import SqueezeNet
 
     preprocessing = Preprocessing(32, "resize", "dataset", (0.5,) * 3, (0.25,) * 3)
@@ -145,9 +146,9 @@ def test_a_header_of_numpy_that_asks_for_more_than_is_there_is_refused(tmp_path)
 
 
 def test_damaged_safetensors_and_huge_headers_are_refused(tmp_path):
-    from src.checkpoint import ModelCard
     from src.conversion.safetensors_files import write_safetensors
-    from src.dataset.transforms import Preprocessing
+    from src.dataset.preprocessing import Preprocessing
+    from src.model_card import ModelCard
 
     card = ModelCard(SMALL, ["a"] * 10, Preprocessing(32, "resize", "dataset", (0.5,) * 3, (0.5,) * 3), "digits", 0.0)
     whole, path = write_safetensors(random_tensors(SMALL, "torchvision"), card), tmp_path / "net.safetensors"
@@ -210,8 +211,8 @@ def test_arguments_that_do_not_fit_are_one_line(tmp_path):
 
 
 def test_cards_in_npz_files_are_read(tmp_path):
-    from src.checkpoint import ModelCard
-    from src.dataset.transforms import Preprocessing
+    from src.dataset.preprocessing import Preprocessing
+    from src.model_card import ModelCard
 
     card = ModelCard(SMALL, ["a"] * 10, Preprocessing(32, "resize", "dataset", (0.5,) * 3, (0.5,) * 3), "digits", 0.0)
     (tmp_path / "net.npz").write_bytes(write_npz(random_tensors(SMALL, "caffe"), card))

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from src.cli.errors import user_error_within
 from src.config import DataConfig
 from src.dataset import open_source, preprocessing_of, splits, training_pipeline
 from src.dataset.imagenet_classes import imagenet_classes
-from src.errors import user_error_within
 from tests.made_data import read_all, refusal
 
 CLASSES = imagenet_classes()

@@ -5,8 +5,8 @@ from scipy import stats
 from src.config import DataConfig
 from src.dataset import training_pipeline
 from src.dataset.mixing import Mixing
+from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import ArraySource
-from src.dataset.transforms import Preprocessing
 from tests.made_data import read_all
 
 IMAGES, CLASSES, SIDE = 400, 10, 16

@@ -5,7 +5,7 @@ import pytest
 from mindspore.dataset import vision
 from PIL import Image
 
-from src import errors
+from src.cli import errors
 from src.config import DataConfig
 from src.dataset import (
     cifar10_binary,
@@ -17,8 +17,8 @@ from src.dataset import (
     training_pipeline,
 )
 from src.dataset.cifar10 import MEAN, STD
+from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import ArraySource
-from src.dataset.transforms import Preprocessing
 from tests.made_data import (
     by_class,
     read_all,

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src import errors
+from src.cli import errors
 from src.dataset import evaluation_pipeline
+from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import ArraySource, FileSource, Subset, load_image, printable, split_by_class
-from src.dataset.transforms import Preprocessing
 from tests.made_data import read_all, refusal
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (6, 5, 3)).astype(np.uint8)

@@ -23,7 +23,7 @@ from typing import Callable, Iterator
 
 import pytest
 
-from src.errors import run
+from src.cli.errors import run
 
 
 class Faults:
@@ -98,7 +98,7 @@ def program(monkeypatch) -> Callable:
     It returns returncode, stdout and stderr. A bug is raised as it is.
     """
 
-    monkeypatch.setattr("src.interruption.watch", lambda: None)  # It is for the rest of a process.
+    monkeypatch.setattr("src.cli.signals.watch", lambda: None)  # It is for the rest of a process.
 
     def in_process(name: str, *arguments) -> SimpleNamespace:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
@@ -118,10 +118,11 @@ def program(monkeypatch) -> Callable:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> SimpleNamespace:
     """Paths of a checkpoint with random weights, for images of 16x16, and of its exports: ckpt, mindir, onnx."""
-    from src.checkpoint import ModelCard, save_checkpoint
+    from src.checkpoint import save_checkpoint
     from src.config import DeviceConfig, ExportConfig
-    from src.dataset.transforms import Preprocessing
-    from src.exporting import export_checkpoint
+    from src.dataset.preprocessing import Preprocessing
+    from src.inference.export import export_checkpoint
+    from src.model_card import ModelCard
     from src.squeezenet import SqueezeNet
 
     folder = tmp_path_factory.mktemp("models")

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.checkpoint import ModelCard, load_network, load_pretrained, read_checkpoint, read_json, save_checkpoint
-from src.dataset.transforms import Preprocessing
-from src.errors import UserError
-from src.resume import STATE_KEY, read_saved
+from src.checkpoint import load_network, load_pretrained, read_checkpoint, read_json, save_checkpoint
+from src.cli.errors import UserError
+from src.dataset.preprocessing import Preprocessing
+from src.model_card import ModelCard
+from src.training.resume import STATE_KEY, read_saved
 from tests.conftest import ROOT
 
 MODEL = {"num_classes": 4, "version": "cifar", "base_e": 8, "incr_e": 8}

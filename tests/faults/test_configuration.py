@@ -15,10 +15,10 @@ from tests.faults.conftest import one_line_error
 CASES = 250  # For each of the four programs.
 # Where each program goes to work when its configuration is sound, and what it gets there.
 WORK = {
-    "train": ("src.training.train", list(get_type_hints(TrainConfig).values())),
-    "eval": ("src.evaluation.evaluate_checkpoint", [EvalConfig, DeviceConfig]),
-    "infer": ("src.inference.infer", [InferConfig, DeviceConfig]),
-    "export": ("src.exporting.export_checkpoint", [ExportConfig, DeviceConfig]),
+    "train": ("src.training.run.train", list(get_type_hints(TrainConfig).values())),
+    "eval": ("src.inference.evaluation.evaluate_checkpoint", [EvalConfig, DeviceConfig]),
+    "infer": ("src.inference.classify.infer", [InferConfig, DeviceConfig]),
+    "export": ("src.inference.export.export_checkpoint", [ExportConfig, DeviceConfig]),
 }
 NASTY = st.sampled_from(
     [

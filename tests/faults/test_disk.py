@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from src.checkpoint import load_network
-from src.resume import read_saved
+from src.training.resume import read_saved
 from tests.conftest import ROOT
 from tests.faults.test_resume import SMALL
 

@@ -219,7 +219,7 @@ def test_decompression_bombs_are_named_without_taking_memory(faults, tmp_path):
         "import json, re, resource, sys\n"
         "from pathlib import Path\n"
         "from src.dataset.source import load_image\n"
-        "from src.errors import UserError\n"
+        "from src.cli.errors import UserError\n"
         f"limit = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + {4 * MEMORY}\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
         "memory = lambda key: int(re.search(key + r':\\s*(\\d+)', open('/proc/self/status').read())[1]) << 10\n"

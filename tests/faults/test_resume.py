@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from src import interruption, visualize
+from src import visualize
 from src.checkpoint import read_checkpoint
+from src.cli import signals as interruption
+from src.cli.errors import UserError
+from src.cli.signals import Interrupted
 from src.config import with_keys
-from src.errors import UserError
-from src.interruption import Interrupted
-from src.training import train
+from src.training.run import train
 from tests.conftest import ROOT
-from tests.test_training import configuration, metrics_rows
+from tests.training.test_run import configuration, metrics_rows
 
 # 4 steps an epoch, 3 epochs, on 64 of scikit-learn's digits.
 SMALL = {
@@ -59,7 +60,7 @@ def no_pictures(monkeypatch):
 
 def stop_at(monkeypatch, step: int | None) -> None:
     """Have a SIGTERM come during a step, or none."""
-    from src.resume import Checkpoints
+    from src.training.resume import Checkpoints
 
     seen = {"step": 0}
     original = Checkpoints.on_train_step_end
@@ -269,14 +270,14 @@ def test_checkpoints_of_another_run_in_the_folder_are_refused(copy, tmp_path):
 
 
 def test_another_number_of_devices_goes_on_from_an_epochs_end(stopped):
-    from src.resume import newest
+    from src.training.resume import newest
 
     assert newest(stopped / "checkpoints", 1)[0].state.step == 6
     assert newest(stopped / "checkpoints", 2)[0].state.step == 4
 
 
 def test_of_the_checkpoints_the_newest_of_an_epochs_end_always_stays(tmp_path):
-    from src.resume import Checkpoints
+    from src.training.resume import Checkpoints
 
     folder = tmp_path / "run"
     train(

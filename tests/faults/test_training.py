@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from src import training, visualize
-from src.callbacks import NonFinite
+from src import visualize
 from src.checkpoint import load_network
-from src.errors import UserError
-from src.job import ALONE
-from src.resume import Checkpoints, read_saved
-from src.training import train
-from src.writing import Writing
+from src.cli.errors import UserError
+from src.devices.processes import ALONE
+from src.training.callbacks import NonFinite
+from src.training.resume import Checkpoints, read_saved
+from src.training.run import run as training
+from src.training.run import train
+from src.training.write_failures import Writing
 from tests.conftest import ROOT
 from tests.faults.test_resume import SMALL
-from tests.test_training import configuration, metrics_rows
+from tests.training.test_run import configuration, metrics_rows
 
 
 @pytest.fixture(autouse=True)
@@ -128,9 +129,9 @@ GROWTH = """
     import src
     import psutil
     from src import visualize
-    from src.callbacks import Steps
-    from src.training import train
-    from tests.test_training import configuration
+    from src.training.callbacks import Steps
+    from src.training.run import train
+    from tests.training.test_run import configuration
 
     visualize._save = lambda figure, path: None
     process, seen = psutil.Process(), {}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from src.checkpoint import ModelCard
 from src.conversion.converting import FORMATS, import_network
-from src.dataset.transforms import Preprocessing
+from src.dataset.preprocessing import Preprocessing
+from src.model_card import ModelCard
 from tests.conversion.conftest import SMALL, config, random_tensors
 from tests.conversion.test_caffemodel import MODEL, caffemodel
 from tests.made_data import refusal

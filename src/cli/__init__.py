@@ -1,0 +1,1 @@
+"""Command lines: errors of one line, flags, and signals."""

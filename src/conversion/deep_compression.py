@@ -1,0 +1,130 @@
+"""The authors' compressed SqueezeNet (https://github.com/songhan/SqueezeNet-Deep-Compression), read as it is.
+
+The file `compressed_SqueezeNet.net` has no header but 26 numbers, and neither names nor shapes: the network has to be
+known. It is v1.0 for ImageNet's 1000 classes with a padded last convolution, and takes Caffe's input: BGR from 0 to
+255 less a mean.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from src.cli.errors import UserError
+from src.conversion import names
+from src.conversion.source import Foreign, read_bytes
+from src.dataset.preprocessing import Preprocessing
+from src.model_card import ModelCard
+
+SUFFIX = ".net"
+CLASSES = 1000
+# SqueezeNet's arguments for the network of the authors' deploy.prototxt.
+MODEL = {"num_classes": CLASSES, "version": "1_0", "classifier_padding": 1}
+IMAGE_SIZE = 227
+# Mean of ImageNet's RGB channels from 0 to 255, as the authors subtract it.
+MEAN = (123.0, 117.0, 104.0)
+_SLOTS = 256  # Values of a codebook: codes have 8 bits.
+
+
+class Layer(NamedTuple):
+    """A convolution in the file: its name in SqueezeNet, and the shape of its weights."""
+
+    name: str
+    shape: tuple[int, int, int, int]
+
+
+def layers() -> list[Layer]:
+    """Return the 26 convolutions in the file's order, which is the network's."""
+    return [Layer(convolution.layer, convolution.shape) for convolution in names.convolutions(**MODEL)]
+
+
+def read_published(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the weights and biases, float32, by their names in SqueezeNet, in the file's order.
+
+    They are the file's bit for bit, but for the order of the first convolution's input channels, which is turned
+    from BGR to RGB. Raises UserError for a file that is not this one's kind.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read it ({error.strerror})") from None
+    parameters = decode_published(data, path)
+    first = layers()[0].name + ".weight"
+    parameters[first] = np.ascontiguousarray(parameters[first][:, ::-1])
+    return parameters
+
+
+def decode_published(data: bytes, path: str | Path) -> dict[str, np.ndarray]:
+    """Return what a file holds, the first convolution's channels in BGR. `path` is for messages."""
+    convolutions = layers()
+    header = 4 * len(convolutions)
+    if len(data) < header:
+        raise UserError(f"{path}: {len(data)} bytes are too few for the published SqueezeNet; download it again")
+    entries = np.frombuffer(data, "<u4", len(convolutions)).tolist()
+    for layer, count in zip(convolutions, entries):
+        if count > np.prod(layer.shape):
+            raise UserError(f"{path}: not the published SqueezeNet: {count:,} entries in {layer.name} are too many")
+    sizes = [4 * _SLOTS + 4 * layer.shape[0] + n + (n + 1) // 2 for layer, n in zip(convolutions, entries)]
+    if header + sum(sizes) != len(data):
+        raise UserError(
+            f"{path}: not the published SqueezeNet, or cut off: it has {len(data):,} bytes and its header asks for "
+            f"{header + sum(sizes):,}; download it again"
+        )
+    parameters, begin = {}, header
+    for layer, count, size in zip(convolutions, entries, sizes):
+        weights, bias = _block(data[begin : begin + size], layer, count, path)
+        parameters[f"{layer.name}.weight"], parameters[f"{layer.name}.bias"] = weights, bias
+        begin += size
+    return parameters
+
+
+def _block(block: bytes, layer: Layer, count: int, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights and bias of a layer: codebook, bias, a code for each entry, and gaps of 4 bits between entries."""
+    outputs = layer.shape[0]
+    codebook = np.frombuffer(block, "<f4", _SLOTS)
+    bias = np.frombuffer(block, "<f4", outputs, 4 * _SLOTS)
+    codes = np.frombuffer(block, np.uint8, count, 4 * (_SLOTS + outputs))
+    packed = np.frombuffer(block, np.uint8, (count + 1) // 2, 4 * (_SLOTS + outputs) + count)
+    # The even entry's gap is the low half of a byte; after an odd number of entries the last high half is spare.
+    gaps = np.stack([packed & 15, packed >> 4], axis=1).ravel()[:count].astype(np.int64)
+    positions = np.cumsum(gaps + 1) - 1
+    if count and positions[-1] >= np.prod(layer.shape):
+        raise UserError(f"{path}: damaged: a weight of {layer.name} lies outside the layer; download it again")
+    if codebook[0] != 0 or not (np.isfinite(codebook).all() and np.isfinite(bias).all()):
+        raise UserError(f"{path}: damaged: the values of {layer.name} cannot be right; download it again")
+    weights = np.zeros(layer.shape, np.float32)
+    weights.reshape(-1)[positions] = codebook[codes]
+    return weights, bias.copy()
+
+
+def read_net(path: Path) -> Foreign:
+    """Return the weights of a file by their names in Caffe, and what is known of the one network that it can hold."""
+    decoded = decode_published(read_bytes(path), path)
+    return Foreign({p.name: decoded[p.own] for p in names.parameters(MODEL, names.NAMINGS["caffe"])}, MODEL)
+
+
+def published_card(classes: str | None = None) -> ModelCard:
+    """Return the card of the authors' network: Caffe's input is 255 times an image from 0 to 1, less a mean."""
+    names = read_class_names(classes, CLASSES) if classes else [str(i) for i in range(CLASSES)]
+    preprocessing = Preprocessing(
+        image_size=IMAGE_SIZE,
+        fit="center_crop",
+        normalize="dataset",
+        mean=tuple(mean / 255 for mean in MEAN),
+        std=(1 / 255,) * 3,
+        resizer="pillow",
+    )
+    return ModelCard(dict(MODEL), names, preprocessing, dataset="image_folder", val_split=0.0)
+
+
+def read_class_names(path: str, count: int) -> list[str]:
+    """Return the lines of a text file, one for each class. Raises UserError when there are not so many."""
+    try:
+        names = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{path}: cannot read the class names ({error})") from None
+    if len(names) != count:
+        raise UserError(f"{path}: {len(names)} lines; the network has {count} classes")
+    return names

@@ -1,0 +1,176 @@
+"""Which images a training step sees: drawn from the seed and the epoch, so that any step can be gone to directly."""
+
+from __future__ import annotations
+
+import sys
+from typing import Callable, Iterable, Iterator, Sequence
+
+import mindspore.dataset as ds
+import numpy as np
+
+from src.cli.errors import UserError
+from src.dataset.preprocessing import Drawn, Preprocessing
+from src.dataset.source import Source
+
+
+class Epochs(ds.Sampler):
+    """Every epoch another permutation of the images, cut into global batches and those into the devices' shares.
+
+    images: how many there are; the remainder of a permutation that fills no global batch is left out of that epoch.
+    batch_size: images a step on each device.
+    num_shards, shard_id: devices, and which of them this is. All together see the images that one device with
+        num_shards * batch_size would, step by step.
+    seed: of the permutations.
+    epoch, step: where to start, epochs done before and steps done in the next one; the data set is over at the
+        end of that epoch unless step is 0.
+
+    It yields *draws*: epoch * images + index, the number of an image within the whole training.
+    """
+
+    def __init__(
+        self, images: int, batch_size: int, num_shards: int, shard_id: int, seed: int, epoch: int = 0, step: int = 0
+    ):
+        self.images, self.seed, self.epoch = images, seed, epoch
+        self.part = slice(shard_id * batch_size, (shard_id + 1) * batch_size)
+        self.global_batch, self.step = batch_size * num_shards, step
+        self.steps = images // self.global_batch
+        super().__init__((self.steps - step) * batch_size)
+
+    def draws(self, epoch: int) -> np.ndarray:
+        """Return the draws of this device in an epoch, (steps, batch_size) int64."""
+        # RandomState's numbers are the same in every version of numpy.
+        order = np.random.RandomState([self.seed, epoch]).permutation(self.images)
+        batches = order[: self.steps * self.global_batch].reshape(-1, self.global_batch)
+        return epoch * self.images + batches[:, self.part].astype(np.int64)
+
+    def __iter__(self) -> Iterator[int]:
+        draws = self.draws(self.epoch)[self.step :]
+        self.epoch += 1
+        return iter(draws.ravel().tolist())
+
+
+class Steps(ds.Sampler):
+    """The steps of Epochs, for rows that are whole batches: numbers within the training, epoch * steps + step."""
+
+    def __init__(self, order: Epochs):
+        self.order = order
+        self._epoch, self._draws = -1, None
+        super().__init__(order.steps - order.step)
+
+    def draws(self, number: int) -> np.ndarray:
+        """Return the draws of a step, (batch_size,) int64."""
+        epoch, step = divmod(int(number), self.order.steps)
+        if epoch != self._epoch:
+            self._epoch, self._draws = epoch, self.order.draws(epoch)
+        return self._draws[step]
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.order.epoch * self.order.steps
+        self.order.epoch += 1
+        return iter(range(first + self.order.step, first + self.order.steps))
+
+
+class TrainingRows:
+    """The images of a source for Epochs: rows of image (H, W, 3) uint8, label and draw.
+
+    limit: how many images may be unreadable. Each is named once on stderr, and the next one taken in its place.
+
+    Raises UserError beyond the limit.
+    """
+
+    def __init__(self, source: Source, preprocessing: Preprocessing, rows: int, limit: int):
+        self.source, self.preprocessing, self.rows = source, preprocessing, rows
+        self.limit = min(limit, len(source) - 1)  # One has to be left to take in another's place.
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, draw: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        index = int(draw) % len(self.source)
+        image = readable_image(self.source, index, self.limit)
+        while image is None:
+            index = (index + 1) % len(self.source)
+            image = readable_image(self.source, index, self.limit)
+        # With numpy 2, MindSpore takes a number only as a zero-dimensional array, not as a scalar.
+        return self.preprocessing.to_scale(image), np.asarray(self.source.labels[index]), np.asarray(draw, np.int64)
+
+
+class TrainingPixels(TrainingRows):
+    """The same for a graph that makes the network's input itself: rows of pixels changed at random, label and draw."""
+
+    def __init__(self, source: Source, preprocessing: Preprocessing, rows: int, limit: int, changes: Sequence[Drawn]):
+        super().__init__(source, preprocessing, rows, limit)
+        self.changes = changes
+
+    def __getitem__(self, draw: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        image, label, draw = super().__getitem__(draw)
+        if not any(change.name == "crop" for change in self.changes):
+            image = self.preprocessing.pixels(image)
+        for change in self.changes:
+            image, _ = change(image, draw)
+        return image, label, draw
+
+
+class EvaluationRows:
+    """The images of a source in their order: rows of image (H, W, 3) uint8 and label.
+
+    An image that cannot be read is black, with UNREADABLE as its label. limit: see TrainingRows.
+    """
+
+    UNREADABLE = -1
+
+    def __init__(self, source: Source, preprocessing: Preprocessing, limit: int):
+        self.source, self.preprocessing, self.limit = source, preprocessing, limit
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image, label = readable_image(self.source, int(index), self.limit), self.source.labels[index]
+        if image is None:
+            side = self.preprocessing.side
+            image, label = np.zeros((side, side, 3), np.uint8), np.int32(self.UNREADABLE)
+        return self.preprocessing.to_scale(image), np.asarray(label)
+
+
+class EvaluationPixels(EvaluationRows):
+    """The same for a graph that makes the network's input itself."""
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image, label = super().__getitem__(index)
+        return self.preprocessing.pixels(image), label
+
+
+class Batches:
+    """Rows of pixels in batches, made in the one thread that reads them from memory.
+
+    As rows of MindSpore's pipeline, with operators that are called from other threads, small images would cost several
+    times what is done to them.
+
+    rows: TrainingPixels or EvaluationPixels.
+    members: returns the rows of a batch, by its number.
+    count: batches an epoch.
+    """
+
+    def __init__(self, rows, members: Callable[[int], Iterable[int]], count: int):
+        self.rows, self.members, self.count = rows, members, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, ...]:
+        return tuple(np.stack(column) for column in zip(*(self.rows[row] for row in self.members(int(number)))))
+
+
+def readable_image(source: Source, index: int, limit: int) -> np.ndarray | None:
+    """Return an image, or None with a warning when it cannot be read, and note that in source.broken."""
+    if index in source.broken:
+        return None
+    try:
+        return source.image(index)
+    except UserError as error:
+        if len(source.broken) >= limit:
+            raise
+        source.broken.add(index)
+        print(f"warning: image left out: {error}", file=sys.stderr, flush=True)
+        return None

@@ -1,0 +1,139 @@
+"""The processes that train together, one on each device: which of them this is, and what they tell one another."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore.communication import get_group_size, get_rank, init
+
+from src.cli.errors import UserError
+
+
+def is_worker() -> bool:
+    """Return whether this process was started as one of a job (by msrun, see src/launching)."""
+    return os.environ.get("MS_ROLE") == "MS_WORKER" or "RANK_TABLE_FILE" in os.environ
+
+
+def serve_as_scheduler() -> None:
+    """Where msrun has started this process as the job's scheduler: let the workers find one another, and exit.
+
+    msrun runs the same program for it as for the workers.
+    """
+    if os.environ.get("MS_ROLE") == "MS_SCHED":
+        ms.set_device("CPU")
+        init()  # Returns when all workers have left.
+        sys.exit(0)
+
+
+def local_device() -> int:
+    """Return which of its host's devices a worker has."""
+    return int(os.environ.get("DEVICE_ID", 0))
+
+
+class Job:
+    """All processes of a training, this one having `rank` 0 to size - 1; size 1 for a training on one device.
+
+    Every process has to call sum, mean, gathered and file alike, and they return the same to all.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1):
+        self.rank, self.size = rank, size
+        self._copies: list[tempfile.TemporaryDirectory] = []  # Removed when the process ends.
+
+    @classmethod
+    def join(cls) -> Job:
+        """Meet the other processes, when there are some, and set data parallelism. After the device is set."""
+        if not is_worker():
+            return cls()
+        init()
+        job = cls(get_rank(), get_group_size())
+        if job.size > 1:
+            # The mean, not the sum, of the gradients: a step is that of one device with the whole batch.
+            ms.set_auto_parallel_context(
+                parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=job.size
+            )
+        return job
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes the run's folder."""
+        return self.rank == 0
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Return the sum of the processes' arrays of equal shape, float32."""
+        values = np.asarray(values, np.float32)
+        if self.size == 1:
+            return values
+        return ops.AllReduce()(Tensor(values)).asnumpy()
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Return the mean of the processes' arrays of equal shape, float32."""
+        return self.sum(values) / np.float32(self.size)
+
+    def gathered(self, values: np.ndarray) -> np.ndarray:
+        """Return the processes' arrays of equal shape as (size, ...), float32."""
+        # A sum with zeros is exact, and the one collective that there is on every device.
+        everyones = np.zeros((self.size, *np.shape(values)), np.float32)
+        everyones[self.rank] = values
+        return self.sum(everyones)
+
+    def file(self, path: str | Path) -> Path:
+        """Return a file of the leading process for reading: on other hosts its copy, which goes with the process.
+
+        Raises UserError, on all processes, for a file that the leading one cannot read.
+        """
+        if self.size == 1:
+            return Path(path)
+        content, reason = b"", None
+        if self.leads:
+            try:
+                content = Path(path).read_bytes()
+            except OSError as error:
+                reason = error.strerror
+        # 24 bits are what a float32 holds exactly.
+        low, high, unreadable = self.sum(np.array([len(content) % 2**24, len(content) // 2**24, reason is not None]))
+        if unreadable:
+            raise UserError(f"{path}: cannot be read ({reason or 'the leading process says why'})")
+        length = int(low) + int(high) * 2**24
+        if length:
+            values = np.frombuffer(content, np.uint8) if self.leads else np.zeros(length)
+            content = self.sum(values).astype(np.uint8).tobytes()
+        if self.leads:
+            return Path(path)
+        self._copies.append(tempfile.TemporaryDirectory(prefix="squeezenet_"))
+        copy = Path(self._copies[-1].name) / Path(path).name
+        copy.write_bytes(content)
+        return copy
+
+
+ALONE = Job()
+
+
+def average_statistics(net: nn.Cell, job: Job) -> None:
+    """Give all processes the mean of their batch norm statistics, which training keeps on each device of its own.
+
+    They follow the batches by a linear rule, so that it does not matter how often they are averaged.
+    """
+    norms = [cell for _, cell in net.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
+    trained = [norm for norm in norms if norm.use_batch_statistics is not False]  # Frozen ones are alike, to the bit.
+    statistics = [p for norm in trained for p in (norm.moving_mean, norm.moving_variance)]
+    if job.size > 1 and statistics:
+        set_vector(statistics, job.mean(vector(statistics)))
+
+
+def vector(parameters: list[ms.Parameter]) -> np.ndarray:
+    """Return parameters as one vector, float32."""
+    return np.concatenate([p.asnumpy().ravel().astype(np.float32) for p in parameters])
+
+
+def set_vector(parameters: list[ms.Parameter], values: np.ndarray) -> None:
+    """Set parameters to what `vector` returned."""
+    for parameter in parameters:
+        own, values = values[: parameter.size], values[parameter.size :]
+        parameter.set_data(Tensor(own.reshape(parameter.shape), parameter.dtype))

@@ -1,0 +1,212 @@
+"""Classification of image files with a checkpoint or an exported model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Callable, Iterator, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from src.checkpoint import load_network
+from src.cli.errors import UserError
+from src.config import DeviceConfig, InferConfig
+from src.dataset.image_folder import image_files
+from src.dataset.preprocessing import Preprocessing
+from src.dataset.source import load_image, printable
+from src.devices.device import select_device
+from src.files.atomic import write_json
+from src.files.run_folder import output_folder
+from src.inference.exported_model import ExportedModel, read_spec
+
+PREDICTIONS, GALLERY, FEATURES = "predictions.json", "predictions.png", "features.npz"
+GALLERY_IMAGES, GALLERY_PIXELS = 32, 256
+
+
+class Outputs(NamedTuple):
+    """What a model gives for N images: probabilities (N, classes); from a checkpoint also what they are made of.
+
+    features, maps: MindSpore tensors, see Activations; they are large, and stay on the device until they are asked for.
+    """
+
+    probabilities: np.ndarray
+    features: Any = None
+    maps: Any = None
+
+
+class Classifier:
+    """A model that gives probabilities for images, whatever file it came from.
+
+    prepare: makes of an image (H, W, 3) uint8 what the model takes.
+    overlay: makes of what the model took and the map of a class a picture (image_size, image_size, 3) uint8, or None.
+    """
+
+    def __init__(self, classes: list[str], prepare: Callable, outputs: Callable, overlay: Callable | None = None):
+        self.classes, self.prepare, self._outputs, self.overlay = classes, prepare, outputs, overlay
+
+    def __call__(self, inputs: list[np.ndarray]) -> Outputs:
+        """Return the outputs for prepared images."""
+        return self._outputs(np.stack(inputs))
+
+    @classmethod
+    def from_checkpoint(cls, path: str) -> Classifier:
+        """Return the classifier of a checkpoint. Raises UserError when it cannot be used."""
+        from mindspore import Tensor
+
+        from src.activations import Activations, heat
+
+        net, card = load_network(path)
+        activations = Activations(net)
+
+        def outputs(inputs: np.ndarray) -> Outputs:
+            logits, features, maps = activations(Tensor(inputs))
+            return Outputs(softmax(logits.asnumpy()), features, maps)
+
+        def overlay(inputs: np.ndarray, activation_map: np.ndarray) -> np.ndarray:
+            from src import visualize
+
+            image = card.preprocessing.undo(inputs[None])[0]
+            return visualize.overlay(image, heat(net, activation_map, len(image)))
+
+        return cls(card.classes, card.preprocessing, outputs, overlay)
+
+    @classmethod
+    def from_exported(cls, path: str) -> Classifier:
+        """Return the classifier of a MINDIR or ONNX file. Raises UserError when it cannot be used."""
+        spec = read_spec(Path(path))
+        model = ExportedModel(Path(path), spec)
+        preprocessing = Preprocessing.from_json(spec["preprocessing"])
+        prepare = preprocessing.fit_image if spec["input"]["dtype"] == "uint8" else preprocessing
+        if spec["output"]["what"] == "probabilities":
+            return cls(spec["classes"], prepare, lambda inputs: Outputs(model(inputs)))
+        return cls(spec["classes"], prepare, lambda inputs: Outputs(softmax(model(inputs))))
+
+
+def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any]], int]:
+    """Classify image files as configured, write predictions.json, the gallery and, when asked for, features.npz.
+
+    Return the predictions, and how many files were skipped.
+
+    What is no image is named on stderr and left out. Raises UserError when nothing is left, and for a model or a folder
+    that cannot be used.
+    """
+    if bool(config.ckpt_path) == bool(config.model_path):
+        raise UserError("give either --ckpt_path (a checkpoint) or --model_path (a .mindir or .onnx file)")
+    for key in ("features", "cam"):
+        if config.model_path and getattr(config, key):
+            raise UserError(f"{key}: an exported model gives its classes alone; give the checkpoint with --ckpt_path")
+    files, missing = _image_paths(config.images)
+    for error in missing:
+        _skip(error, len(files) + len(missing))
+    if not files:
+        raise UserError(f"none of the {len(missing)} paths leads to an image")
+    if config.ckpt_path or Path(config.model_path).suffix != ".onnx":
+        select_device(device)
+    classifier = (
+        Classifier.from_checkpoint(config.ckpt_path)
+        if config.ckpt_path
+        else Classifier.from_exported(config.model_path)
+    )
+    folder = Path(config.output_path)
+    results, features, shown, overlays = [], [], [], []
+    with output_folder(folder):
+        for batch in _batches(files, config.batch_size, classifier.prepare, len(files) + len(missing)):
+            outputs = classifier([read.inputs for read in batch])
+            features += [outputs.features.asnumpy()] if config.features else []
+            maps = outputs.maps.asnumpy() if config.cam and len(shown) < GALLERY_IMAGES else None
+            for i, read in enumerate(batch):
+                top_k = _top_k(outputs.probabilities[i], classifier.classes, config.top_k)
+                results.append({"file": str(read.file), "top_k": top_k})
+                if len(shown) < GALLERY_IMAGES:
+                    shown.append(read.picture)
+                    if maps is not None:
+                        overlays.append(classifier.overlay(read.inputs, maps[i, top_k[0]["index"]]))
+        if not results:
+            raise UserError(f"none of the {len(files)} files is a readable image")
+    # A name that is not UTF-8 is written as JSON's escape for it, from which Python's os.fsencode gets it back.
+    write_json(folder / PREDICTIONS, results)
+    if config.features:
+        _write_features(folder / FEATURES, np.array([result["file"] for result in results]), np.concatenate(features))
+    _write_gallery(folder / GALLERY, shown, overlays, [result["top_k"][0]["name"] for result in results[: len(shown)]])
+    return results, len(files) + len(missing) - len(results)
+
+
+def _write_features(path: Path, files: np.ndarray, features: np.ndarray) -> None:
+    temporary = path.with_name(f".{path.name}")
+    np.savez(temporary, files=files, features=features)
+    os.replace(temporary, path)
+
+
+def _write_gallery(path: Path, shown: list[np.ndarray], overlays: list[np.ndarray], predicted: list[str]) -> None:
+    from src import visualize  # Here, because matplotlib is slow to import.
+
+    if overlays:
+        visualize.activation_grid(path, shown, overlays, predicted)
+    else:
+        visualize.prediction_grid(path, shown, predicted)
+
+
+def _top_k(probabilities: np.ndarray, classes: list[str], k: int) -> list[dict[str, Any]]:
+    best = np.argsort(-probabilities, kind="stable")[:k]
+    return [{"index": int(i), "name": classes[i], "probability": float(probabilities[i])} for i in best]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities for logits (N, classes)."""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def _image_paths(paths: list[str]) -> tuple[list[Path], list[UserError]]:
+    """Return the files that are given, those of folders among them, and what is wrong with the other paths."""
+    files, missing = [], []
+    for path in map(Path, paths):
+        found = image_files(path) if os.path.isdir(path) else [path] if os.path.isfile(path) else []
+        files += found
+        if os.path.isdir(path) and not found:
+            missing.append(UserError(f"{printable(path)}: no images in this folder"))
+        elif not found:
+            missing.append(UserError(f"{printable(path)}: there is no such file or folder"))
+    return files, missing
+
+
+class _Read(NamedTuple):
+    """An image that was read: its file, what the model takes, and (H, W, 3) uint8 to be shown."""
+
+    file: Path
+    inputs: np.ndarray
+    picture: np.ndarray
+
+
+def _batches(files: list[Path], size: int, prepare: Callable, total: int) -> Iterator[list[_Read]]:
+    """Yield images, `size` at a time, of which one alone is in memory as large as it is."""
+    batch: list[_Read] = []
+    for file in files:
+        try:
+            image = load_image(file)
+        except UserError as error:
+            _skip(error, total)
+            continue
+        batch.append(_Read(file, prepare(image), _thumbnail(image)))
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _skip(error: UserError, total: int) -> None:
+    """Name on stderr what is left out. Raises the error itself when it is all there is."""
+    if total == 1:
+        raise error
+    print(f"warning: skipped: {error}", file=sys.stderr)
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    if max(image.shape) <= GALLERY_PIXELS:
+        return image
+    small = Image.fromarray(image)
+    small.thumbnail((GALLERY_PIXELS, GALLERY_PIXELS))
+    return np.asarray(small)

@@ -1,0 +1,124 @@
+"""What an evaluation measures, over any number of batches, each image counting once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from mindspore import nn
+
+from src.cli.errors import UserError
+from src.devices.processes import ALONE, Job
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The outcome for each of N images, in their order.
+
+    indices: which images of the source they are, (N,) int; those that cannot be read are not among them.
+    labels, predictions: class indices, (N,) int.
+    confidences: probability of the predicted class, (N,).
+    losses: cross entropy, (N,).
+    in_top_5: whether the label is among the five largest logits, (N,) bool.
+    num_classes: length of the logits.
+    """
+
+    indices: np.ndarray
+    labels: np.ndarray
+    predictions: np.ndarray
+    confidences: np.ndarray
+    losses: np.ndarray
+    in_top_5: np.ndarray
+    num_classes: int
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy, 0 to 1."""
+        return float(np.mean(self.predictions == self.labels))
+
+    @property
+    def top_5_accuracy(self) -> float:
+        """Share of images whose class is among the five most likely."""
+        return float(np.mean(self.in_top_5))
+
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy."""
+        return float(np.mean(self.losses))
+
+    def confusion(self) -> np.ndarray:
+        """Return how many images of each class (rows) were taken for each class (columns)."""
+        pairs = self.labels * self.num_classes + self.predictions
+        return np.bincount(pairs, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
+
+    def accuracy_per_class(self) -> list[float | None]:
+        """Return the share of each class's images that were recognised; None for a class without images."""
+        confusion = self.confusion()
+        return [float(row[c] / row.sum()) if row.sum() else None for c, row in enumerate(confusion)]
+
+    def worst_mistakes(self, count: int) -> np.ndarray:
+        """Return where in the arrays the wrong predictions with the highest loss stand, worst first."""
+        wrong = np.flatnonzero(self.predictions != self.labels)
+        return wrong[np.argsort(-self.losses[wrong], kind="stable")][:count]
+
+    def summary(self) -> dict[str, float | int]:
+        """Return the figures for a whole data set."""
+        return {
+            "images": len(self.labels),
+            "accuracy": self.accuracy,
+            "top_5_accuracy": self.top_5_accuracy,
+            "loss": self.loss,
+        }
+
+
+class Classification(nn.Metric):
+    """A metric for `Model.eval` whose value is an Evaluation.
+
+    job: the processes that evaluate together, each every job.size-th image; all get the outcome for all images.
+    """
+
+    def __init__(self, job: Job = ALONE):
+        super().__init__()
+        self.job = job
+        self.clear()
+
+    def clear(self):
+        """Forget all images."""
+        self._batches = []
+
+    def update(self, *inputs):
+        """Add a batch: logits (N, num_classes) and labels (N,), negative for an image that cannot be read."""
+        logits, labels = (value.asnumpy() for value in inputs)
+        rows = np.arange(len(labels))
+        log_probabilities = logits - logits.max(1, keepdims=True)
+        log_probabilities = log_probabilities - np.log(np.exp(log_probabilities).sum(1, keepdims=True))
+        predictions = logits.argmax(1)
+        # Of equal logits the lower index comes first, as in argmax.
+        own = logits[rows, labels][:, None]
+        ahead = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None]))
+        self._num_classes = logits.shape[1]
+        self._batches.append(
+            (
+                labels,
+                predictions,
+                np.exp(log_probabilities[rows, predictions]),
+                -log_probabilities[rows, labels],
+                ahead.sum(1) < 5,
+            )
+        )
+
+    def eval(self) -> Evaluation:
+        """Return the outcome for the images so far. Raises UserError when none of them could be read."""
+        types = [np.int32, np.int64, np.float32, np.float32, bool]
+        columns = np.stack([np.concatenate(parts).astype(np.float32) for parts in zip(*self._batches)], 1)
+        if self.job.size > 1:
+            longest = int(self.job.gathered(np.array(len(columns))).max())
+            missing = np.full((longest - len(columns), columns.shape[1]), -1)
+            # Image i of process r is number i * size + r of the source.
+            everyones = self.job.gathered(np.concatenate([columns, missing]))
+            columns = everyones.transpose(1, 0, 2).reshape(-1, columns.shape[1])
+        indices = np.flatnonzero(columns[:, 0] >= 0)
+        if not len(indices):
+            raise UserError("none of the images to evaluate can be read")
+        values = [column.astype(kind) for column, kind in zip(columns[indices].T, types)]
+        return Evaluation(indices, *values, self._num_classes)

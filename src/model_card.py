@@ -1,0 +1,67 @@
+"""The model card: what a network is and what it was trained on, in every file that holds one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+
+from src.cli.errors import UserError
+from src.config import OWN_VALIDATION
+from src.dataset.preprocessing import Preprocessing
+from src.squeezenet import SqueezeNet
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCard:
+    """What a network is and what it was trained on; saved in each checkpoint, and as JSON beside each exported model.
+
+    model: arguments of SqueezeNet.
+    classes: class names, in the order of the logits.
+    dataset, val_split: as in DataConfig.
+    configuration: SHA-256 of the run's config.yaml without its folder, in hexadecimal digits, or nothing.
+    """
+
+    model: dict[str, Any]
+    classes: list[str]
+    preprocessing: Preprocessing
+    dataset: str
+    val_split: float
+    mindspore_version: str = ms.__version__
+    configuration: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the card as values that JSON knows."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ModelCard:
+        """Return the card of to_json's values. Raises ValueError, TypeError or KeyError when they are not a card's."""
+        card = cls(**{**values, "preprocessing": Preprocessing.from_json(values["preprocessing"])})
+        named = isinstance(card.classes, list) and all(isinstance(name, str) for name in card.classes)
+        if not named or card.model.get("num_classes") != len(card.classes):
+            raise ValueError("its classes are not those of its network")
+        return card
+
+    @classmethod
+    def read(cls, values: Any, path: str | Path) -> ModelCard:
+        """Return the card of to_json's values, found in `path`. Raises UserError when they are not a card's."""
+        try:
+            return cls.from_json(values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise unreadable_card(path, error) from None
+
+    def val_split_of(self, dataset: str | None) -> float:
+        """Return the share of a data set's training images that were set aside, none where it has validation images."""
+        return 0.0 if dataset in OWN_VALIDATION else self.val_split
+
+    def build(self) -> SqueezeNet:
+        """Return the network, with fresh weights."""
+        return SqueezeNet(**self.model)
+
+
+def unreadable_card(path: str | Path, error: Exception) -> UserError:
+    """Return the UserError for a model card in `path` that cannot be read."""
+    return UserError(f"{path}: its model card cannot be read ({error}); is it from a newer version?")

@@ -1,0 +1,68 @@
+"""Runs beside one another: how accurate each was on the validation images, after how much time.
+
+python -m src.training.comparison --runs runs/from_scratch runs/fine_tuned --output_path accuracy.png
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import List
+
+from src.cli.errors import UserError, run
+from src.config import parse
+from src.files.run_folder import make_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparisonConfig:
+    """What is compared, and where the picture goes."""
+
+    runs: List[str]
+    """folders of runs"""
+    output_path: str = "comparison.png"
+    """picture to write"""
+
+
+def accuracy_over_time(folder: Path) -> list[tuple[float, float]]:
+    """Return the seconds since the start, and the accuracy, of each evaluation of a run.
+
+    Raises UserError for a folder without a run, and for a run that has neither.
+    """
+    from src.training.callbacks import read_history  # Here, because MindSpore takes seconds to import.
+    from src.training.session import METRICS
+
+    file = folder / METRICS
+    try:
+        rows = read_history(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot read it ({error.strerror}); give the folders of runs of train.py") from None
+    except ValueError:
+        raise UserError(f"{file}: not the figures of a run") from None
+    points = [(row["seconds"], row["val_accuracy"]) for row in rows if "val_accuracy" in row and "seconds" in row]
+    if not points:
+        raise UserError(f"{file}: holds no validation accuracy with its time: train with validation images")
+    return points
+
+
+def main() -> None:
+    """Print each run's accuracies and draw them all."""
+    (config,) = parse(sys.argv[1:], "Compare runs by accuracy and time.", ComparisonConfig)
+    picture = Path(config.output_path)
+    if picture.suffix != ".png":
+        raise UserError(f"output_path: {config.output_path!r} is not allowed: the name of a picture ends in .png")
+    curves = {folder: accuracy_over_time(Path(folder)) for folder in config.runs}
+    make_folder(picture.parent)
+
+    from src import visualize  # Slow to import.
+
+    visualize.accuracy_over_time(picture, curves)
+    for folder, points in curves.items():
+        best = max(points, key=lambda point: point[1])
+        print(f"{folder}: {best[1]:.2%} after {best[0] / 60:.1f} min; in all {points[-1][0] / 60:.1f} min")
+    print(f"picture: {picture}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,42 @@
+"""Scalars for TensorBoard or VisualDL."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from pathlib import Path
+from typing import Callable, Iterator
+
+from src.cli.errors import UserError
+
+
+@contextlib.contextmanager
+def dashboard(kind: str, folder: Path, step: int = 0) -> Iterator[Callable[[str, float, int], None] | None]:
+    """Give a function that writes a scalar (tag, value, step), or None.
+
+    step: steps done before; what a former run wrote of later ones is not shown any more.
+    """
+    writer_class = dashboard_writer(kind)
+    if writer_class is None:
+        yield None
+        return
+    options = {"purge_step": step + 1} if step and "purge_step" in inspect.signature(writer_class).parameters else {}
+    writer = writer_class(logdir=str(folder), **options)
+    try:
+        yield lambda tag, value, step: writer.add_scalar(tag, value, step)
+    finally:
+        writer.close()
+
+
+def dashboard_writer(kind: str) -> type | None:
+    """Return the class that writes scalars for a dashboard. Raises UserError when it is not installed."""
+    try:
+        if kind == "tensorboard":
+            from tensorboardX import SummaryWriter as Writer
+        elif kind == "visualdl":
+            from visualdl import LogWriter as Writer
+        else:
+            return None
+    except ImportError:
+        raise UserError(f"scalars: {kind} is not installed; pip install {kind}, or choose another or none") from None
+    return Writer

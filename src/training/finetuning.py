@@ -1,0 +1,57 @@
+"""Training of a part of a network: layers that stay as they are, and learning rates that fall from layer to layer."""
+
+from __future__ import annotations
+
+import re
+from typing import Sequence
+
+from mindspore import nn
+
+from src.cli.errors import UserError
+from src.squeezenet import SqueezeNet
+
+
+def freeze(net: SqueezeNet, parts: Sequence[str]) -> None:
+    """Leave layers out of the training: neither their weights change nor their batch norm statistics.
+
+    parts: "features" or "classifier"; or layers of these by number, as "features.3", or a range, as "features.0-4". No
+    gradients are computed below the first layer that is trained. Raises UserError for what is no part of the network,
+    and when nothing is left to train.
+    """
+    for part in parts:
+        for layer in _layers(net, part):
+            for parameter in layer.trainable_params():
+                parameter.requires_grad = False
+            for _, cell in layer.cells_and_names():
+                if isinstance(cell, nn.BatchNorm2d):
+                    cell.use_batch_statistics = False  # set_train, which Model calls, would undo set_train(False).
+    if not net.trainable_params():
+        raise UserError(f"freeze: {' '.join(parts)} leave nothing to train")
+
+
+def _layers(net: SqueezeNet, part: str) -> list[nn.Cell]:
+    named = re.fullmatch(r"(features|classifier)(?:\.(\d+)(?:-(\d+))?)?", part)
+    layers = list(getattr(net, named[1])) if named else []
+    if named and named[2]:
+        first, last = int(named[2]), int(named[3] or named[2])
+        layers = layers[first : last + 1] if first <= last < len(layers) else []
+    if not layers:
+        raise UserError(
+            f"freeze: {part!r} is not a part of this network: it has features.0 to features.{len(net.features) - 1} "
+            "(python -m src.summary lists them); give one, a range as features.0-4, or features for all"
+        )
+    return layers
+
+
+def lr_factors(net: SqueezeNet, decay: float) -> dict[str, float]:
+    """Return by which factor each parameter's learning rate differs from the schedule's, by the parameter's name.
+
+    1 for the last convolution, and `decay` times the factor of the layer above for every other layer that has weights
+    (discriminative fine-tuning, Howard and Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.1).
+    """
+    layers = [layer for layer in (*net.features, net.classifier) if list(layer.get_parameters())]
+    return {
+        parameter.name: decay**depth
+        for depth, layer in enumerate(reversed(layers))
+        for parameter in layer.get_parameters()
+    }

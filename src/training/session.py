@@ -1,0 +1,289 @@
+"""The training steps of a run: Model.train with its callbacks, and what they write."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Iterator
+
+import numpy as np
+from mindspore.dataset import Dataset
+from mindspore.train import LossMonitor, TimeMonitor
+
+from src.checkpoint import read_checkpoint, read_json, save_checkpoint
+from src.cli.errors import UserError
+from src.dataset import evaluation_pipeline
+from src.inference.metrics import Evaluation
+from src.input_layer import with_input_layer
+from src.loss import CrossEntropy
+from src.training.callbacks import DeadStartWarning, Evaluator, History, NonFinite, Statistics, Steps, Training
+from src.training.dashboard import dashboard
+from src.training.model import build_model
+from src.training.resume import Checkpoints, State, loss_scale, restore, set_loss_scale
+from src.training.write_failures import Guarded, Writing
+
+if TYPE_CHECKING:
+    from src.training.run import Plan
+
+LOG, METRICS, SCALARS, CURVES_PICTURE = "train.log", "metrics.csv", "scalars", "curves.png"
+CHECKPOINTS, BEST, LAST = "checkpoints", "best.ckpt", "squeezenet.ckpt"
+STEP_COUNTS = ("recorded", "evaluated_step")  # Among what the parts of a training remember.
+EVALUATION_KEY = "evaluation"  # In best.ckpt: its step, and what it reached.
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came of the training steps.
+
+    best: step and figures of the best evaluation on validation images, or None without them.
+    images_per_second: of all devices together, and images_per_second_per_device; without compilation and evaluation.
+    skipped_steps: undone for a loss that was not finite.
+    broken_images: left out.
+    seconds: of the starts before this one.
+    resumed_at_steps: where each of the later starts began.
+    """
+
+    best: dict | None
+    images_per_second: float | None
+    images_per_second_per_device: float | None
+    skipped_steps: int
+    broken_images: int
+    seconds: float
+    resumed_at_steps: list[int]
+
+
+class Session:
+    """One start of a run, from its first step or from a checkpoint.
+
+    start: time.perf_counter() when the program began with it.
+    """
+
+    def __init__(self, plan: Plan, start: float):
+        self.plan, self.start = plan, start
+        self.former = plan.saved.state if plan.saved else None
+        self.seconds_before = self.former.seconds if self.former else 0.0
+        self.resumed_at = [*self.former.parts["resumed_at"], plan.step] if self.former else []
+        self.loss = CrossEntropy(plan.config.optimizer.label_smoothing)
+        net = with_input_layer(plan.net, plan.card.preprocessing)
+        self.model = build_model(net, self.loss, plan.config.optimizer, plan.rates, plan.job)
+        self.writing = Writing(plan.config.run.on_save_error == "stop", lambda line: self.progress.say(line))
+
+    def run(self) -> Outcome:
+        """Train to the last step. Leaves log, scalars, checkpoints and curves in the run's folder."""
+        plan = self.plan
+        if plan.job.leads:
+            (plan.folder / CHECKPOINTS).mkdir(exist_ok=True)
+        with contextlib.ExitStack() as opened:
+            log = self._open_records(opened)
+            callbacks = self._make_callbacks(log)
+            if self.former:
+                self._restore()
+            # MindSpore's callbacks print: their lines go to the log, where they do not tear the progress bar.
+            with contextlib.redirect_stdout(log):
+                for first_epoch, last_epoch, dataset in self._stretches():
+                    self.model.train(
+                        last_epoch,
+                        dataset,
+                        callbacks=callbacks,
+                        dataset_sink_mode=plan.sink,
+                        initial_epoch=first_epoch,
+                    )
+        if plan.job.leads:
+            self._save_last()
+        return Outcome(
+            self.evaluator.best if self.evaluator else None,
+            self.progress.images_per_second,
+            self.progress.images_per_second and self.progress.images_per_second / plan.job.size,
+            self.non_finite.skipped,
+            self._broken_images(),
+            self.seconds_before,
+            self.resumed_at,
+        )
+
+    def _open_records(self, opened: contextlib.ExitStack) -> Guarded:
+        """Open log, metrics.csv and scalars, continuing those of the steps before; return the log."""
+        plan, run = self.plan, self.plan.config.run
+
+        def guarded(name: str, mode: str) -> Guarded:
+            path = plan.folder / name if plan.job.leads else Path(os.devnull)
+            stream = Guarded(path.open(mode, newline="", encoding="utf-8"), name, self.writing)
+            opened.callback(stream.close)
+            return stream
+
+        log = guarded(LOG, "a")
+        former = (
+            rows_until(plan.folder / METRICS, plan.saved.state.step, plan.counted)
+            if self.former and plan.job.leads
+            else None
+        )
+        kind = run.scalars if plan.job.leads else "none"
+        scalars = opened.enter_context(dashboard(kind, plan.folder / SCALARS, plan.step))
+        self.history = History(guarded(METRICS, "w"), self._seconds, scalars, former)
+        self.progress = Training(
+            plan.rates,
+            plan.steps_per_epoch,
+            self.loss,
+            self.history,
+            run.log_steps,
+            plan.config.data.batch_size * plan.job.size,
+            log,
+            sys.stdout,
+            plan.job,
+        )
+        opened.callback(self.progress.close)
+        return log
+
+    def _make_callbacks(self, log: Guarded) -> list:
+        plan, run, data = self.plan, self.plan.config.run, self.plan.config.data
+        say = self.progress.say
+        self.non_finite = NonFinite(plan.rates, say if run.on_nan == "skip" else None)
+        dead_start = DeadStartWarning(len(plan.card.classes), plan.config.model.final_relu, say)
+        self.parts: dict[str, Any] = {
+            "training": self.progress,
+            "non_finite": self.non_finite,
+            "dead_start": dead_start,
+        }
+        self.evaluator = None
+        if plan.validation:
+            images = evaluation_pipeline(
+                plan.validation,
+                plan.card.preprocessing,
+                data.batch_size,
+                data.num_workers,
+                plan.job.size,
+                plan.job.rank,
+                data.max_broken_images,
+            )
+            self.evaluator = Evaluator(
+                self.model, images, run.eval_steps, len(plan.rates), self._on_evaluation, plan.sink
+            )
+            self.progress.evaluator = self.parts["evaluator"] = self.evaluator
+        checkpoints = Checkpoints(
+            self.model.train_network,
+            plan.folder / CHECKPOINTS,
+            plan.card,
+            plan.job,
+            self._state,
+            plan.steps_per_epoch,
+            run.save_checkpoint_steps,
+            run.save_checkpoint_minutes,
+            run.keep_checkpoint_max,
+            self.writing,
+            plan.earlier,
+        )
+        return [
+            Steps(plan.step, plan.job),
+            self.non_finite,
+            self.progress,
+            dead_start,
+            TimeMonitor(plan.steps_per_epoch),
+            # It ends a run by itself whose loss is not finite.
+            *([] if run.on_nan == "skip" else [LossMonitor(run.log_steps)]),
+            Statistics(plan.net, plan.job, run.eval_steps),
+            *([self.evaluator] if self.evaluator else []),
+            checkpoints,
+        ]
+
+    def _on_evaluation(self, step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
+        self.history.add(step, epoch, val_loss=evaluation.loss, val_accuracy=evaluation.accuracy)
+        if is_best and self.plan.job.leads:
+            best = self.plan.folder / BEST
+            beside = {EVALUATION_KEY: self.evaluator.best}
+            self.writing.attempt(BEST, lambda: save_checkpoint(self.plan.net, best, self.plan.card, **beside))
+            self.writing.attempt(CURVES_PICTURE, self._draw_curves)
+        figures = f"loss {evaluation.loss:.4f}  accuracy {evaluation.accuracy:.2%}"
+        mark = "  (best so far)" if is_best else ""
+        self.progress.say(f"validation at step {step}, epoch {epoch}: {figures}{mark}")
+
+    def _draw_curves(self) -> None:
+        from src import visualize  # Slow to import.
+
+        visualize.learning_curves(self.plan.folder / CURVES_PICTURE, self.history.rows)
+
+    def _state(self, step: int) -> State:
+        parts = {name: part.state() for name, part in self.parts.items()}
+        parts.update(resumed_at=self.resumed_at, loss_scale=loss_scale(self.model))
+        plan = self.plan
+        return State(step, plan.steps_per_epoch, plan.job.size, len(plan.training), self._seconds(), parts)
+
+    def _seconds(self) -> float:
+        """Return the seconds that the run has taken, in all its starts."""
+        return self.seconds_before + time.perf_counter() - self.start
+
+    def _restore(self) -> None:
+        plan = self.plan
+        restore(self.model.train_network, plan.saved, plan.job, plan.step)
+        for name, part in self.parts.items():
+            part.restore(
+                {
+                    key: plan.counted(value) if key in STEP_COUNTS else value
+                    for key, value in self.former.parts[name].items()
+                }
+            )
+        set_loss_scale(self.model, self.former.parts["loss_scale"])
+        if self.evaluator:
+            self._adopt_best()
+        self.progress.say(f"resumed at step {plan.step}")
+
+    def _adopt_best(self) -> None:
+        """Keep a best.ckpt that was written after the checkpoint: it was reached, if by steps that are done again."""
+        plan = self.plan
+        if not plan.job.sum(np.float32(plan.job.leads and (plan.folder / BEST).is_file())):
+            self.evaluator.best = None  # Whatever comes next is better than nothing.
+            return
+        try:
+            best = read_json(read_checkpoint(plan.job.file(plan.folder / BEST)), EVALUATION_KEY)
+        except (UserError, KeyError, ValueError) as error:
+            self.progress.say(f"warning: {BEST} cannot be read ({error}): the next evaluation writes it anew")
+            self.evaluator.best = None
+            return
+        if self.evaluator.best is None or best["accuracy"] > self.evaluator.best["accuracy"]:
+            self.evaluator.best = best
+
+    def _stretches(self) -> Iterator[tuple[int, int, Dataset]]:
+        """Yield what Model.train takes: epochs done, epoch to train to, and the batches of each epoch.
+
+        The rest of an epoch that was begun has fewer batches than the others, and early epochs may have smaller images:
+        each is a data set of its own.
+        """
+        plan = self.plan
+        epochs = len(plan.rates) // plan.steps_per_epoch
+        epoch, step = divmod(plan.step, plan.steps_per_epoch)
+        if step:
+            yield epoch, epoch + 1, plan.batches(epoch, step)
+            epoch += 1
+        for end in (plan.config.data.early_epochs, epochs):
+            if epoch < end:
+                yield epoch, end, plan.batches(epoch)
+                epoch = end
+
+    def _save_last(self) -> None:
+        folder = self.plan.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_checkpoint(self.plan.net, folder / LAST, self.plan.card)
+            self._draw_curves()
+        except OSError as error:
+            raise UserError(
+                f"{folder}: the trained network cannot be written ({error.strerror}); make room, and give --resume"
+            ) from None
+
+    def _broken_images(self) -> int:
+        """Return how many training images were left out on any device."""
+        broken = np.zeros(len(self.plan.training), np.float32)
+        broken[list(self.plan.training.broken)] = 1
+        return int((self.plan.job.sum(broken) > 0).sum())
+
+
+def rows_until(file: Path, step: int, counted: Callable[[int], int]) -> str | None:
+    """Return the text of a metrics.csv up to a step, its steps counted anew, or None without the file."""
+    if not file.is_file():
+        return None
+    head, *rows = file.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+    # A line that a power failure cut short has no end.
+    whole = [row.split(",", 1) for row in rows if row.endswith("\n") and row.split(",")[0].isdigit()]
+    return head + "".join(f"{counted(int(first))},{rest}" for first, rest in whole if int(first) <= step)

@@ -1,0 +1,60 @@
+"""What a training does when it cannot write: a full disk must not take the run, and must not go unnoticed."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, TextIO
+
+from src.cli.errors import UserError
+
+
+class Writing:
+    """Calls functions that write, and says once for each thing when it cannot be written.
+
+    stop: whether the first failure ends the run instead, with UserError.
+    say: takes a line for the user.
+    """
+
+    def __init__(self, stop: bool, say: Callable[[str], None]):
+        self.stop, self.say = stop, say
+        self.failed: dict[str, int] = {}
+
+    def attempt(self, what: str, write: Callable[[], Any]) -> bool:
+        """Write, and return whether that went well."""
+        try:
+            write()
+        except (OSError, RuntimeError) as error:  # MindSpore raises either.
+            reason = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+            kind = what.split()[0]
+            self.failed[kind] = self.failed.get(kind, 0) + 1
+            if self.stop:
+                raise UserError(
+                    f"{what} cannot be written: {reason}; what was saved before is whole: make room and go on with "
+                    "--resume"
+                ) from None
+            if self.failed[kind] == 1 or kind == "checkpoint":
+                self.say(f"warning: {what} cannot be written: {reason}; the training goes on")
+            return False
+        return True
+
+
+class Guarded:
+    """A text file whose failures go to Writing.
+
+    what: its name for the user.
+    """
+
+    def __init__(self, stream: TextIO, what: str, writing: Writing):
+        self._stream, self._what, self._writing = stream, what, writing
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        self._writing.attempt(self._what, lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand what was written to the operating system; what it does not take is tried again the next time."""
+        self._writing.attempt(self._what, self._stream.flush)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writing.attempt(self._what, self._stream.close)

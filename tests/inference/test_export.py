@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import onnx
+import pytest
+from mindspore import Tensor
+
+from src.checkpoint import load_network, save_checkpoint
+from src.cli.errors import UserError
+from src.config import DeviceConfig, ExportConfig
+from src.dataset.preprocessing import Preprocessing
+from src.inference.export import export_checkpoint
+from src.inference.exported_model import ExportedModel, read_spec
+from src.model_card import ModelCard
+from src.squeezenet import VERSIONS
+
+# Without compiling the network that the exported file is compared with. Other tests export in GRAPH_MODE.
+CPU = DeviceConfig(device_target="CPU", mode="pynative")
+NARROW = {"base_e": 8, "incr_e": 8}
+SUFFIXES = {"MINDIR": ".mindir", "ONNX": ".onnx"}
+
+
+@pytest.fixture(autouse=True)
+def mode():
+    """PYNATIVE_MODE, which export.py is told here, for the networks that the tests run too."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+def write_checkpoint(folder: Path, image_size: int = 16, normalize: str = "dataset", classes: int = 7, **model) -> Path:
+    """Save a narrow network with weights that give clearly different logits, and return its file."""
+    arguments = {"num_classes": classes, "version": "cifar", "final_relu": False, **NARROW, **model}
+    preprocessing = Preprocessing(image_size, "resize", normalize, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+    card = ModelCard(arguments, [f"class {c}" for c in range(classes)], preprocessing, "image_folder", 0.0)
+    ms.set_seed(1)
+    net = card.build()
+    random = np.random.RandomState(1)
+    for parameter in net.classifier.trainable_params():
+        parameter.set_data(Tensor(random.standard_normal(parameter.shape).astype(np.float32)))
+    save_checkpoint(net, folder / "net.ckpt", card)
+    return folder / "net.ckpt"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return write_checkpoint(tmp_path)
+
+
+def export(checkpoint: Path, file_format: str, **keys) -> dict:
+    return export_checkpoint(ExportConfig(str(checkpoint), file_format, **keys), CPU)
+
+
+def run(result: dict, inputs: np.ndarray) -> np.ndarray:
+    """Run an exported file with what lies beside it."""
+    file = Path(result["file"])
+    return ExportedModel(file, read_spec(file))(inputs)
+
+
+def expected(checkpoint: Path, inputs: np.ndarray) -> np.ndarray:
+    return load_network(checkpoint)[0](Tensor(inputs)).asnumpy()
+
+
+def random_inputs(count: int, size: int = 16) -> np.ndarray:
+    return np.random.RandomState(5).standard_normal((count, 3, size, size)).astype(np.float32)
+
+
+@pytest.mark.parametrize("file_format", SUFFIXES)
+@pytest.mark.parametrize("ceil_mode", [False, True], ids=["floor", "ceil"])
+@pytest.mark.parametrize(
+    "version, size",
+    [
+        ("1_0", 50),
+        ("1_1", 38),
+        ("cifar", 17),
+        ("cifar_deep", 9),
+        ("cifar_wide", 9),
+        pytest.param("1_0", 47, marks=pytest.mark.slow),
+        pytest.param("1_0", 224, marks=pytest.mark.slow),
+        pytest.param("1_1", 35, marks=pytest.mark.slow),
+        pytest.param("1_1", 224, marks=pytest.mark.slow),
+    ],
+)
+def test_every_version_and_pooling_exports_and_gives_the_same_logits(tmp_path, version, size, ceil_mode, file_format):
+    file = write_checkpoint(tmp_path, size, version=version, ceil_mode=ceil_mode)
+    result = export(file, file_format)
+    assert result["largest_difference"] < 1e-4
+    inputs = random_inputs(1, size)
+    logits = expected(file, inputs)
+    assert np.ptp(logits) > 1e-3
+    np.testing.assert_allclose(run(result, inputs), logits, atol=1e-4)
+
+
+def test_every_version_is_among_those_tested():
+    assert set(VERSIONS) == {"1_0", "1_1", "cifar", "cifar_deep", "cifar_wide"}
+
+
+@pytest.mark.parametrize("file_format", ["ONNX", pytest.param("MINDIR", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"bypass": "simple"},
+        {"bypass": "complex", "batch_norm": "all"},
+        {"batch_norm": "squeeze", "classifier_padding": 1, "final_relu": True},
+        {"stem": "small", "version": "1_1"},
+    ],
+    ids=lambda model: "-".join(map(str, model.values())),
+)
+def test_every_option_of_the_network_exports(tmp_path, model, file_format):
+    file = write_checkpoint(tmp_path, 16, **model)
+    result, inputs = export(file, file_format), random_inputs(1)
+    np.testing.assert_allclose(run(result, inputs), expected(file, inputs), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "version, classifier_padding, left",
+    [("cifar", 0, 0), ("cifar", 1, 0), ("cifar_deep", 0, 0), ("cifar_deep", 1, 10), ("cifar_wide", 0, 0)],
+)
+def test_batch_norm_is_folded_where_it_can_be_and_the_logits_stay(tmp_path, version, classifier_padding, left):
+    file = write_checkpoint(tmp_path, 16, version=version, classifier_padding=classifier_padding, batch_norm="squeeze")
+    net, card = load_network(file)
+    random = np.random.RandomState(2)
+    for name, parameter in net.parameters_and_names():
+        if name.endswith((".gamma", ".beta", ".moving_mean", ".moving_variance")):
+            parameter.set_data(Tensor(random.uniform(0.5, 2, parameter.shape).astype(np.float32)))
+    save_checkpoint(net, file, card)
+    result, inputs = export(file, "ONNX"), random_inputs(1)
+    model = onnx.load(result["file"])
+    assert sum(node.op_type == "BatchNormalization" for node in model.graph.node) == left
+    logits = expected(file, inputs)
+    np.testing.assert_allclose(run(result, inputs), logits, atol=1e-5 * np.abs(logits).max())
+
+
+@pytest.mark.parametrize("file_format", SUFFIXES)
+def test_a_fixed_batch_takes_so_many_images_a_call_and_any_number_through_its_specification(checkpoint, file_format):
+    result, inputs = export(checkpoint, file_format, batch_size=4), random_inputs(6)
+    assert result["input"]["shape"] == [4, 3, 16, 16] and result["output"]["shape"] == [4, 7]
+    np.testing.assert_allclose(run(result, inputs), expected(checkpoint, inputs), atol=1e-5)
+
+
+def test_a_fixed_onnx_model_refuses_another_number_of_images(checkpoint):
+    file = Path(export(checkpoint, "ONNX", batch_size=4)["file"])
+    with pytest.raises(Exception, match="Got: 6 Expected: 4"):
+        ExportedModel(file, read_spec(file)).run(random_inputs(6))
+
+
+@pytest.mark.parametrize("file_format", SUFFIXES)
+def test_a_dynamic_batch_takes_any_number_of_images_in_one_call(checkpoint, file_format):
+    result = export(checkpoint, file_format, dynamic_batch=True)
+    assert result["input"]["shape"] == [None, 3, 16, 16] and result["output"]["shape"] == [None, 7]
+    model = ExportedModel(Path(result["file"]), read_spec(Path(result["file"])))
+    for count in (1, 3, 8):
+        inputs = random_inputs(count)
+        np.testing.assert_allclose(model.run(inputs), expected(checkpoint, inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("file_format", SUFFIXES)
+def test_softmax_gives_probabilities(checkpoint, file_format):
+    result, inputs = export(checkpoint, file_format, softmax=True, batch_size=3), random_inputs(3)
+    logits = expected(checkpoint, inputs)
+    assert result["output"]["what"] == "probabilities"
+    np.testing.assert_allclose(run(result, inputs), np.exp(logits) / np.exp(logits).sum(1, keepdims=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("file_format", SUFFIXES)
+@pytest.mark.parametrize("normalize", ["dataset", "per_image"])
+def test_uint8_input_is_normalised_in_the_graph_as_on_the_host(tmp_path, file_format, normalize):
+    file = write_checkpoint(tmp_path, 16, normalize)
+    pixels = np.random.RandomState(2).randint(0, 256, (5, 16, 16, 3)).astype(np.uint8)
+    pixels[3] = 77  # Without any contrast, the standard deviation is held up by its lower bound.
+    pixels[4] = 0
+    result = export(file, file_format, uint8_input=True, dynamic_batch=True)
+    assert result["input"]["shape"] == [None, 16, 16, 3] and result["input"]["dtype"] == "uint8"
+    host = np.stack([load_network(file)[1].preprocessing(image) for image in pixels])
+    np.testing.assert_allclose(run(result, pixels), expected(file, host), atol=1e-4)
+
+
+@pytest.mark.parametrize("keys", [{"uint8_input": True}, {}], ids=["uint8", "float"])
+def test_another_image_size_is_exported_and_recorded(tmp_path, keys):
+    file = write_checkpoint(tmp_path, 16, "per_image")
+    result = export(file, "ONNX", image_size=20, **keys)
+    assert result["preprocessing"]["image_size"] == 20
+    assert result["input"]["shape"] == ([1, 20, 20, 3] if keys else [1, 3, 20, 20])
+    preprocessing = dataclasses.replace(load_network(file)[1].preprocessing, image_size=20)
+    pixels = np.random.RandomState(2).randint(100, 103, (1, 20, 20, 3)).astype(np.uint8)
+    host = preprocessing(pixels[0])[None]
+    np.testing.assert_allclose(run(result, pixels if keys else host), expected(file, host), atol=1e-4)
+
+
+def test_what_lies_beside_the_model_describes_it(checkpoint):
+    result = export(checkpoint, "MINDIR")
+    written = json.loads(Path(f"{result['file']}.json").read_text())
+    result_as_json = json.loads(json.dumps(result))
+    assert {**written, "file": result["file"], "largest_difference": result["largest_difference"]} == result_as_json
+    assert written["format"] == "MINDIR" and written["classes"] == [f"class {c}" for c in range(7)]
+    assert written["input"] == {
+        "shape": [1, 3, 16, 16],
+        "dtype": "float32",
+        "what": "RGB, preprocessed as `preprocessing` says",
+    }
+    assert written["output"] == {"shape": [1, 7], "what": "logits"}
+    assert written["preprocessing"]["mean"] == [0.4, 0.5, 0.6]
+
+
+def test_the_class_count_is_the_checkpoints(tmp_path):
+    result = export(write_checkpoint(tmp_path, classes=101), "ONNX")
+    assert run(result, random_inputs(1)).shape == (1, 101)
+
+
+@pytest.mark.parametrize(
+    "file_name, file",
+    [
+        (None, "net.onnx"),
+        ("served/model.onnx", "served/model.onnx"),
+        ("served/v1.0", "served/v1.0.onnx"),
+    ],
+)
+def test_the_file_lies_where_asked_with_the_ending_of_its_format_and_nothing_else_does(checkpoint, file_name, file):
+    folder = checkpoint.parent
+    (folder / "served").mkdir()
+    result = export(checkpoint, "ONNX", file_name=file_name and str(folder / file_name))
+    assert result["file"] == str(folder / file)
+    found = sorted(str(entry.relative_to(folder)) for entry in folder.rglob("*") if entry.is_file())
+    assert found == sorted(["net.ckpt", file, f"{file}.json"])
+    assert (folder / file).stat().st_mode & 0o777 == 0o644
+
+
+def test_air_off_ascend_is_refused_before_the_checkpoint_is_even_read(checkpoint, monkeypatch):
+    monkeypatch.setattr("src.inference.export.load_network", lambda path: pytest.fail("began to work"))
+    with pytest.raises(UserError, match=r"AIR is written on an Ascend only.*export MINDIR here"):
+        export(checkpoint, "AIR")
+    assert [file.name for file in checkpoint.parent.iterdir()] == ["net.ckpt"]
+
+
+def test_a_folder_that_is_not_there_is_refused(checkpoint):
+    with pytest.raises(UserError, match="there is no such folder to export to"):
+        export(checkpoint, "ONNX", file_name=str(checkpoint.parent / "nowhere" / "net"))
+    assert not (checkpoint.parent / "nowhere").exists()
+
+
+def test_a_file_name_that_is_a_folder_is_refused(checkpoint):
+    (checkpoint.parent / "net.onnx").mkdir()
+    with pytest.raises(UserError, match="cannot write here"):
+        export(checkpoint, "ONNX")
+
+
+def test_an_image_size_too_small_for_the_network_is_refused(tmp_path):
+    file = write_checkpoint(tmp_path, 64, version="1_0")
+    with pytest.raises(UserError, match="image_size: 20 is too small"):
+        export(file, "ONNX", image_size=20)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["net.ckpt"]
+
+
+def break_export(monkeypatch, how: str) -> type:
+    """Make an export fail half way, and return the exception that comes of it."""
+
+    def fail(*arguments, file_name, **options):
+        Path(file_name).write_bytes(b"half")
+        raise ValueError("no such operator")
+
+    if how == "exporting fails":
+        monkeypatch.setattr(ms, "export", fail)
+        return ValueError
+    monkeypatch.setattr(ExportedModel, "__init__", lambda self, path, spec: None)
+    monkeypatch.setattr(ExportedModel, "run", lambda self, inputs: np.float32([9]), raising=False)
+    return RuntimeError
+
+
+@pytest.mark.parametrize("how", ["exporting fails", "the file gives other numbers"])
+@pytest.mark.parametrize("file_format", SUFFIXES)
+def test_a_failed_export_leaves_nothing_and_the_former_files_whole(checkpoint, monkeypatch, file_format, how):
+    error = break_export(monkeypatch, how)
+    with pytest.raises(error, match=r"no such operator|differs from the network"):
+        export(checkpoint, file_format)
+    assert [file.name for file in checkpoint.parent.iterdir()] == ["net.ckpt"]
+    former = checkpoint.with_suffix(SUFFIXES[file_format])
+    former.write_bytes(b"former")
+    Path(f"{former}.json").write_text("former")
+    with pytest.raises(error):
+        export(checkpoint, file_format)
+    assert former.read_bytes() == b"former" and Path(f"{former}.json").read_text() == "former"
+    assert len(list(checkpoint.parent.iterdir())) == 3
