@@ -29,9 +29,9 @@ from torch.nn import functional as F
 from benchmarks.torch_squeezenet import SqueezeNet
 from src.checkpoint import weights_of
 from src.config import parse_train
-from src.dropout import Dropout
 from src.errors import run
 from src.loss import CrossEntropy
+from src.network.dropout import Dropout
 from src.optimization import make_optimizer
 from src.training import prepare
 

@@ -16,8 +16,8 @@ from mindspore import Tensor, nn
 from src.compression.fileformat import SUFFIX as COMPRESSED_SUFFIX
 from src.config import OWN_VALIDATION
 from src.dataset.transforms import Preprocessing
-from src.dropout import Dropout
 from src.errors import UserError
+from src.network.dropout import Dropout
 from src.output import sync_folder
 from src.quiet import quiet, silent
 from src.squeezenet import SqueezeNet

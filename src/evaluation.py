@@ -15,10 +15,10 @@ from src.dataset.source import Source
 from src.dataset.transforms import Preprocessing
 from src.device import select_device
 from src.errors import UserError
-from src.input_layer import with_input_layer
 from src.job import ALONE, Job
 from src.loss import CrossEntropy
 from src.metrics import Classification, Evaluation
+from src.network.input_layer import with_input_layer
 from src.output import output_folder, write_json, write_text
 
 RESULT, CONFUSION_TABLE = "result.json", "confusion_matrix.csv"

@@ -17,11 +17,11 @@ from src.dataset.transforms import Preprocessing
 from src.device import select_device
 from src.errors import UserError
 from src.exported import ExportedModel, digest, spec_path
-from src.fold import without_batch_norm
-from src.input_layer import InputLayer
+from src.network.fold import without_batch_norm
+from src.network.input_layer import InputLayer
+from src.network.summary import check_image_size
 from src.output import write_json
 from src.quiet import quiet
-from src.summary import check_image_size
 
 SUFFIXES = {"MINDIR": ".mindir", "AIR": ".air", "ONNX": ".onnx"}
 # Largest difference between the exported graph and the network that rounding explains, for logits around 10.

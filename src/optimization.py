@@ -12,7 +12,7 @@ from src.finetuning import lr_factors
 from src.job import ALONE, Job
 from src.loss import CrossEntropy
 from src.metrics import Classification
-from src.muon import Muon
+from src.optimizers.muon import Muon
 from src.quiet import quiet
 
 

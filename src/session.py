@@ -19,9 +19,9 @@ from src.checkpoint import read_checkpoint, read_json, save_checkpoint
 from src.dashboard import dashboard
 from src.dataset import evaluation_pipeline
 from src.errors import UserError
-from src.input_layer import with_input_layer
 from src.loss import CrossEntropy
 from src.metrics import Evaluation
+from src.network.input_layer import with_input_layer
 from src.optimization import build_model
 from src.resume import Checkpoints, State, loss_scale, restore, set_loss_scale
 from src.writing import Guarded, Writing

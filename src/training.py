@@ -28,12 +28,12 @@ from src.evaluation import evaluate
 from src.finetuning import freeze
 from src.job import Job, is_worker
 from src.lr_generator import get_lr, scale_lr
+from src.network.summary import check_image_size, summarize, totals
 from src.optimization import check_precision
 from src.output import check_run_folder, locked, make_run_folder, write_json, write_text
 from src.resume import Saved, begun_run, is_complete, newest_for_all
 from src.session import BEST, CHECKPOINTS, CURVES_PICTURE, LAST, LOG, METRICS, SCALARS, Outcome, Session
 from src.squeezenet import SqueezeNet
-from src.summary import check_image_size, summarize, totals
 from src.whitening import IMAGES as WHITENING_IMAGES
 from src.whitening import whitened
 

@@ -12,7 +12,6 @@ from mindspore import Tensor
 from PIL import Image
 
 from src import visualize
-from src.activations import heat
 from src.checkpoint import load_network
 from src.config import DeviceConfig, ExportConfig, InferConfig
 from src.dataset import open_source
@@ -21,6 +20,7 @@ from src.evaluation import evaluate
 from src.exported import digest
 from src.exporting import export_checkpoint
 from src.inference import infer
+from src.network.cam import heat
 from tests.test_training import tiny_run
 
 CPU = DeviceConfig(device_target="CPU")

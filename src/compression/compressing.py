@@ -17,7 +17,7 @@ from src.compression.steps import Parameters, Steps, accuracy, pruned, shared
 from src.device import select_device
 from src.errors import UserError
 from src.exported import spec_path
-from src.fold import fold_batch_norm
+from src.network.fold import fold_batch_norm
 from src.output import check_run_folder, make_run_folder, output_folder, write_bytes, write_json
 
 REPORT, CURVE = "report.json", "curve.json"

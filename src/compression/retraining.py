@@ -20,9 +20,9 @@ from src.config import DataConfig, OptimizerConfig
 from src.dataset import training_pipeline
 from src.dataset.source import Source
 from src.errors import UserError
-from src.fold import norm_scales
 from src.loss import CrossEntropy
 from src.lr_generator import get_lr
+from src.network.fold import norm_scales
 from src.optimization import make_optimizer
 from src.squeezenet import SqueezeNet
 

@@ -16,7 +16,7 @@ from src.compression.share import rounded, share
 from src.config import DataConfig
 from src.dataset import open_source
 from src.dataset.source import Source
-from src.fold import fold_batch_norm
+from src.network.fold import fold_batch_norm
 
 # How much of what a layer's curvature says of single weights is believed. Made images leave many channels and most
 # classes without a signal. (On the published network 0.3 and 0.5 gave the least divergence of the tried ones.)

@@ -27,9 +27,9 @@ from src.dataset.imagenet_classes import imagenet_classes
 from src.dataset.source import IMAGENET_MEAN, IMAGENET_STD, printable
 from src.dataset.transforms import Preprocessing
 from src.errors import UserError
+from src.network.summary import check_image_size
 from src.output import output_folder, write_bytes
 from src.squeezenet import SqueezeNet
-from src.summary import check_image_size
 
 # What ImageNet networks take, to the pixel; the size is each format's own.
 _RGB = Preprocessing(224, "center_crop", "dataset", IMAGENET_MEAN, IMAGENET_STD, resizer="pillow")

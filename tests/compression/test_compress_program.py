@@ -24,7 +24,7 @@ from src.config import DeviceConfig
 from src.dataset.transforms import Preprocessing
 from src.errors import UserError
 from src.exported import ExportedModel, read_spec
-from src.fold import fold_batch_norm
+from src.network.fold import fold_batch_norm
 from tests.conftest import ROOT
 
 ON_CPU = ("--device_target", "CPU")

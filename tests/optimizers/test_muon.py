@@ -8,8 +8,8 @@ from mindspore import Tensor
 from src.config import OptimizerConfig
 from src.finetuning import freeze
 from src.loss import CrossEntropy
-from src.muon import ITERATIONS, NEWTON_SCHULZ, orthogonalized
 from src.optimization import build_model
+from src.optimizers.muon import ITERATIONS, NEWTON_SCHULZ, orthogonalized
 from src.squeezenet import SqueezeNet
 
 LAST = ("classifier.1.weight", "classifier.1.bias")

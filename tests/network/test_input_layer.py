@@ -18,7 +18,7 @@ from src.dataset.transforms import FITS, NORMALIZATIONS, Preprocessing, pixel_ch
 from src.evaluation import evaluate
 from src.exporting import export_checkpoint
 from src.inference import Classifier
-from src.input_layer import InputLayer, with_input_layer
+from src.network.input_layer import InputLayer, with_input_layer
 from src.training import prepare, train
 from tests.made_data import refusal, write_image_folder
 from tests.test_training import BRIEF, CPU, configuration
