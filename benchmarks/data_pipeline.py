@@ -4,8 +4,8 @@
 
 Three pipelines take turns on the same test images, in batches of 32: mindvision's with all its defaults; this
 project's with `preprocess: host`, which likewise resizes, rescales, normalises and transposes in the pipeline; and with
-`preprocess: device`, which hands out uint8 images of 32x32 for the graph to do that (src/input_layer.py). Medians of
-the rounds, and of the ratios within a round. mindvision needs numpy below 2 to run its own pipeline.
+`preprocess: device`, which hands out uint8 images of 32x32 for the graph to do that (src/network/input_layer.py).
+Medians of the rounds, and of the ratios within a round. mindvision needs numpy below 2 to run its own pipeline.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ from benchmarks.torch_squeezenet import SqueezeNet
 from src.checkpoint import weights_of
 from src.cli.errors import run
 from src.config import parse_train
-from src.dropout import Dropout
 from src.loss import CrossEntropy
+from src.network.dropout import Dropout
 from src.training.model import make_optimizer
 from src.training.run import prepare
 

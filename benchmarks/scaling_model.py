@@ -170,8 +170,8 @@ def nets(image_size: int) -> list[Net]:
     """Count parameters and multiply-adds in the networks themselves."""
     import mindspore as ms
 
+    from src.network.summary import summarize, totals
     from src.squeezenet import SqueezeNet
-    from src.summary import summarize, totals
 
     ms.set_device("CPU")
     rows = []

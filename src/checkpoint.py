@@ -14,9 +14,9 @@ from mindspore import Tensor, nn
 
 from src.cli.errors import UserError
 from src.devices.silence import quiet, silent
-from src.dropout import Dropout
 from src.files.atomic import sync_folder
 from src.model_card import ModelCard, unreadable_card
+from src.network.dropout import Dropout
 from src.squeezenet import SqueezeNet
 from src.sqz.fileformat import SUFFIX as COMPRESSED_SUFFIX
 from src.sqz.fileformat import decode
@@ -69,7 +69,7 @@ def read_json(parameters: dict[str, ms.Parameter], key: str) -> Any:
 
 
 def read_card(parameters: dict[str, ms.Parameter], path: str | Path) -> ModelCard:
-    """Return the model card among a checkpoint's parameters. Raises UserError, which names `path`, for a damaged one."""
+    """Return the model card among a checkpoint's parameters. Raises UserError for a damaged one."""
     try:
         values = read_json(parameters, CARD_KEY)
     except ValueError as error:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Optional
 from mindspore import nn, ops
 from mindspore.common.initializer import Normal
 
-from src.dropout import Dropout
+from src.network.dropout import Dropout
 
 BYPASSES = ("none", "simple", "complex")
 BATCH_NORMS = ("none", "squeeze", "all")

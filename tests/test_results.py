@@ -12,7 +12,7 @@ from src.checkpoint import load_network
 from src.config import DeviceConfig, EvalConfig, parse_train
 from src.dataset.cifar10 import open_cifar10
 from src.inference.evaluation import evaluate_checkpoint
-from src.summary import summarize, totals
+from src.network.summary import summarize, totals
 from tests.conftest import ROOT
 
 RUNS = sorted(path.parent for path in (ROOT / "results").glob("*/result.json"))

@@ -29,8 +29,8 @@ from src.dataset.source import IMAGENET_MEAN, IMAGENET_STD, printable
 from src.files.atomic import write_bytes
 from src.files.run_folder import output_folder
 from src.model_card import ModelCard
+from src.network.summary import check_image_size
 from src.squeezenet import SqueezeNet
-from src.summary import check_image_size
 
 # What ImageNet networks take, to the pixel; the size is each format's own.
 _RGB = Preprocessing(224, "center_crop", "dataset", IMAGENET_MEAN, IMAGENET_STD, resizer="pillow")

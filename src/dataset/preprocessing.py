@@ -27,7 +27,7 @@ class Preprocessing:
     and std are of the RGB channels on a scale of 0 to 1, and not used when each image is normalised by its own.
     native_size is the side of the data set's images where all have one: a photograph is brought to that scale before it
     is cropped. resizer is "device" where all is done in the graph, which then takes pixels, (side, side, 3) uint8
-    (src/input_layer.py).
+    (src/network/input_layer.py).
     """
 
     image_size: int

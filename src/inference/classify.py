@@ -55,7 +55,7 @@ class Classifier:
         """Return the classifier of a checkpoint. Raises UserError when it cannot be used."""
         from mindspore import Tensor
 
-        from src.activations import Activations, heat
+        from src.network.cam import Activations, heat
 
         net, card = load_network(path)
         activations = Activations(net)

@@ -19,8 +19,8 @@ from src.devices.processes import ALONE, Job
 from src.files.atomic import write_json, write_text
 from src.files.run_folder import output_folder
 from src.inference.metrics import Classification, Evaluation
-from src.input_layer import with_input_layer
 from src.loss import CrossEntropy
+from src.network.input_layer import with_input_layer
 
 RESULT, CONFUSION_TABLE = "result.json", "confusion_matrix.csv"
 CONFUSION_PICTURE, MISTAKES_PICTURE = "confusion_matrix.png", "worst_mistakes.png"

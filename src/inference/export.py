@@ -18,11 +18,11 @@ from src.dataset.preprocessing import Preprocessing
 from src.devices.device import select_device
 from src.devices.silence import quiet
 from src.files.atomic import write_json
-from src.fold import without_batch_norm
 from src.inference.exported_model import ExportedModel, digest, spec_path
-from src.input_layer import InputLayer
 from src.model_card import ModelCard
-from src.summary import check_image_size
+from src.network.fold import without_batch_norm
+from src.network.input_layer import InputLayer
+from src.network.summary import check_image_size
 
 SUFFIXES = {"MINDIR": ".mindir", "AIR": ".air", "ONNX": ".onnx"}
 # Largest difference between the exported graph and the network that rounding explains, for logits around 10.

@@ -12,7 +12,7 @@ from src.devices.processes import ALONE, Job
 from src.devices.silence import quiet
 from src.inference.metrics import Classification
 from src.loss import CrossEntropy
-from src.muon import Muon
+from src.optimizers.muon import Muon
 from src.training.finetuning import lr_factors
 
 

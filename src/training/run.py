@@ -30,8 +30,8 @@ from src.files.run_folder import check_run_folder, make_run_folder
 from src.inference.evaluation import evaluate
 from src.lr_generator import get_lr, scale_lr
 from src.model_card import ModelCard
+from src.network.summary import check_image_size, summarize, totals
 from src.squeezenet import SqueezeNet
-from src.summary import check_image_size, summarize, totals
 from src.training.dashboard import dashboard_writer
 from src.training.finetuning import freeze
 from src.training.model import check_precision

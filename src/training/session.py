@@ -18,8 +18,8 @@ from src.checkpoint import read_checkpoint, read_json, save_checkpoint
 from src.cli.errors import UserError
 from src.dataset import evaluation_pipeline
 from src.inference.metrics import Evaluation
-from src.input_layer import with_input_layer
 from src.loss import CrossEntropy
+from src.network.input_layer import with_input_layer
 from src.training.callbacks import DeadStartWarning, Evaluator, History, NonFinite, Statistics, Steps, Training
 from src.training.dashboard import dashboard
 from src.training.model import build_model

@@ -12,7 +12,6 @@ from mindspore import Tensor
 from PIL import Image
 
 from src import visualize
-from src.activations import heat
 from src.checkpoint import load_network
 from src.cli.errors import UserError
 from src.config import DeviceConfig, ExportConfig, InferConfig
@@ -21,6 +20,7 @@ from src.inference.classify import infer
 from src.inference.evaluation import evaluate
 from src.inference.export import export_checkpoint
 from src.inference.exported_model import digest
+from src.network.cam import heat
 from tests.training.test_run import tiny_run
 
 CPU = DeviceConfig(device_target="CPU")

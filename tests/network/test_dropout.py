@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from src.dropout import Dropout
+from src.network.dropout import Dropout
 
 
 def masks(dropout: Dropout, count: int, shape=(64, 64)) -> np.ndarray:

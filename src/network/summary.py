@@ -1,6 +1,6 @@
 """Layers of a network with output shapes, parameters and multiply-adds.
 
-python -m src.summary --config config/squeezenet_cifar10.yaml --squeeze_ratio 0.25
+python -m src.network.summary --config config/squeezenet_cifar10.yaml --squeeze_ratio 0.25
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.activations import Activations, heat
+from src.network.cam import Activations, heat
 from src.squeezenet import SqueezeNet
 
 

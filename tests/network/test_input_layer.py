@@ -18,7 +18,7 @@ from src.dataset.preprocessing import FITS, NORMALIZATIONS, Preprocessing, pixel
 from src.inference.classify import Classifier
 from src.inference.evaluation import evaluate
 from src.inference.export import export_checkpoint
-from src.input_layer import InputLayer, with_input_layer
+from src.network.input_layer import InputLayer, with_input_layer
 from src.training.run import prepare, train
 from tests.made_data import refusal, write_image_folder
 from tests.training.test_run import BRIEF, CPU, configuration

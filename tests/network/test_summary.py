@@ -11,8 +11,8 @@ from mindspore import Tensor
 
 from src import summary
 from src.cli.errors import UserError
+from src.network.summary import check_image_size, summarize, table, totals
 from src.squeezenet import SqueezeNet
-from src.summary import check_image_size, summarize, table, totals
 
 
 @pytest.fixture(autouse=True)

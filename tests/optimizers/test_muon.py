@@ -7,7 +7,7 @@ from mindspore import Tensor
 
 from src.config import OptimizerConfig
 from src.loss import CrossEntropy
-from src.muon import ITERATIONS, NEWTON_SCHULZ, orthogonalized
+from src.optimizers.muon import ITERATIONS, NEWTON_SCHULZ, orthogonalized
 from src.squeezenet import SqueezeNet
 from src.training.finetuning import freeze
 from src.training.model import build_model
