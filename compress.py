@@ -13,13 +13,13 @@ python compress.py --decompress compressed_best/best.sqz
 
 import sys
 
-from src.cli import signals as interruption
+from src.cli import signals
 from src.cli.errors import run
 from src.compression.config import parse_compress
 
 
 def main() -> int:
-    interruption.watch()
+    signals.watch()
     configuration = parse_compress(sys.argv[1:], "Compress a network.")
 
     from src.compression.compressing import compress, decompress  # After the arguments are checked.

@@ -7,13 +7,13 @@ python train.py --config config/squeezenet_cifar10_small.yaml --epochs 5 --warmu
 
 import sys
 
-from src.cli import signals as interruption
+from src.cli import signals
 from src.cli.errors import run
 from src.config import parse_train
 
 
 def main() -> None:
-    interruption.watch()
+    signals.watch()
     config = parse_train(sys.argv[1:], "Train a SqueezeNet.")
 
     from src.training.run import train  # After the arguments are checked: MindSpore takes seconds to import.

@@ -46,7 +46,7 @@ def _nobody_reads() -> bool:
 def run(main: Callable[[], Optional[int]]) -> NoReturn:
     """Run an entry point and exit with its status, turning a UserError into one line on stderr.
 
-    A signal ends it in order. While a graph runs, MindSpore turns Ctrl-C into SIGTERM, unless interruption.watch has
+    A signal ends it in order. While a graph runs, MindSpore turns Ctrl-C into SIGTERM, unless signals.watch has
     taken the signals over.
     """
     signal.signal(signal.SIGTERM, _terminate)

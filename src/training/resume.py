@@ -13,7 +13,7 @@ from mindspore import Model, Tensor, nn
 from mindspore.train import Callback
 
 from src.checkpoint import CARD_KEY, not_finite, read_checkpoint, read_json, save_checkpoint
-from src.cli import signals as interruption
+from src.cli import signals
 from src.cli.errors import UserError
 from src.cli.signals import Interrupted
 from src.config import RUN_CONFIG, TrainConfig, changed_keys, parse_train
@@ -117,8 +117,8 @@ class Checkpoints(Callback):
     def _agreed(self) -> tuple[int, bool]:
         """Return the signal that one of the job's processes got, or 0, and whether to save as time is up."""
         due = bool(self.minutes) and self.job.leads and time.monotonic() - self._saved_at >= self.minutes * 60
-        signals, dues = self.job.gathered(np.array([interruption.received(), due])).max(0)
-        return int(signals), bool(dues)
+        number, dues = self.job.gathered(np.array([signals.received(), due])).max(0)
+        return int(number), bool(dues)
 
     def _save(self, step: int) -> None:
         self._saved_at = time.monotonic()

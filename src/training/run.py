@@ -17,7 +17,7 @@ import numpy as np
 from mindspore.dataset import Dataset
 
 from src.checkpoint import load_network, load_pretrained
-from src.cli import signals as interruption
+from src.cli import signals
 from src.cli.errors import UserError
 from src.config import RUN_CONFIG, TrainConfig, to_yaml, with_keys
 from src.dataset import check_shares, evaluation_pipeline, open_source, preprocessing_of, splits, training_pipeline
@@ -286,7 +286,7 @@ def steps_of(plan: Plan, start: float) -> Outcome:
         f"run folder: {plan.folder}",
         flush=True,
     )
-    with interruption.postponed():
+    with signals.postponed():
         if plan.job.leads:
             visualize.learning_rate(plan.folder / RATE_PICTURE, plan.rates, plan.steps_per_epoch)
             picture_batch(plan)

@@ -16,7 +16,6 @@ import pytest
 
 from src import visualize
 from src.checkpoint import read_checkpoint
-from src.cli import signals as interruption
 from src.cli.errors import UserError
 from src.cli.signals import Interrupted
 from src.config import with_keys
@@ -70,7 +69,7 @@ def stop_at(monkeypatch, step: int | None) -> None:
         original(self, run_context)
 
     monkeypatch.setattr(Checkpoints, "on_train_step_end", noting)
-    monkeypatch.setattr(interruption, "received", lambda: signal.SIGTERM if seen["step"] == step else 0)
+    monkeypatch.setattr(signals, "received", lambda: signal.SIGTERM if seen["step"] == step else 0)
 
 
 def content(folder: Path) -> dict:

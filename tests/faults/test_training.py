@@ -17,9 +17,9 @@ from src import visualize
 from src.checkpoint import load_network
 from src.cli.errors import UserError
 from src.devices.processes import ALONE
+from src.training import run as training
 from src.training.callbacks import NonFinite
 from src.training.resume import Checkpoints, read_saved
-from src.training.run import run as training
 from src.training.run import train
 from src.training.write_failures import Writing
 from tests.conftest import ROOT

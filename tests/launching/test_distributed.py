@@ -17,7 +17,7 @@ import pytest
 from src import visualize
 from src.config import DeviceConfig, EvalConfig, parse_train, with_keys
 from src.inference.evaluation import evaluate_checkpoint
-from src.training.run import run as training
+from src.training import run as training
 from src.training.run import train
 from tests.conftest import ROOT
 from tests.faults.test_resume import assert_same
@@ -75,9 +75,9 @@ from types import SimpleNamespace
 import src
 import numpy as np
 from src import visualize
-from src.training.run import callbacks
-from src.cli import signals as interruption
-from src.training.run import run as training
+from src.training import callbacks
+from src.cli import signals
+from src.training import run as training
 from src.config import parse_train
 from src.devices.device import select_device
 from src.cli.errors import UserError
@@ -99,7 +99,7 @@ def noting(self, run_context):
     step_end(self, run_context)
 
 training.prepare, Checkpoints.on_train_step_end = keeping, noting
-interruption.received = lambda: 15 if stop == [rank, step] else 0
+signals.received = lambda: 15 if stop == [rank, step] else 0
 select_device(parse_train(sys.argv[1:], "").device)
 training.select_device = lambda config: "CPU"  # MindSpore takes it once.
 for name, run, flags, stop in json.loads(os.environ["TRAININGS"]):
@@ -123,9 +123,9 @@ for name, run, flags, stop in json.loads(os.environ["TRAININGS"]):
 # train.py, which waits at a step until there is a signal.
 WAITING = f"""
 import os, sys, time
-from src.cli import signals as interruption
-interruption.watch()
-interruption.watch = lambda: None
+from src.cli import signals
+signals.watch()
+signals.watch = lambda: None
 import train
 from src.cli.errors import run
 from src.training.resume import Checkpoints
@@ -135,7 +135,7 @@ def waiting(self, run_context):
     if run_context.original_args().cur_step_num == int(os.environ["WAITS_AT"]) and os.environ["RANK_ID"] == "0":
         {note("waiting").rstrip()}
         deadline = time.monotonic() + 60
-        while not interruption.received() and time.monotonic() < deadline:
+        while not signals.received() and time.monotonic() < deadline:
             time.sleep(0.01)
     step_end(self, run_context)
 

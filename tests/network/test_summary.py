@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src import summary
 from src.cli.errors import UserError
+from src.network import summary
 from src.network.summary import check_image_size, summarize, table, totals
 from src.squeezenet import SqueezeNet
 

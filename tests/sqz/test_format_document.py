@@ -10,8 +10,8 @@ import pytest
 from src.compression.prune import prune
 from src.compression.share import share
 from src.sqz.fileformat import decode, encode
-from tests.compression import plain_decoder
 from tests.conftest import ROOT
+from tests.sqz import plain_decoder
 
 DOCUMENT = ROOT / "docs" / "FORMAT.md"
 

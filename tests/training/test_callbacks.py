@@ -12,6 +12,7 @@ from mindspore import Tensor
 
 from src.cli.errors import UserError
 from src.devices.processes import Job
+from src.training import callbacks
 from src.training.callbacks import (
     DEAD_STEPS,
     HISTORY_COLUMNS,
@@ -21,7 +22,6 @@ from src.training.callbacks import (
     NonFinite,
     Training,
 )
-from src.training.run import callbacks
 
 LN_10 = math.log(10)
 
