@@ -16,9 +16,6 @@ from hypothesis import strategies as st
 from src.cli.errors import UserError
 from src.config import (
     DeviceConfig,
-    EvalConfig,
-    ExportConfig,
-    InferConfig,
     ModelConfig,
     ScheduleConfig,
     TrainConfig,
@@ -28,6 +25,7 @@ from src.config import (
     reference,
     to_yaml,
 )
+from src.inference.config import EvalConfig, ExportConfig, InferConfig
 from src.lr_generator import LR_DECAY_MODES
 from src.squeezenet import BATCH_NORMS, BYPASSES, STEMS, VERSIONS, SqueezeNet
 from src.training.run import learning_rates

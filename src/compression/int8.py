@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 
 from src.compression.measuring import Measure
-from src.config import DeviceConfig, ExportConfig
+from src.config import DeviceConfig
 from src.devices.silence import quiet, silent
 from src.files.atomic import write_json
+from src.inference.config import ExportConfig
 from src.inference.export import export_checkpoint
 from src.inference.exported_model import ExportedModel, digest, read_spec, spec_path
 from src.model_card import ModelCard

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any, Callable, Optional
 
 import mindspore as ms
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from src.cli.errors import UserError
 from src.compression.config import MeasureConfig
 from src.compression.photographs import Photographs, open_photographs
-from src.config import DataConfig
+from src.config import data_config
 from src.dataset import evaluation_pipeline, open_source
 from src.inference.evaluation import evaluate
 from src.inference.metrics import Classification, Evaluation
@@ -27,12 +28,7 @@ class Measure:
         if config.images:
             self._source = open_photographs(config.images, config.labels, tuple(config.csv_columns), card.classes)
         else:
-            data = DataConfig(
-                dataset=config.dataset,
-                data_path=config.data_path,
-                val_split=card.val_split_of(config.dataset),
-                csv_columns=config.csv_columns,
-            )
+            data = data_config(config, val_split=card.val_split_of(config.dataset))
             self._source = open_source(data, config.split)
             if self._source.classes != card.classes[: len(self._source.classes)]:
                 raise UserError(
@@ -52,13 +48,26 @@ class Measure:
             if name in parameters:
                 parameter.set_data(ms.Tensor(parameters[name]))
         config = self._config
-        evaluation: Evaluation = evaluate(net, self._source, self._preprocessing, config.batch_size, config.num_workers)
+        evaluation: Evaluation = evaluate(
+            net,
+            self._source,
+            self._preprocessing,
+            config.batch_size,
+            config.num_workers,
+            max_broken_images=config.max_broken_images,
+        )
         return self._figures(evaluation)
 
     def of_model(self, run: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
         """Return the figures of a model that turns inputs (N, 3, H, W) into logits (N, classes)."""
         config, outcome = self._config, Classification()
-        pipeline = evaluation_pipeline(self._source, self._preprocessing, config.batch_size, config.num_workers)
+        pipeline = evaluation_pipeline(
+            self._source,
+            self._preprocessing,
+            config.batch_size,
+            config.num_workers,
+            max_broken_images=config.max_broken_images,
+        )
         for batch in pipeline.create_dict_iterator(num_epochs=1):
             outcome.update(ms.Tensor(run(batch["image"].asnumpy())), batch["label"])
         return self._figures(outcome.eval())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
+from collections.abc import Iterator, Mapping
+from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from src.compression.config import Compression
 from src.compression.measuring import Measure
 from src.compression.prune import prune, sparsities_for
 from src.compression.share import rounded, share
-from src.config import DataConfig
+from src.config import DataConfig, data_config
 from src.dataset import open_source
 from src.dataset.source import Source
 from src.model_card import ModelCard
@@ -143,16 +144,13 @@ class Steps:
     def _data(self, card: ModelCard) -> DataConfig:
         """Return the configuration of the training images, without those that were set aside when it was trained."""
         measuring, retrain = self.measuring, self.retrain
-        return DataConfig(
-            dataset=measuring.dataset,
-            data_path=measuring.data_path,
+        return data_config(
+            measuring,
             val_split=card.val_split_of(measuring.dataset),
             train_images=retrain.train_images,
             batch_size=retrain.train_batch_size,
             augment=retrain.augment,
             crop_padding=retrain.crop_padding,
-            csv_columns=measuring.csv_columns,
-            num_workers=measuring.num_workers,
         )
 
     def _retraining(self, card: ModelCard):

@@ -19,13 +19,13 @@ import struct
 import sys
 import tempfile
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 
 from src.cli.errors import UserError
-from src.config import DataConfig, MindRecordConfig
+from src.config import MindRecordConfig, data_config
 from src.dataset.source import IMAGENET_MEAN, IMAGENET_STD, FileSource, Source, load_image, printable
 from src.files.atomic import sync_folder, write_json
 
@@ -164,12 +164,7 @@ def pack(config: MindRecordConfig) -> dict[str, int]:
     target = Path(config.output_path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target}: is there already; choose another --output_path, or remove it")
-    data = DataConfig(
-        dataset=config.dataset,
-        data_path=config.data_path,
-        csv_columns=config.csv_columns,
-        val_labels=config.val_labels,
-    )
+    data = data_config(config)
     sources = {split: open_source(data, split) for split in splits(data)}
     if not sources:
         raise UserError(f"{config.data_path}: no train/ and no val/ in it")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import List
 
 from src.cli.errors import UserError, run
 from src.config import parse
@@ -17,9 +16,9 @@ from src.files.run_folder import make_folder
 
 @dataclasses.dataclass(frozen=True)
 class ComparisonConfig:
-    """What is compared, and where the picture goes."""
+    """Comparison of runs."""
 
-    runs: List[str]
+    runs: list[str]
     """folders of runs"""
     output_path: str = "comparison.png"
     """picture to write"""

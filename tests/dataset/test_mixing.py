@@ -68,19 +68,19 @@ def test_cutmix_puts_a_rectangle_of_the_image_before_in_and_the_labels_have_its_
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 def test_shares_are_drawn_from_the_beta_distribution(alpha):
-    _, targets = Mixing(["mixup"], alpha, CLASSES, 1, 2)(flat_images(2), LABELS, DRAWS)
+    _, targets = Mixing({"mixup": alpha}, CLASSES, 1, 2)(flat_images(2), LABELS, DRAWS)
     assert stats.kstest(own_shares(targets), stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
 
 def test_of_two_methods_each_image_draws_one():
-    mixed, _ = Mixing(["mixup", "cutmix"], 1.0, CLASSES, 1, 2)(flat_images(2), LABELS, DRAWS)
+    mixed, _ = Mixing({"mixup": 1.0, "cutmix": 1.0}, CLASSES, 1, 2)(flat_images(2), LABELS, DRAWS)
     pure = ((mixed == flat_images(2)) | (mixed == other(flat_images(2)))).all((1, 2, 3))
     assert 0.4 < pure.mean() < 0.6
 
 
 def test_the_same_seed_and_draws_mix_alike_and_others_do_not():
     def mixed(seed, draws):
-        return Mixing(["cutmix"], 1.0, CLASSES, seed, 2)(flat_images(2), LABELS, draws)[1]
+        return Mixing({"cutmix": 1.0}, CLASSES, seed, 2)(flat_images(2), LABELS, draws)[1]
 
     np.testing.assert_array_equal(mixed(1, DRAWS), mixed(1, DRAWS))
     assert (mixed(1, DRAWS) != mixed(2, DRAWS)).any() and (mixed(1, DRAWS) != mixed(1, DRAWS + IMAGES)).any()

@@ -17,9 +17,10 @@ import importlib
 import io
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Callable, Iterator
+from typing import Callable
 
 import pytest
 
@@ -119,8 +120,9 @@ def program(monkeypatch) -> Callable:
 def models(tmp_path_factory) -> SimpleNamespace:
     """Paths of a checkpoint with random weights, for images of 16x16, and of its exports: ckpt, mindir, onnx."""
     from src.checkpoint import save_checkpoint
-    from src.config import DeviceConfig, ExportConfig
+    from src.config import DeviceConfig
     from src.dataset.preprocessing import Preprocessing
+    from src.inference.config import ExportConfig
     from src.inference.export import export_checkpoint
     from src.model_card import ModelCard
     from src.squeezenet import SqueezeNet

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from src.config import DeviceConfig, EvalConfig, ExportConfig, InferConfig, TrainConfig
+from src.config import DeviceConfig, TrainConfig
+from src.inference.config import EvalConfig, ExportConfig, InferConfig
 from tests.faults.conftest import one_line_error
 
 CASES = 250  # For each of the four programs.

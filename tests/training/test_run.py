@@ -21,9 +21,10 @@ from PIL import Image
 from src import visualize
 from src.checkpoint import load_network, save_checkpoint
 from src.cli.errors import UserError
-from src.config import DeviceConfig, EvalConfig, ExportConfig, TrainConfig, parse_train
+from src.config import DeviceConfig, TrainConfig, parse_train
 from src.dataset import open_source
 from src.files.locks import LOCK
+from src.inference.config import EvalConfig, ExportConfig
 from src.inference.evaluation import evaluate, evaluate_checkpoint
 from src.inference.export import export_checkpoint
 from src.lr_generator import get_lr
