@@ -194,7 +194,7 @@ class Parser:
         """Add a word that stands without a flag to what is given."""
         if word == "-h":
             self._help()
-        name = word.lstrip("-")
+        name = word.lstrip("-").partition("=")[0]
         if word.startswith("-") and self._meant(name):
             raise UserError(f"unexpected argument {word!r}; did you mean '--{self._meant(name)}'?")
         key = self.positional.get(Path(word).suffix.lower(), self.positional.get(""))
