@@ -39,9 +39,10 @@ PROGRAMS = {
 }
 
 
-def owner(concern: type, key: str) -> type:
-    """Return the dataclass that a key is defined in, or last redefined: the concern itself or one of its bases."""
-    return next(base for base in concern.__mro__ if key in base.__dict__.get("__annotations__", {}))
+def owner(concern: type, field: dataclasses.Field) -> type:
+    """Return the dataclass that defines a field, or redefines it: the concern itself or one of its bases."""
+    bases = [base for base in concern.__mro__ if dataclasses.is_dataclass(base)]
+    return [base for base in bases if field in dataclasses.fields(base)][-1]
 
 
 def reference() -> str:
@@ -50,7 +51,7 @@ def reference() -> str:
     for program, concerns in PROGRAMS.items():
         for concern in concerns:
             for field in dataclasses.fields(concern):
-                group = owner(concern, field.name)
+                group = owner(concern, field)
                 groups.setdefault(group, {}).setdefault(field.name, [field, []])[1].append(program)
     lines = [INTRODUCTION]
     for group, keys in groups.items():

@@ -59,6 +59,9 @@ class Dialect(NamedTuple):
     recipes: Optional[Path] = None
 
 
+_PLAIN = Dialect()
+
+
 class Parser:
     """Parse the flags of a program.
 
@@ -70,7 +73,7 @@ class Parser:
         self,
         description: str,
         concerns: Sequence[type],
-        dialect: Dialect = Dialect(),
+        dialect: Dialect = _PLAIN,
         positional: Mapping[str, str] = _NONE,
     ):
         self.description, self.concerns, self.dialect, self.positional = description, concerns, dialect, positional

@@ -52,7 +52,7 @@ class CompressConfig:
     """also export the original to ONNX and to 8-bit ONNX, calibrated on `calibration` or training images, and compare
     sizes, speeds and accuracies with the compressed file's"""
     start: Literal["optimal", "linear", "density", "random"] = "optimal"
-    """initial centroids of k-means: of the least error, even over the range, even over the weights, or drawn from them"""
+    """initial centroids of k-means: least error, even over the range, even over the weights, or drawn from them"""
     seed: CountOrZero = 1
     """seed of the random start"""
     classes: Optional[str] = None
