@@ -36,7 +36,7 @@ def own_shares(targets):
 @pytest.mark.parametrize("channels", [0, 2])
 def test_mixup_is_the_weighted_mean_of_an_image_and_the_one_before_and_so_are_the_labels(channels):
     images = flat_images(channels)
-    mixed, targets = Mixing(["mixup"], 1.0, CLASSES, 1, channels)(images, LABELS, DRAWS)
+    mixed, targets = Mixing({"mixup": 1.0}, CLASSES, 1, channels)(images, LABELS, DRAWS)
     own = own_shares(targets)[:, None, None, None]
     np.testing.assert_allclose(mixed, own * images + (1 - own) * other(images), rtol=1e-5, atol=1e-4)
     assert (mixed.dtype, targets.dtype) == (np.float32, np.float32)
@@ -44,7 +44,7 @@ def test_mixup_is_the_weighted_mean_of_an_image_and_the_one_before_and_so_are_th
 
 def test_mixup_of_pixels_rounds_to_the_nearest():
     images = flat_images(2, np.uint8)
-    mixed, targets = Mixing(["mixup"], 1.0, CLASSES, 1, 2)(images, LABELS, DRAWS)
+    mixed, targets = Mixing({"mixup": 1.0}, CLASSES, 1, 2)(images, LABELS, DRAWS)
     own = own_shares(targets)[:, None, None, None]
     assert mixed.dtype == np.uint8
     assert np.abs(mixed - (own * images + (1 - own) * other(images))).max() < 0.501
@@ -53,7 +53,7 @@ def test_mixup_of_pixels_rounds_to_the_nearest():
 @pytest.mark.parametrize("channels", [0, 2])
 def test_cutmix_puts_a_rectangle_of_the_image_before_in_and_the_labels_have_its_area(channels):
     images = flat_images(channels)
-    mixed, targets = Mixing(["cutmix"], 1.0, CLASSES, 1, channels)(images, LABELS, DRAWS)
+    mixed, targets = Mixing({"cutmix": 1.0}, CLASSES, 1, channels)(images, LABELS, DRAWS)
     maps = np.moveaxis(mixed, channels + 1, 3)
     assert (maps == maps[..., :1]).all(), "all channels are cut alike"
     from_other = maps[..., 0] == other(images).reshape(IMAGES, -1)[:, 0, None, None]
