@@ -15,11 +15,13 @@ import sys
 
 from src.cli import signals
 from src.cli.errors import run
-from src.compression.config import parse_compress
 
 
 def main() -> int:
     signals.watch()
+    # Here, so that Ctrl-C is one line while MindSpore is imported, which takes seconds.
+    from src.compression.config import parse_compress
+
     configuration = parse_compress(sys.argv[1:], "Compress a network.")
 
     from src.compression.compressing import compress, decompress  # After the arguments are checked.

@@ -14,7 +14,7 @@ from typing import get_type_hints
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.cli.flags import default_of, describe, meanings_of
+from src.cli.help_text import default_of, describe, heading_of, meanings_of
 from src.compression.config import Compression
 from src.config import DeviceConfig, MindRecordConfig, TrainConfig
 from src.conversion.config import ConvertConfig
@@ -55,9 +55,9 @@ def reference() -> str:
                 groups.setdefault(group, {}).setdefault(field.name, [field, []])[1].append(program)
     lines = [INTRODUCTION]
     for group, keys in groups.items():
-        title, _, explanation = group.__doc__.splitlines()[0].partition(":")
-        lines += ["", f"## {title.rstrip('.')}"]
-        lines += ["", explanation.strip()[0].upper() + explanation.strip()[1:]] if explanation else []
+        title, explanation = heading_of(group)
+        lines += ["", f"## {title}"]
+        lines += ["", explanation[0].upper() + explanation[1:]] if explanation else []
         lines += ["", "| key | default | values | meaning | used by |", "|---|---|---|---|---|"]
         meanings, hints = meanings_of(group), get_type_hints(group, include_extras=True)
         for key, (field, programs) in keys.items():

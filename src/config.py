@@ -34,6 +34,7 @@ from src.keys import (
     Filters,
     Fit,
     Fraction,
+    NewFolderConfig,
     Normalization,
     OpenFraction,
     Optimizer,
@@ -60,8 +61,7 @@ class ModelConfig:
     """Network: each key is an argument of SqueezeNet (src/squeezenet.py)."""
 
     version: Version = "1_0"
-    """1_0: the paper's; 1_1: the authors' later one, with 2.4 times fewer operations; cifar, cifar_deep, cifar_wide:
-    small networks for 32x32 images"""
+    """1_0: the paper's; 1_1: the authors' later one, 2.4 times fewer operations; cifar*: small ones for 32x32 images"""
     bypass: Bypass = "none"
     """connections around Fire modules: none, identities (simple), or identities and 1x1 convolutions (complex)"""
     batch_norm: BatchNorm = "none"
@@ -268,14 +268,6 @@ def data_config(source: DataSourceConfig, **keys: Any) -> DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class NewFolderConfig:
-    """Output folder."""
-
-    output_path: str
-    """folder to make; it must not exist yet"""
-
-
-@dataclasses.dataclass(frozen=True)
 class MindRecordConfig(DataSourceConfig, NewFolderConfig):
     """Packing of a data set by to_mindrecord.py."""
 
@@ -315,7 +307,11 @@ def parse_train(argv: list[str], description: str) -> TrainConfig:
         raise UserError(f"resume: {folder!r} holds no run that could go on; it takes the folder of one")
     epochs, warmup = config.schedule.epochs, config.schedule.warmup_epochs
     if warmup > epochs and "epochs" in words and "warmup_epochs" not in words:
-        print(f"warning: warmup_epochs: {warmup} is cut to the {epochs} of --epochs", file=sys.stderr, flush=True)
+        print(
+            f"warning: warmup_epochs: reduced from {warmup} to {epochs}, all epochs there are",
+            file=sys.stderr,
+            flush=True,
+        )
         config = with_keys(config, warmup_epochs=epochs)
     config.check()
     return config
@@ -337,25 +333,21 @@ def with_keys(config: Any, **keys: Any) -> Any:
     changed = {}
     for field in dataclasses.fields(config):
         concern = getattr(config, field.name)
-        own = {name: value for name, value in keys.items() if name in {f.name for f in dataclasses.fields(concern)}}
+        own = {name: value for name, value in keys.items() if hasattr(concern, name)}
         changed[field.name] = dataclasses.replace(concern, **own)
     return dataclasses.replace(config, **changed)
 
 
 def changed_keys(config: TrainConfig, former: TrainConfig) -> list[str]:
     """Return the keys whose values differ and decide what a run computes, as `key: former -> new`."""
-    differences = []
-    for concern in dataclasses.fields(config):
-        new, old = (dataclasses.asdict(getattr(c, concern.name)) for c in (config, former))
-        differences += [
-            f"{key}: {old[key]} -> {value}"
-            for key, value in new.items()
-            if value != old[key] and key not in MAY_CHANGE.split()
-        ]
-    return differences
+    new, old = (
+        {key: value for concern in dataclasses.asdict(c).values() for key, value in concern.items()}
+        for c in (config, former)
+    )
+    decisive = [key for key in new if key not in MAY_CHANGE.split()]
+    return [f"{key}: {old[key]} -> {new[key]}" for key in decisive if new[key] != old[key]]
 
 
 def to_yaml(config: Any) -> str:
     """Return a dataclass of concerns as flat YAML that `--config` reads back to the same configuration."""
-    concerns = [field.name for field in dataclasses.fields(config)]
-    return "".join(f"# {name}\n{dump(dataclasses.asdict(getattr(config, name)))}" for name in concerns)
+    return "".join(f"# {name}\n{dump(concern)}" for name, concern in dataclasses.asdict(config).items())

@@ -137,3 +137,11 @@ class DeviceConfig:
     """stop if device_target is missing, instead of falling back to another"""
     mode: Literal["graph", "pynative"] = "graph"
     """MindSpore's execution mode: GRAPH_MODE or PYNATIVE_MODE"""
+
+
+@dataclasses.dataclass(frozen=True)
+class NewFolderConfig:
+    """Output folder."""
+
+    output_path: str
+    """folder to make; it must not exist yet"""

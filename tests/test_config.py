@@ -423,7 +423,7 @@ def test_a_warm_up_of_the_recipe_that_is_longer_than_the_epochs_of_the_command_l
         config = train_config(*argv)
         assert (config.schedule.warmup_epochs, config.schedule.epochs) == (3, 3)
         lines = capsys.readouterr().err.splitlines()
-        assert lines == [f"warning: warmup_epochs: {warmup} is cut to the 3 of --epochs"]
+        assert lines == [f"warning: warmup_epochs: reduced from {warmup} to 3, all epochs there are"]
     assert train_config("--epochs", "6").schedule.warmup_epochs == 5 and capsys.readouterr().err == ""
     path = yaml_file("epochs: 3")
     assert mistake("--config", path) == "warmup_epochs: 5 is not allowed: at most epochs (3); give --warmup_epochs too"

@@ -10,16 +10,11 @@ at once, and a mistake is a UserError of one line that names the key, the value 
 
 from __future__ import annotations
 
-import argparse
-import ast
 import dataclasses
 import difflib
-import inspect
-import json
 import os
 import re
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -28,12 +23,11 @@ from typing import get_type_hints as type_hints
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, create_model
-from pydantic.fields import FieldInfo
 
 from src.cli.errors import UserError
+from src.cli.help_text import default_of, describe, help_text
 from src.cli.yaml_files import STRING, construct, errors_in, flow, read_nodes, scalar, written
 
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
 _NONE: Mapping = MappingProxyType({})
 _NULLS = ("null", "Null", "NULL", "~")
 
@@ -44,13 +38,12 @@ def limited(kind: type, description: str, **limits: Any) -> Any:
 
 
 class Dialect(NamedTuple):
-    """Describe what users may write other than the keys themselves.
+    """Spellings that a program takes or explains in addition to its keys.
 
-    synonyms: keys that other programs' words stand for, for the hint. The first that the program has is named; one
-        with a space is a sentence's end of its own.
-    renamed: today's names of a key of the last release, which is taken with a warning.
-    retired: the value with which a former key means nothing, and is passed over.
-    recipes: folder whose files --config finds by their bare name.
+    synonyms: keys by their names elsewhere, for hints: the first that the program has, or a phrase with spaces.
+    renamed: new names by the old one, which is taken with a warning.
+    retired: former keys that are ignored if they have this value, and refused otherwise.
+    recipes: folder of YAML files that --config finds by their bare name.
     """
 
     synonyms: Mapping[str, Sequence[str]] = _NONE
@@ -63,10 +56,10 @@ _PLAIN = Dialect()
 
 
 class Parser:
-    """Parse the flags of a program.
+    """Parser of a program's flags.
 
-    concerns: dataclasses with the program's keys, each of which only one has.
-    positional: key of a word without a flag, by its suffix; "" is any other's.
+    concerns: dataclasses whose fields are the keys; no key is in two of them.
+    positional: key of a word without a flag, by the word's suffix; "" stands for all other words.
     """
 
     def __init__(
@@ -130,11 +123,11 @@ class Parser:
             if not words["config"]:
                 raise UserError("config: a value is missing (--config FILE)")
             file = self._file(words["config"][0])
-            for name, node in self._read(file).items():
-                for key in self._today(name, f"{file}: ", lambda kind, node=node: _of_node(node, kind)):
-                    with errors_in(file):
+            with errors_in(file):
+                for name, node in self._read(file).items():
+                    for key in self._today(name, f"{file}: ", lambda kind, node=node: _of_node(node, kind)):
                         values[key] = spelled(_of_node(node, self.kinds[key]), self.kinds[key])
-                    sources[key] = f"{file}: ", written(node)
+                        sources[key] = f"{file}: ", written(node)
         for name, given in words.items():
             if name == "config":
                 continue
@@ -212,7 +205,7 @@ class Parser:
 
     def _unknown(self, name: str) -> str:
         meant = self._meant(name) or next(iter(difflib.get_close_matches(name, self.kinds, 1)), None)
-        if meant is None:
+        if meant in (None, name):
             return f"unknown key {name!r}; --help lists all"
         return f"unknown key {name!r}; did you mean {meant if ' ' in meant else repr(meant)}?"
 
@@ -225,51 +218,8 @@ class Parser:
         return str(found) if os.path.isfile(found) and not os.path.isfile(name) else name
 
     def _help(self) -> None:
-        """Print all keys, grouped by concern, and exit."""
-        parser = argparse.ArgumentParser(
-            usage="%(prog)s [--config FILE] [--KEY VALUE ...]", description=self.description, add_help=False
-        )
-        parser.add_argument("-h", "--help", action="help", help="show this text and exit")
-        parser.add_argument("--config", metavar="FILE", help="YAML file with keys below; flags take precedence over it")
-        for concern in self.concerns:
-            group, meanings = parser.add_argument_group(inspect.getdoc(concern).splitlines()[0]), meanings_of(concern)
-            for field in dataclasses.fields(concern):
-                default = default_of(field)
-                shown = "required" if default is dataclasses.MISSING else f"default: {json.dumps(default)}"
-                text = f"{meanings[field.name]} ({describe(self.kinds[field.name])}; {shown})"
-                group.add_argument(f"--{field.name}", metavar="", help=text.replace("%", "%%"))
-        parser.print_help()
+        print(help_text(self.description, self.concerns))
         sys.exit(0)
-
-
-def default_of(field: dataclasses.Field) -> Any:
-    """Return a field's default, or dataclasses.MISSING."""
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def meanings_of(concern: type) -> dict[str, str]:
-    """Return the docstrings below the fields of a dataclass, those of its bases included."""
-    meanings: dict[str, str] = {}
-    for owner in reversed([base for base in concern.__mro__ if dataclasses.is_dataclass(base)]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
-        for field, text in zip(body, body[1:]):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                meanings[field.target.id] = " ".join(ast.literal_eval(text.value).split())
-    return meanings
-
-
-def describe(kind: Any) -> str:
-    """Return what values a type allows, in words."""
-    if get_origin(kind) is Annotated:
-        described = [fact.description for fact in kind.__metadata__ if isinstance(fact, FieldInfo) and fact.description]
-        return described[0] if described else describe(get_args(kind)[0])
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, get_args(kind)))
-    if get_origin(kind) is list:
-        return f"a list of: {describe(get_args(kind)[0])}"
-    if get_origin(kind) is Union:
-        return ", or ".join(describe(option) for option in get_args(kind))
-    return _WORDS[kind]
 
 
 def _options(kind: Any) -> list:

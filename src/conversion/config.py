@@ -6,7 +6,8 @@ import dataclasses
 from typing import Literal, Optional, get_args
 
 from src.cli.errors import UserError
-from src.cli.flags import describe, spelled
+from src.cli.flags import spelled
+from src.cli.help_text import describe
 from src.config import parse
 from src.keys import Bypass, Padding, Side, Stem
 

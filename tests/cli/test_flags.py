@@ -8,7 +8,8 @@ from typing import Literal, Optional, Union
 import pytest
 
 from src.cli.errors import UserError
-from src.cli.flags import Dialect, Parser, describe, limited, meanings_of
+from src.cli.flags import Dialect, Parser, limited
+from src.cli.help_text import describe, meanings_of
 
 Level = limited(int, "a whole number from 1 to 9", ge=1, le=9)
 Spice = Literal["pepper", "hot_sauce", "SALT"]
@@ -164,6 +165,22 @@ def test_a_mistake_names_the_file_only_where_it_stands_there(tmp_path):
     assert mistake("--config", str(menu), "--heat", "44").startswith("heat: '44' is not allowed")
     assert mistake("--config", str(menu), "--heat", "4").startswith(f"{menu}: weight: \"'3'\" is not allowed")
     assert parsed("--config", str(menu), "--heat", "4", "--weight", "3")["weight"] == 3
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("smoking: !!int no", "{}: not valid YAML: "),
+        ("smoking: !!set [1]", "{}, line 1: not valid YAML: "),
+        ("heat: !!python/name:os.system x", "{}, line 1: not valid YAML: "),
+        ("config: a.yaml", "{}: unknown key 'config'; --help lists all"),
+        ("batch-size: 1", "{}: unknown key 'batch-size'"),
+    ],
+)
+def test_a_value_that_cannot_be_read_names_the_file(tmp_path, text, message):
+    menu = tmp_path / "a.yaml"
+    menu.write_text(text)
+    assert mistake("--config", str(menu)).startswith(message.format(menu))
 
 
 def test_values_that_a_file_repeats_or_spreads_over_lines_are_shown_on_one(tmp_path):
