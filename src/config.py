@@ -124,8 +124,7 @@ class DataConfig(DataLoadingConfig):
     crop_padding: Optional[Padding] = None
     """zeros around an image before crop_flip crops it; null: an eighth of image_size"""
     normalize: Normalization = "dataset"
-    """normalise by the data set's mean and standard deviation (with pretrained, by those of the checkpoint), or each
-    image by its own"""
+    """normalise by the data set's mean and deviation (with pretrained: the checkpoint's), or each image by its own"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,8 +185,7 @@ class RunConfig:
     output_path: Optional[str] = None
     """folder of the run; null: runs/<name of the configuration>"""
     resume: bool = False
-    """continue the run in output_path, with its configuration, from its newest checkpoint; --resume FOLDER: the run in
-    that folder"""
+    """continue the run in output_path, or in --resume FOLDER, with its configuration, from its newest checkpoint"""
     overwrite: bool = False
     """replace the run in output_path"""
     pretrained: Optional[str] = None
@@ -344,8 +342,7 @@ def changed_keys(config: TrainConfig, former: TrainConfig) -> list[str]:
         {key: value for concern in dataclasses.asdict(c).values() for key, value in concern.items()}
         for c in (config, former)
     )
-    decisive = [key for key in new if key not in MAY_CHANGE.split()]
-    return [f"{key}: {old[key]} -> {new[key]}" for key in decisive if new[key] != old[key]]
+    return [f"{key}: {old[key]} -> {new[key]}" for key in new if new[key] != old[key] and key not in MAY_CHANGE.split()]
 
 
 def to_yaml(config: Any) -> str:
