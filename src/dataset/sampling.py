@@ -9,7 +9,8 @@ import mindspore.dataset as ds
 import numpy as np
 
 from src.cli.errors import UserError
-from src.dataset.preprocessing import Drawn, Preprocessing
+from src.dataset.augmentation import Drawn
+from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import Source
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator
+from typing import Any, Callable, Iterator
 
 import numpy as np
 from mindspore.dataset import Dataset
@@ -20,17 +20,14 @@ from src.dataset import evaluation_pipeline
 from src.inference.metrics import Evaluation
 from src.loss import CrossEntropy
 from src.network.input_layer import with_input_layer
-from src.training.callbacks import DeadStartWarning, Evaluator, History, NonFinite, Statistics, Steps, Training
+from src.training.callbacks import BatchNormStatistics, DeadStartWarning, Evaluator, NonFinite, StepCounter
 from src.training.dashboard import dashboard
 from src.training.model import build_model
+from src.training.plan import BEST, CHECKPOINTS, CURVES_PICTURE, LAST, LOG, METRICS, SCALARS, Plan
+from src.training.progress import History, ProgressLogger
 from src.training.resume import Checkpoints, State, loss_scale, restore, set_loss_scale
 from src.training.write_failures import Guarded, Writing
 
-if TYPE_CHECKING:
-    from src.training.run import Plan
-
-LOG, METRICS, SCALARS, CURVES_PICTURE = "train.log", "metrics.csv", "scalars", "curves.png"
-CHECKPOINTS, BEST, LAST = "checkpoints", "best.ckpt", "squeezenet.ckpt"
 STEP_COUNTS = ("recorded", "evaluated_step")  # Among what the parts of a training remember.
 EVALUATION_KEY = "evaluation"  # In best.ckpt: its step, and what it reached.
 
@@ -123,7 +120,7 @@ class Session:
         kind = run.scalars if plan.job.leads else "none"
         scalars = opened.enter_context(dashboard(kind, plan.folder / SCALARS, plan.step))
         self.history = History(guarded(METRICS, "w"), self._seconds, scalars, former)
-        self.progress = Training(
+        self.progress = ProgressLogger(
             plan.rates,
             plan.steps_per_epoch,
             self.loss,
@@ -176,14 +173,14 @@ class Session:
             plan.earlier,
         )
         return [
-            Steps(plan.step, plan.job),
+            StepCounter(plan.step, plan.job),
             self.non_finite,
             self.progress,
             dead_start,
             TimeMonitor(plan.steps_per_epoch),
             # It ends a run by itself whose loss is not finite.
             *([] if run.on_nan == "skip" else [LossMonitor(run.log_steps)]),
-            Statistics(plan.net, plan.job, run.eval_steps),
+            BatchNormStatistics(plan.net, plan.job, run.eval_steps),
             *([self.evaluator] if self.evaluator else []),
             checkpoints,
         ]

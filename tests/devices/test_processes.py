@@ -23,7 +23,7 @@ from src.devices import processes as job_module
 from src.devices.processes import ALONE, Job, average_statistics, is_worker, local_device, set_vector, vector
 from src.inference.metrics import Classification, Evaluation
 from src.lr_generator import get_lr, scale_lr
-from src.training.run import learning_rates
+from src.training.plan import learning_rates
 from tests.made_data import refusal
 from tests.training.test_run import configuration
 

@@ -16,6 +16,7 @@ import pytest
 
 from src import visualize
 from src.checkpoint import read_checkpoint
+from src.cli import signals
 from src.cli.errors import UserError
 from src.cli.signals import Interrupted
 from src.config import with_keys

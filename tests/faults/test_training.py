@@ -17,6 +17,7 @@ from src import visualize
 from src.checkpoint import load_network
 from src.cli.errors import UserError
 from src.devices.processes import ALONE
+from src.training import plan as plan_module
 from src.training import run as training
 from src.training.callbacks import NonFinite
 from src.training.resume import Checkpoints, read_saved
@@ -34,7 +35,7 @@ def no_pictures(monkeypatch):
 
 def with_spikes(monkeypatch, *steps: int, height: float = 1e30) -> None:
     """Have the learning rate of some steps break every weight."""
-    original = training.learning_rates
+    original = plan_module.learning_rates
 
     def spiked(*arguments) -> np.ndarray:
         rates = original(*arguments)
@@ -129,20 +130,20 @@ GROWTH = """
     import src
     import psutil
     from src import visualize
-    from src.training.callbacks import Steps
+    from src.training.callbacks import StepCounter
     from src.training.run import train
     from tests.training.test_run import configuration
 
     visualize._save = lambda figure, path: None
     process, seen = psutil.Process(), {}
-    original = Steps.on_train_step_end
+    original = StepCounter.on_train_step_end
 
     def measured(self, run_context):
         original(self, run_context)
         if self.step % 100 == 0:
             seen[self.step] = [process.memory_info().rss, process.num_fds(), process.num_threads()]
 
-    Steps.on_train_step_end = measured
+    StepCounter.on_train_step_end = measured
     result = train(configuration(**json.loads(sys.argv[1])))
     print(json.dumps({"seen": seen, "steps": result["steps"], "children": len(process.children())}))
 """

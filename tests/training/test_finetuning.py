@@ -22,7 +22,8 @@ from src.loss import CrossEntropy
 from src.squeezenet import SqueezeNet
 from src.training.finetuning import freeze, lr_factors
 from src.training.model import build_model, parameter_groups
-from src.training.run import prepare, taken_up, train
+from src.training.plan import prepare, resumed_plan
+from src.training.run import train
 from tests.faults.test_resume import SMALL, assert_same, stop_at
 from tests.made_data import refusal
 from tests.training.test_model import RATES, one_step
@@ -179,7 +180,7 @@ def test_a_fine_tuning_stopped_and_resumed_without_its_pretrained_file_ends_bit_
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_again_from_the_pretrained_weights(tuned, tmp_path):
     config = with_keys(tuned.config, output_path=str(tmp_path), resume=True)
-    plan = taken_up(prepare(config))
+    plan = resumed_plan(prepare(config))
     expected = weights(tuned.pretrained)
     assert all(value.tobytes() == expected[name].tobytes() for name, value in weights(plan.net).items())
     assert plan.card.preprocessing.mean == OTHER["mean"]

@@ -28,7 +28,8 @@ from src.inference.evaluation import evaluate, evaluate_checkpoint
 from src.inference.export import export_checkpoint
 from src.lr_generator import get_lr
 from src.squeezenet import SqueezeNet
-from src.training.run import RUN_ENTRIES, prepare, train
+from src.training.plan import RUN_ENTRIES, prepare
+from src.training.run import train
 from tests.made_data import by_class, write_cifar10, write_image_csv, write_image_folder
 
 CPU = DeviceConfig(device_target="CPU")

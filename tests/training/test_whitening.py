@@ -7,7 +7,8 @@ from src import visualize
 from src.checkpoint import load_network
 from src.config import with_keys
 from src.squeezenet import SqueezeNet
-from src.training.run import prepare, train
+from src.training.plan import prepare
+from src.training.run import train
 from src.training.whitening import NOISE, whitened
 from tests.made_data import refusal
 from tests.training.test_run import BRIEF, configuration
