@@ -18,7 +18,6 @@ from src.checkpoint import load_network
 from src.cli.errors import UserError
 from src.devices.processes import ALONE
 from src.training import plan as plan_module
-from src.training import run as training
 from src.training.callbacks import NonFinite
 from src.training.resume import Checkpoints, read_saved
 from src.training.run import train
@@ -42,7 +41,7 @@ def with_spikes(monkeypatch, *steps: int, height: float = 1e30) -> None:
         rates[[step - 1 for step in steps]] = height
         return rates
 
-    monkeypatch.setattr(training, "learning_rates", spiked)
+    monkeypatch.setattr(plan_module, "learning_rates", spiked)
 
 
 # After a step that breaks the weights it is the loss of the next one that is not finite.

@@ -76,7 +76,7 @@ from types import SimpleNamespace
 import src
 import numpy as np
 from src import visualize
-from src.training import callbacks
+from src.training import progress
 from src.cli import signals
 from src.training import plan as plan_module
 from src.training import run as training
@@ -89,7 +89,7 @@ from src.training.resume import Checkpoints
 rank, step, plans, stop = int(os.environ["RANK_ID"]), 0, [], None
 check_precision, prepare, step_end = plan_module.check_precision, training.prepare, Checkpoints.on_train_step_end
 visualize._save = lambda figure, path: None
-callbacks.time = SimpleNamespace(perf_counter=lambda: float(step))
+progress.time = SimpleNamespace(perf_counter=lambda: float(step))
 
 def keeping(config):
     plans.append(prepare(config))

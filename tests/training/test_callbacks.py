@@ -12,7 +12,7 @@ from mindspore import Tensor
 
 from src.cli.errors import UserError
 from src.devices.processes import Job
-from src.training import callbacks
+from src.training import progress
 from src.training.callbacks import DEAD_STEPS, DeadStartWarning, Evaluator, NonFinite
 from src.training.progress import HISTORY_COLUMNS, History, ProgressLogger
 
@@ -131,7 +131,7 @@ def test_training_lines_go_to_the_log_and_the_terminal_alike(training):
 def test_on_a_terminal_a_bar_shows_the_figures_and_only_what_is_said_becomes_a_line(training, monkeypatch):
     screen = io.StringIO()
     screen.isatty = lambda: True
-    monkeypatch.setattr(callbacks.sys, "stderr", screen)
+    monkeypatch.setattr(progress.sys, "stderr", screen)
     training.callback.on_train_begin(context(0))
     for step in (1, 2, 3):
         training.callback.on_train_step_end(context(step, 1, 2.5))
@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_epoch_and_learning_rate(loss)
 
 def test_images_per_second_leaves_out_the_first_step_and_the_evaluations(training, monkeypatch):
     clock = iter([100.0, 101.0, 114.0])
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
     training.callback.evaluator = evaluator = SimpleNamespace(seconds=0.0)
     training.callback.on_train_step_end(context(1))
     assert training.callback.images_per_second is None
