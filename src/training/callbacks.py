@@ -13,7 +13,7 @@ from mindspore.train import Callback
 
 from src.checkpoint import not_finite
 from src.cli.errors import UserError
-from src.devices.processes import Job, average_statistics
+from src.devices.processes import ProcessGroup, average_statistics
 from src.inference.metrics import Evaluation
 
 # A dead classifier gives logits of exactly 0, and so a loss of ln(classes) to the last float32 digits.
@@ -29,7 +29,7 @@ class StepCounter(Callback):
     job: whose devices' mean loss it is.
     """
 
-    def __init__(self, step: int, job: Job):
+    def __init__(self, step: int, job: ProcessGroup):
         super().__init__()
         self.step, self.job = step, job
 
@@ -119,7 +119,7 @@ class BatchNormStatistics(Callback):
     steps: steps between evaluations, or None.
     """
 
-    def __init__(self, net: nn.Cell, job: Job, steps: int | None):
+    def __init__(self, net: nn.Cell, job: ProcessGroup, steps: int | None):
         super().__init__()
         self.net, self.job, self.steps = net, job, steps
 

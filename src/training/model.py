@@ -8,7 +8,7 @@ from mindspore import Model, Tensor, nn
 
 from src.cli.errors import UserError
 from src.config import OptimizerConfig
-from src.devices.processes import ALONE, Job
+from src.devices.processes import ALONE, ProcessGroup
 from src.devices.silence import quiet
 from src.inference.metrics import Classification
 from src.loss import CrossEntropy
@@ -17,7 +17,7 @@ from src.training.finetuning import lr_factors
 
 
 def build_model(
-    net: nn.Cell, loss: CrossEntropy, config: OptimizerConfig, rates: np.ndarray, job: Job = ALONE
+    net: nn.Cell, loss: CrossEntropy, config: OptimizerConfig, rates: np.ndarray, job: ProcessGroup = ALONE
 ) -> Model:
     """Return MindSpore's Model of a network, with its optimizer, precision and loss scale."""
     optimizer = make_optimizer(net, config, rates)

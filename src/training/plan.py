@@ -17,7 +17,7 @@ from src.config import RUN_CONFIG, TrainConfig, to_yaml, with_keys
 from src.dataset import check_shares, evaluation_pipeline, open_source, preprocessing_of, splits, training_pipeline
 from src.dataset.source import Source, Subset
 from src.devices.device import select_device
-from src.devices.processes import Job
+from src.devices.processes import ProcessGroup
 from src.lr_generator import get_lr, scale_lr
 from src.model_card import ModelCard
 from src.network.summary import check_image_size, summarize, totals
@@ -50,7 +50,7 @@ class Plan:
     """
 
     config: TrainConfig
-    job: Job
+    job: ProcessGroup
     target: str
     net: SqueezeNet
     card: ModelCard
@@ -106,7 +106,7 @@ def prepare(config: TrainConfig) -> Plan:
     target = select_device(config.device)
     check_precision(config.optimizer, target)
     dashboard_writer(config.run.scalars)
-    job = Job.join()
+    job = ProcessGroup.join()
     ms.set_seed(config.run.seed)
     present = splits(config.data)
     training = open_source(config.data, "train")

@@ -12,7 +12,7 @@ import numpy as np
 from mindspore.train import Callback
 from tqdm import tqdm
 
-from src.devices.processes import Job
+from src.devices.processes import ProcessGroup
 from src.loss import CrossEntropy
 from src.training.callbacks import Evaluator
 
@@ -88,7 +88,7 @@ class ProgressLogger(Callback):
         global_batch: int,
         log: TextIO,
         terminal: TextIO,
-        job: Job,
+        job: ProcessGroup,
     ):
         super().__init__()
         self.rates, self.loss, self.history, self.log_steps = rates, loss, history, log_steps
@@ -122,7 +122,7 @@ class ProgressLogger(Callback):
         self._measure(step)
         if self._bar is not None:
             self._bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
-            figures = f"{self._figures(loss, self._accuracy(Job()))}  lr {self.rates[step - 1]:.3g}"
+            figures = f"{self._figures(loss, self._accuracy(ProcessGroup()))}  lr {self.rates[step - 1]:.3g}"
             self._bar.set_postfix_str(figures, refresh=False)
             self._bar.update(step - self._bar.n)
         # In sink mode a call comes once an epoch only.
@@ -156,7 +156,7 @@ class ProgressLogger(Callback):
             steps = step - self._first_step_end[0]
             self.images_per_second = steps * self.global_batch / (now - self._first_step_end[1])
 
-    def _accuracy(self, job: Job) -> float:
+    def _accuracy(self, job: ProcessGroup) -> float:
         """Return the accuracy since the last record."""
         counters = (self.loss.correct, self.loss.seen)
         correct, seen = job.sum(np.array([int(counter.asnumpy()) for counter in counters], np.float32))

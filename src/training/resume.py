@@ -17,7 +17,7 @@ from src.cli import signals
 from src.cli.errors import UserError
 from src.cli.signals import Interrupted
 from src.config import RUN_CONFIG, TrainConfig, changed_keys, parse_train
-from src.devices.processes import Job, set_vector, vector
+from src.devices.processes import ProcessGroup, set_vector, vector
 from src.model_card import ModelCard
 from src.training.write_failures import Writing
 
@@ -82,7 +82,7 @@ class Checkpoints(Callback):
         network: nn.Cell,
         folder: Path,
         card: ModelCard,
-        job: Job,
+        job: ProcessGroup,
         capture: Callable[[int], State],
         steps_per_epoch: int,
         steps: int | None,
@@ -116,8 +116,8 @@ class Checkpoints(Callback):
 
     def _agreed(self) -> tuple[int, bool]:
         """Return the signal that one of the job's processes got, or 0, and whether to save as time is up."""
-        due = bool(self.minutes) and self.job.leads and time.monotonic() - self._saved_at >= self.minutes * 60
-        number, dues = self.job.gathered(np.array([signals.received(), due])).max(0)
+        due = bool(self.minutes) and self.job.is_main_process and time.monotonic() - self._saved_at >= self.minutes * 60
+        number, dues = self.job.all_gather(np.array([signals.received(), due])).max(0)
         return int(number), bool(dues)
 
     def _save(self, step: int) -> None:
@@ -129,8 +129,8 @@ class Checkpoints(Callback):
         state = self.capture(step)
         parameters = [p for p in self.network.get_parameters() if not p.name.startswith(_NOT_SAVED)]
         local = [p for p in parameters if p.name.endswith(_LOCAL)]
-        everyones = self.job.gathered(vector(local)) if self.job.size > 1 else None
-        if not self.job.leads:
+        everyones = self.job.all_gather(vector(local)) if self.job.size > 1 else None
+        if not self.job.is_main_process:
             return
         epoch, within = divmod(step - 1, state.steps_per_epoch)
         path = self.folder / f"{CHECKPOINT_PREFIX}-{epoch + 1}_{within + 1}.ckpt"
@@ -178,9 +178,9 @@ def newest(folder: Path, devices: int) -> tuple[Saved | None, list[tuple[Path, b
     return (usable[-1] if usable else None), [(saved.path, saved.state.ends_epoch) for saved in found]
 
 
-def newest_for_all(folder: Path, job: Job) -> tuple[Saved | None, list[tuple[Path, bool]]]:
+def newest_for_all(folder: Path, job: ProcessGroup) -> tuple[Saved | None, list[tuple[Path, bool]]]:
     """Return what `newest` finds for the leading process, to all processes of a job."""
-    saved, earlier = newest(folder, job.size) if job.leads else (None, [])
+    saved, earlier = newest(folder, job.size) if job.is_main_process else (None, [])
     if not job.sum(np.float32(saved is not None)):
         return None, []
     path = job.file(saved.path if saved else f"{CHECKPOINT_PREFIX}-newest.ckpt")
@@ -197,15 +197,15 @@ def read_saved(path: Path) -> Saved:
         raise UserError(f"{path}: it says nothing of the run that it belongs to") from None
 
 
-def begun_run(folder: Path, job: Job) -> TrainConfig | None:
+def begun_run(folder: Path, job: ProcessGroup) -> TrainConfig | None:
     """Return the configuration of the run in a folder of the leading process, or None when there is none."""
     file = folder / RUN_CONFIG
-    if not job.sum(np.float32(job.leads and file.is_file())):
+    if not job.sum(np.float32(job.is_main_process and file.is_file())):
         return None
     return parse_train([f"--config={job.file(file)}"], "")
 
 
-def is_complete(begun: TrainConfig, result: Path, config: TrainConfig, job: Job) -> bool:
+def is_complete(begun: TrainConfig, result: Path, config: TrainConfig, job: ProcessGroup) -> bool:
     """Return whether a run has its result and as many epochs as are asked for.
 
     Raises UserError, which names the keys, when it was begun with a configuration that computes something else.
@@ -216,7 +216,7 @@ def is_complete(begun: TrainConfig, result: Path, config: TrainConfig, job: Job)
             f"{result.parent}: was begun with other values ({'; '.join(differences)}); give --resume those, or choose "
             "another --output_path"
         )
-    finished = job.sum(np.float32(job.leads and result.is_file()))
+    finished = job.sum(np.float32(job.is_main_process and result.is_file()))
     return bool(finished) and begun.schedule.epochs == config.schedule.epochs
 
 
@@ -234,7 +234,7 @@ def set_loss_scale(model: Model, remembered: dict) -> None:
         vars(model._loss_scale_manager).update(remembered)
 
 
-def restore(network: nn.Cell, saved: Saved, job: Job, step: int) -> None:
+def restore(network: nn.Cell, saved: Saved, job: ProcessGroup, step: int) -> None:
     """Give a train network the parameters of a checkpoint, its optimizer standing at `step`.
 
     Raises UserError, which names the first, for parameters that are missing or of another shape.

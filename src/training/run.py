@@ -50,7 +50,7 @@ def train(config: TrainConfig) -> dict:
     if not is_worker():  # Of several, the one that leads will find out.
         check_run_folder(folder, () if config.run.resume else RUN_ENTRIES, config.run.overwrite)
     plan = prepare(config)
-    with locked(folder, plan.job.leads):
+    with locked(folder, plan.job.is_main_process):
         begun = begun_run(folder, plan.job) if config.run.resume else None
         if begun and is_complete(begun, folder / RESULT, config, plan.job):
             print(f"{folder}: the run is complete; give more --epochs to train on")
@@ -61,7 +61,7 @@ def train(config: TrainConfig) -> dict:
             print(f"resuming from {plan.saved.path.name}: step {plan.step} of {len(plan.rates)}", flush=True)
         elif config.run.resume:
             print(f"{folder}: there is no checkpoint to go on from yet; starting", flush=True)
-        if plan.job.leads:
+        if plan.job.is_main_process:
             if not plan.saved:
                 make_run_folder(folder, RUN_ENTRIES, config.run.overwrite or config.run.resume)
             write_text(folder / RUN_CONFIG, to_yaml(resolved_config(config)))
@@ -83,7 +83,7 @@ def train(config: TrainConfig) -> dict:
                 **{p: metadata.version(p) for p in ("mindspore", "numpy")},
             },
         }
-        if plan.job.leads:
+        if plan.job.is_main_process:
             if not (folder / RUN_CONFIG).is_file():  # The folder was gone meanwhile.
                 write_text(folder / RUN_CONFIG, to_yaml(resolved_config(config)))
             write_json(folder / RESULT, result)
@@ -105,7 +105,7 @@ def run_steps(plan: Plan, start: float) -> Outcome:
         flush=True,
     )
     with signals.postponed():
-        if plan.job.leads:
+        if plan.job.is_main_process:
             visualize.learning_rate(plan.folder / RATE_PICTURE, plan.rates, plan.steps_per_epoch)
             picture_batch(plan)
         return Session(plan, start).run()
@@ -140,7 +140,7 @@ def evaluate_final(plan: Plan, outcome: Outcome) -> dict:
         )
         if plan.test:
             figures["test"] = evaluation.summary()
-        if job.leads:
+        if job.is_main_process:
             shown = slice(min(PICTURE_IMAGES, len(evaluation.indices)))
             predicted = evaluation.predictions[shown]
             visualize.prediction_grid(

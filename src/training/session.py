@@ -72,7 +72,7 @@ class Session:
     def run(self) -> Outcome:
         """Train to the last step. Leaves log, scalars, checkpoints and curves in the run's folder."""
         plan = self.plan
-        if plan.job.leads:
+        if plan.job.is_main_process:
             (plan.folder / CHECKPOINTS).mkdir(exist_ok=True)
         with contextlib.ExitStack() as opened:
             log = self._open_records(opened)
@@ -89,7 +89,7 @@ class Session:
                         dataset_sink_mode=plan.sink,
                         initial_epoch=first_epoch,
                     )
-        if plan.job.leads:
+        if plan.job.is_main_process:
             self._save_last()
         return Outcome(
             self.evaluator.best if self.evaluator else None,
@@ -106,7 +106,7 @@ class Session:
         plan, run = self.plan, self.plan.config.run
 
         def guarded(name: str, mode: str) -> Guarded:
-            path = plan.folder / name if plan.job.leads else Path(os.devnull)
+            path = plan.folder / name if plan.job.is_main_process else Path(os.devnull)
             stream = Guarded(path.open(mode, newline="", encoding="utf-8"), name, self.writing)
             opened.callback(stream.close)
             return stream
@@ -114,10 +114,10 @@ class Session:
         log = guarded(LOG, "a")
         former = (
             rows_until(plan.folder / METRICS, plan.saved.state.step, plan.counted)
-            if self.former and plan.job.leads
+            if self.former and plan.job.is_main_process
             else None
         )
-        kind = run.scalars if plan.job.leads else "none"
+        kind = run.scalars if plan.job.is_main_process else "none"
         scalars = opened.enter_context(dashboard(kind, plan.folder / SCALARS, plan.step))
         self.history = History(guarded(METRICS, "w"), self._seconds, scalars, former)
         self.progress = ProgressLogger(
@@ -187,7 +187,7 @@ class Session:
 
     def _on_evaluation(self, step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
         self.history.add(step, epoch, val_loss=evaluation.loss, val_accuracy=evaluation.accuracy)
-        if is_best and self.plan.job.leads:
+        if is_best and self.plan.job.is_main_process:
             best = self.plan.folder / BEST
             beside = {EVALUATION_KEY: self.evaluator.best}
             self.writing.attempt(BEST, lambda: save_checkpoint(self.plan.net, best, self.plan.card, **beside))
@@ -229,7 +229,7 @@ class Session:
     def _adopt_best(self) -> None:
         """Keep a best.ckpt that was written after the checkpoint: it was reached, if by steps that are done again."""
         plan = self.plan
-        if not plan.job.sum(np.float32(plan.job.leads and (plan.folder / BEST).is_file())):
+        if not plan.job.sum(np.float32(plan.job.is_main_process and (plan.folder / BEST).is_file())):
             self.evaluator.best = None  # Whatever comes next is better than nothing.
             return
         try:

@@ -22,8 +22,8 @@ from src.compression.share import rounded
 from src.config import DeviceConfig
 from src.dataset.preprocessing import Preprocessing
 from src.inference.exported_model import ExportedModel, read_spec
+from src.inference.fold import fold_batch_norm
 from src.model_card import ModelCard
-from src.network.fold import fold_batch_norm
 from src.sqz.fileformat import decode
 from tests.conftest import ROOT
 

@@ -12,8 +12,8 @@ from src.compression.retraining import ConstrainedStep, GradualPruning, Retraini
 from src.compression.share import share
 from src.config import DataConfig, OptimizerConfig
 from src.dataset import open_source, preprocessing_of
+from src.inference.fold import fold_batch_norm
 from src.model_card import ModelCard
-from src.network.fold import fold_batch_norm
 from src.training.model import make_optimizer
 from tests.made_data import refusal
 

@@ -11,7 +11,7 @@ import pytest
 from mindspore import Tensor
 
 from src.cli.errors import UserError
-from src.devices.processes import Job
+from src.devices.processes import ProcessGroup
 from src.training import progress
 from src.training.callbacks import DEAD_STEPS, DeadStartWarning, Evaluator, NonFinite
 from src.training.progress import HISTORY_COLUMNS, History, ProgressLogger
@@ -90,7 +90,7 @@ def training():
     counters, history = Counters(), History(io.StringIO(), float)
     log, terminal = io.StringIO(), io.StringIO()
     rates = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], np.float32)
-    callback = ProgressLogger(rates, 3, counters, history, 2, 8, log, terminal, Job())
+    callback = ProgressLogger(rates, 3, counters, history, 2, 8, log, terminal, ProcessGroup())
     callback.on_train_begin(context(0))
     return SimpleNamespace(callback=callback, counters=counters, history=history, log=log, terminal=terminal)
 
