@@ -1,6 +1,7 @@
 """What the processes of a job tell one another, and the arithmetic of training on several devices.
 
-The ranks are threads, whose ProcessGroup adds up as an allreduce does; tests/launching/test_distributed.py has real processes.
+The ranks are threads, whose ProcessGroup adds up as an allreduce does; tests/launching/test_distributed.py has real
+processes.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def together(size: int, act: Callable[[ProcessGroup], Any]) -> list:
 # Who there is
 
 
-def test_a_process_that_nobody_started_as_a_worker_is_alone_and_leads(monkeypatch):
+def test_a_process_that_nobody_started_as_a_worker_is_alone_and_the_main_process(monkeypatch):
     for name in ("MS_ROLE", "RANK_TABLE_FILE", "DEVICE_ID"):
         monkeypatch.delenv(name, raising=False)
     assert not is_worker() and local_device() == 0

@@ -174,5 +174,5 @@ with locked(Path({str(tmp_path)!r})):
 
 
 def test_a_process_that_does_not_lead_takes_no_lock(tmp_path):
-    with locked(tmp_path / "run", leads=False):
+    with locked(tmp_path / "run", is_main_process=False):
         assert not (tmp_path / "run").exists()
