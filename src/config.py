@@ -488,15 +488,16 @@ def with_keys(config: Any, **keys: Any) -> Any:
     return dataclasses.replace(config, **changed)
 
 
-def changed_keys(config: TrainConfig, former: TrainConfig) -> list[str]:
-    """Return the keys whose values differ and decide what a run computes, as `key: former -> new`."""
-    differences = []
-    for concern in dataclasses.fields(config):
-        new, old = (dataclasses.asdict(getattr(c, concern.name)) for c in (config, former))
-        differences += [
-            f"{key}: {old[key]} -> {value}" for key, value in new.items() if value != old[key] and key not in MAY_CHANGE
-        ]
-    return differences
+def decisive_keys(config: TrainConfig) -> dict[str, Any]:
+    """Return the keys that decide what a run computes, with their values."""
+    concerns = (dataclasses.asdict(getattr(config, concern.name)) for concern in dataclasses.fields(config))
+    return {key: value for values in concerns for key, value in values.items() if key not in MAY_CHANGE}
+
+
+def changed_keys(config: TrainConfig, former: dict[str, Any]) -> list[str]:
+    """Return the keys whose values differ from a run's decisive_keys, as `key: former -> new`."""
+    new = decisive_keys(config)
+    return [f"{key}: {value} -> {new[key]}" for key, value in former.items() if key in new and new[key] != value]
 
 
 def to_yaml(config: Any) -> str:

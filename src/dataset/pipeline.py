@@ -96,23 +96,27 @@ def evaluation_pipeline(
     num_shards: int = 1,
     shard_id: int = 0,
     max_broken_images: int = 0,
+    pad: bool = False,
 ) -> ds.Dataset:
-    """Return batches in the source's order, each image once over all shards; the last batch may be smaller.
+    """Return batches in the source's order, each image once over all shards.
 
-    Of several shards each holds every num_shards-th image.
+    Of several shards each holds every num_shards-th image. The last batch may be smaller; with `pad` rows of
+    EvaluationRows.NO_IMAGE fill it, so that all batches have one shape and a graph is compiled once.
     """
     check_shares(source, num_shards)
     if num_shards > 1:
         source = Subset(source, np.arange(shard_id, len(source), num_shards))
     columns, order = ["image", "label"], ds.SequentialSampler()
+    batches = -(-len(source) // batch_size)
+    count = batches * batch_size if pad else len(source)
     if preprocessing.on_device:
-        rows = EvaluationPixels(source, preprocessing, max_broken_images)
+        rows = EvaluationPixels(source, preprocessing, count, max_broken_images)
 
         def members(batch: int) -> range:
-            return range(batch * batch_size, min((batch + 1) * batch_size, len(source)))
+            return range(batch * batch_size, min((batch + 1) * batch_size, count))
 
-        return _generator(Batches(rows, members, -(-len(source) // batch_size)), columns, order, 1)
-    rows = EvaluationRows(source, preprocessing, max_broken_images)
+        return _generator(Batches(rows, members, batches), columns, order, 1)
+    rows = EvaluationRows(source, preprocessing, count, max_broken_images)
     images = _generator(rows, columns, order, _readers(source, num_workers))
     images = images.map(evaluation_transforms(preprocessing), "image", num_parallel_workers=_workers(num_workers))
     return images.batch(batch_size, drop_remainder=False)

@@ -48,9 +48,11 @@ def evaluate(
     max_broken_images: int = 0,
 ) -> Evaluation:
     """Return the outcome of a network on every image of a source, each counted once by one process of the job."""
-    dataset = evaluation_pipeline(source, preprocessing, batch_size, num_workers, job.size, job.rank, max_broken_images)
+    dataset = evaluation_pipeline(
+        source, preprocessing, batch_size, num_workers, job.size, job.rank, max_broken_images, pad=True
+    )
     model = Model(with_input_layer(net, preprocessing), CrossEntropy(), metrics={"evaluation": Classification(job)})
-    return model.eval(dataset)["evaluation"]
+    return model.eval(dataset, dataset_sink_mode=False)["evaluation"]
 
 
 def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:

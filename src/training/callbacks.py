@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
-from mindspore import Model, Tensor, nn
+from mindspore import Model, nn
 from mindspore.dataset import Dataset
 from mindspore.train import Callback
 
 from src.checkpoint import not_finite
+from src.cli import signals
 from src.cli.errors import UserError
 from src.devices.processes import ProcessGroup, average_statistics
 from src.inference.metrics import Evaluation
+from src.training.state import DeadStartState, EvaluatorState
 
 # A dead classifier gives logits of exactly 0, and so a loss of ln(classes) to the last float32 digits.
 DEAD_TOLERANCE, DEAD_STEPS = 1e-5, 20
@@ -22,95 +24,88 @@ DEAD_TOLERANCE, DEAD_STEPS = 1e-5, 20
 STUCK_TOLERANCE = 0.01
 
 
-class StepCounter(Callback):
-    """The first of the callbacks: counts the steps, and gives the others the loss as `mean_loss`.
+class RunCallbacks(Callback):
+    """Call the callbacks of a run in the run's own steps and epochs.
 
-    step: steps done before; MindSpore counts from 0 in every call of Model.train.
-    job: whose devices' mean loss it is.
+    MindSpore counts from 0 in every call of Model.train, and where a device is fed several steps at a time (dataset
+    sinking) it calls those an epoch. The callbacks see `cur_step_num` and `cur_epoch_num` of the run, `steps_taken`
+    since the call before, and `mean_loss`, the last step's loss as the mean over the process group; their epochs begin
+    and end with those of the run.
+
+    step: steps done before.
     """
 
-    def __init__(self, step: int, job: ProcessGroup):
+    def __init__(self, callbacks: Sequence[Callback], steps_per_epoch: int, step: int, group: ProcessGroup):
         super().__init__()
-        self.step, self.job = step, job
+        self.callbacks, self.steps_per_epoch, self.step, self.group = callbacks, steps_per_epoch, step, group
 
     def on_train_begin(self, run_context):
         run_context.original_args().cur_step_num = self.step
+        self._call("on_train_begin", run_context)
+
+    def on_train_epoch_begin(self, run_context):
+        cb = run_context.original_args()
+        cb.cur_epoch_num = self.step // self.steps_per_epoch + 1
+        if self.step % self.steps_per_epoch == 0:
+            self._call("on_train_epoch_begin", run_context)
+
+    def on_train_step_begin(self, run_context):
+        signals.block()  # What was imported or started since the last step may have unblocked them.
+        self._call("on_train_step_begin", run_context)
 
     def on_train_step_end(self, run_context):
         cb = run_context.original_args()
-        self.step = cb.cur_step_num
+        cb.steps_taken, self.step = cb.cur_step_num - self.step, cb.cur_step_num
         # Where MindSpore scales the loss, it returns more than the loss.
         loss = cb.net_outputs[0] if isinstance(cb.net_outputs, (tuple, list)) else cb.net_outputs
-        cb.mean_loss = float(self.job.mean(np.mean(loss.asnumpy())))
+        cb.mean_loss = float(self.group.mean(np.mean(loss.asnumpy())))
+        self._call("on_train_step_end", run_context)
+
+    def on_train_epoch_end(self, run_context):
+        if self.step % self.steps_per_epoch == 0:
+            self._call("on_train_epoch_end", run_context)
+
+    def on_train_end(self, run_context):
+        self._call("on_train_end", run_context)
+
+    def _call(self, hook: str, run_context) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(run_context)
+
+
+def passed_multiple(cb, steps: int | None) -> bool:
+    """Return whether the steps since the last call passed a multiple of `steps`; never for None."""
+    return bool(steps) and cb.cur_step_num // steps > (cb.cur_step_num - cb.steps_taken) // steps
 
 
 class NonFinite(Callback):
-    """Ends a training whose loss, or at an epoch's end whose weights, are no longer finite, or undoes such steps.
+    """End a training whose loss, or at an epoch's end whose weights, are no longer finite, with UserError.
 
     rates: learning rate of each step.
-    skip: None to end, with UserError; or a function that says a line, to undo the step: all parameters, but for the
-        counters of steps, get the last values that gave a finite loss, and the training goes on. (That is the values
-        before the step before: it may be the one that broke them.) More than MAX_IN_A_ROW end it still.
     """
 
-    MAX_IN_A_ROW = 20
-    COUNTERS = ("global_step", ".step")
-
-    def __init__(self, rates: np.ndarray, skip: Callable[[str], None] | None):
+    def __init__(self, rates: np.ndarray):
         super().__init__()
-        self.rates, self.skip = rates, skip
-        self.skipped = self._in_a_row = 0
-        self._before: list[dict[str, np.ndarray]] = []
-
-    def on_train_step_begin(self, run_context):
-        if self.skip:
-            network = run_context.original_args().train_network
-            kept = [
-                p
-                for p in network.get_parameters()
-                if not p.name.endswith(self.COUNTERS) and not p.name.startswith("learning_rate")
-            ]
-            self._before = [*self._before[-1:], {p.name: p.asnumpy().copy() for p in kept}]
+        self.rates = rates
 
     def on_train_step_end(self, run_context):
         cb = run_context.original_args()
-        if math.isfinite(cb.mean_loss):
-            self._in_a_row = 0
-        else:
-            self._leave_out(cb, f"the loss is {cb.mean_loss}", self._before[:1])
+        if not math.isfinite(cb.mean_loss):
+            self._end(cb, f"the loss is {cb.mean_loss}")
 
     def on_train_epoch_end(self, run_context):
         cb = run_context.original_args()
         name = not_finite(cb.train_network.trainable_params())
-        if name:  # The last step did that; or an earlier one, and the last ReLU has hidden it from the loss.
-            sound = [values for values in self._before[-1:] if all(np.isfinite(v).all() for v in values.values())]
-            self._leave_out(cb, f"{name} is not finite", sound)
+        if name:  # The last ReLU can hide it from the loss.
+            self._end(cb, f"{name} is not finite")
 
-    def _leave_out(self, cb, what: str, before: list[dict[str, np.ndarray]]) -> None:
-        """Undo a step, giving the parameters the values `before` it; without any, or too often, raise UserError."""
-        step = cb.cur_step_num
-        where = f"{what} at step {step} (epoch {cb.cur_epoch_num}, learning rate {self.rates[step - 1]:.3g})"
-        self._in_a_row += 1
-        if not before or self._in_a_row > self.MAX_IN_A_ROW:
-            after = f", after {self._in_a_row - 1} others in a row" if self._in_a_row > 1 else ""
-            raise UserError(
-                f"{where}{after}: lower lr_max, lengthen warmup_epochs, or use batch_norm; the checkpoints saved "
-                "before are good"
-            )
-        self.skipped += 1
-        self.skip(f"warning: {where}: this step is left out ({self.skipped} so far)")
-        for parameter in cb.train_network.get_parameters():
-            if parameter.name in before[0]:
-                parameter.set_data(Tensor(before[0][parameter.name]))
-        self._before = before
-
-    def state(self) -> dict:
-        """Return what a resumed run needs."""
-        return {"skipped": self.skipped}
-
-    def restore(self, state: dict) -> None:
-        """Go on from what `state` returned."""
-        self.skipped = state["skipped"]
+    def _end(self, cb, finding: str) -> None:
+        step, taken = cb.cur_step_num, cb.steps_taken
+        where = f"step {step}" if taken == 1 else f"one of the steps {step - taken + 1} to {step}"
+        raise UserError(
+            f"{finding} at {where} (epoch {cb.cur_epoch_num}, learning rate {self.rates[step - 1]:.3g}): lower lr_max, "
+            "lengthen warmup_epochs, or use batch_norm; the checkpoints saved before are good"
+        )
 
 
 class BatchNormStatistics(Callback):
@@ -124,7 +119,7 @@ class BatchNormStatistics(Callback):
         self.net, self.job, self.steps = net, job, steps
 
     def on_train_step_end(self, run_context):
-        if self.steps and run_context.original_args().cur_step_num % self.steps == 0:
+        if passed_multiple(run_context.original_args(), self.steps):
             average_statistics(self.net, self.job)
 
     def on_train_epoch_end(self, run_context):
@@ -145,18 +140,17 @@ class Evaluator(Callback):
         steps: int | None,
         last_step: int,
         on_result: Callable[[int, int, Evaluation, bool], None],
-        dataset_sink: bool,
     ):
         super().__init__()
         self.model, self.dataset, self.steps, self.on_result = model, dataset, steps, on_result
-        self.last_step, self.dataset_sink = last_step, dataset_sink
+        self.last_step = last_step
         self.seconds = 0.0
         self.best: dict | None = None  # The step and the summary of the first evaluation of the highest accuracy.
         self._evaluated_step = 0
 
-    def state(self) -> dict:
-        """Return what a resumed run needs."""
-        return {"best": self.best, "evaluated_step": self._evaluated_step}
+    def state(self) -> EvaluatorState:
+        """Return the state that a resumed run needs."""
+        return EvaluatorState(self.best, self._evaluated_step)
 
     def restore(self, state: dict) -> None:
         """Go on from what `state` returned."""
@@ -164,7 +158,7 @@ class Evaluator(Callback):
 
     def on_train_step_end(self, run_context):
         cb = run_context.original_args()
-        if self.steps and cb.cur_step_num % self.steps == 0:
+        if passed_multiple(cb, self.steps):
             self._evaluate(cb)
 
     def on_train_epoch_end(self, run_context):
@@ -175,7 +169,7 @@ class Evaluator(Callback):
 
     def _evaluate(self, cb) -> None:
         start = time.perf_counter()
-        evaluation = self.model.eval(self.dataset, dataset_sink_mode=self.dataset_sink)["evaluation"]
+        evaluation = self.model.eval(self.dataset, dataset_sink_mode=False)["evaluation"]
         cb.train_network.set_train(True)  # model.eval leaves the shared layers in evaluation mode.
         is_best = self.best is None or evaluation.accuracy > self.best["accuracy"]
         if is_best:
@@ -199,9 +193,9 @@ class DeadStartWarning(Callback):
         self._epoch_losses: list[float] = []  # Of the first epoch, until it ends.
         self._said = False
 
-    def state(self) -> dict:
-        """Return what a resumed run needs."""
-        return {"at_level": self._at_level, "epoch_losses": self._epoch_losses, "said": self._said}
+    def state(self) -> DeadStartState:
+        """Return the state that a resumed run needs."""
+        return DeadStartState(self._at_level, self._epoch_losses, self._said)
 
     def restore(self, state: dict) -> None:
         """Go on from what `state` returned."""
@@ -210,11 +204,13 @@ class DeadStartWarning(Callback):
     def on_train_step_end(self, run_context):
         cb = run_context.original_args()
         loss = cb.mean_loss
-        self._at_level = self._at_level + 1 if abs(loss - self.level) < DEAD_TOLERANCE else 0
+        # The first loss at this level tells nothing of the steps before it.
+        taken = cb.steps_taken if self._at_level else 1
+        self._at_level = self._at_level + taken if abs(loss - self.level) < DEAD_TOLERANCE else 0
         if cb.cur_epoch_num == 1:
             self._epoch_losses.append(loss)
-        if self._at_level == DEAD_STEPS:
-            self._warn(f"the network is dead: for {DEAD_STEPS} steps the loss has been exactly")
+        if self._at_level >= DEAD_STEPS:
+            self._warn(f"the network is dead: for {self._at_level} steps the loss has been exactly")
 
     def on_train_epoch_end(self, run_context):
         if self._epoch_losses:

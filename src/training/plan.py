@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
+import math
 from pathlib import Path
 
 import mindspore as ms
@@ -13,7 +13,7 @@ from mindspore.dataset import Dataset
 
 from src.checkpoint import load_pretrained
 from src.cli.errors import UserError
-from src.config import RUN_CONFIG, TrainConfig, to_yaml, with_keys
+from src.config import RUN_CONFIG, TrainConfig, changed_keys, with_keys
 from src.dataset import check_shares, evaluation_pipeline, open_source, preprocessing_of, splits, training_pipeline
 from src.dataset.source import Source, Subset
 from src.devices.device import select_device
@@ -39,6 +39,10 @@ RUN_ENTRIES = (
     *(RUN_CONFIG, LOG, METRICS, RESULT, CHECKPOINTS, BEST, LAST, SCALARS),
     *(BATCH_PICTURE, RATE_PICTURE, CURVES_PICTURE, PREDICTIONS_PICTURE),
 )
+
+# Steps between two looks of the host at a device that is fed several at a time: often enough for progress, checkpoints
+# and Ctrl-C, seldom enough to cost nothing.
+SINK_STEPS = 64
 
 
 @dataclasses.dataclass
@@ -69,13 +73,17 @@ class Plan:
         """The run's folder."""
         return Path(self.config.run.output_path)
 
-    @property
-    def sink(self) -> bool:
-        """Whether the device is fed an epoch at a time."""
+    def sink_size(self, steps: int) -> int | None:
+        """Return how many steps of a data set of `steps` a device is fed at a time, or None where it is not.
+
+        A divisor near SINK_STEPS, so that an epoch's end and a step to evaluate or save at is one of the host's too.
+        """
         run = self.config.run
-        if run.dataset_sink is not None:
-            return run.dataset_sink
-        return self.target != "CPU" and run.eval_steps is None and run.on_nan != "skip"
+        if self.target == "CPU" or run.dataset_sink is False:  # MindSpore has no sink for a CPU.
+            return None
+        steps = math.gcd(steps, *(n for n in (run.eval_steps, run.save_checkpoint_steps) if n))
+        divisors = (n for n in range(1, steps + 1) if steps % n == 0)
+        return min(divisors, key=lambda n: abs(math.log(n / SINK_STEPS)))
 
     @property
     def step(self) -> int:
@@ -120,9 +128,7 @@ def prepare(config: TrainConfig) -> Plan:
         raise UserError(f"num_classes: {num_classes} are too few for the data set, which has {len(training.classes)}")
     names = training.classes + [f"class {i}" for i in range(len(training.classes), num_classes)]
     arguments = {**dataclasses.asdict(config.model), "num_classes": num_classes}
-    nowhere = with_keys(resolved_config(config), output_path=None)  # The same run in another folder.
-    digest = hashlib.sha256(to_yaml(nowhere).encode()).hexdigest()
-    card = ModelCard(arguments, names, preprocessing, config.data.dataset, config.data.val_split, configuration=digest)
+    card = ModelCard(arguments, names, preprocessing, config.data.dataset, config.data.val_split)
     net = card.build()
     for size in (config.data.image_size, config.data.early_size or config.data.image_size):
         check_image_size(net, size)
@@ -195,6 +201,12 @@ def resumed_plan(plan: Plan) -> Plan:
         return initialize_weights(plan)
     if (saved.card.model, saved.card.classes) != (plan.card.model, plan.card.classes):
         raise UserError(f"{saved.path}: is of another network or of other classes than the run; remove this file")
+    differences = changed_keys(plan.config, saved.state.configuration or {})
+    if differences:
+        raise UserError(
+            f"{saved.path}: was trained with other values than {RUN_CONFIG} has ({'; '.join(differences)}); restore "
+            "that file, or remove this checkpoint"
+        )
     if saved.state.training_images != len(plan.training):
         raise UserError(
             f"{plan.config.data.data_path}: has {len(plan.training):,} training images, and the run was begun with "

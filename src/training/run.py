@@ -10,8 +10,11 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 from src.checkpoint import load_network
 from src.cli import signals
+from src.cli.errors import UserError
 from src.config import RUN_CONFIG, TrainConfig, to_yaml
 from src.devices.device import peak_memory_mb
 from src.devices.processes import is_worker
@@ -22,6 +25,7 @@ from src.inference.evaluation import evaluate
 from src.training.plan import (
     BATCH_PICTURE,
     BEST,
+    CHECKPOINTS,
     LAST,
     PREDICTIONS_PICTURE,
     RATE_PICTURE,
@@ -57,15 +61,17 @@ def train(config: TrainConfig) -> dict:
             return json.loads(plan.job.file(folder / RESULT).read_text(encoding="utf-8"))
         if config.run.resume:
             plan = resumed_plan(plan) if begun else initialize_weights(plan)
+            if not plan.saved:
+                _check_nothing_is_lost(plan, begun is not None)
+                print(f"{folder}: there is no checkpoint to go on from yet; starting", flush=True)
+        session = Session(plan, start)  # Before anything is written: a checkpoint that does not fit ends it here.
         if plan.saved:
             print(f"resuming from {plan.saved.path.name}: step {plan.step} of {len(plan.rates)}", flush=True)
-        elif config.run.resume:
-            print(f"{folder}: there is no checkpoint to go on from yet; starting", flush=True)
         if plan.job.is_main_process:
             if not plan.saved:
                 make_run_folder(folder, RUN_ENTRIES, config.run.overwrite or config.run.resume)
             write_text(folder / RUN_CONFIG, to_yaml(resolved_config(config)))
-        outcome = run_steps(plan, start)
+        outcome = run_steps(plan, session)
         result = {
             "parameters": plan.parameters,
             "multiply_adds": plan.multiply_adds,
@@ -90,7 +96,22 @@ def train(config: TrainConfig) -> dict:
     return result
 
 
-def run_steps(plan: Plan, start: float) -> Outcome:
+def _check_nothing_is_lost(plan: Plan, begun: bool) -> None:
+    """Raise UserError where a run that is to be resumed has no checkpoint, and starting anew would remove its results.
+
+    Of a run that was killed before its first checkpoint, there is nothing worth keeping.
+    """
+    names = (LAST, RESULT) if begun else RUN_ENTRIES
+    present = [name for name in names if plan.job.is_main_process and (plan.folder / name).exists()]
+    if plan.job.sum(np.float32(bool(present))):
+        missing = f"{CHECKPOINTS}/ is empty or gone" if begun else f"{RUN_CONFIG} is gone"
+        raise UserError(
+            f"{plan.folder}: cannot be resumed, as {missing}; choose another --output_path, or give --overwrite to "
+            f"remove {', '.join(present) or 'what lies there'}"
+        )
+
+
+def run_steps(plan: Plan, session: Session) -> Outcome:
     """Run the training steps. A signal meanwhile lets the step end and the run be saved first."""
     from src import visualize  # Here, because matplotlib is slow to import, and mistakes should show first.
 
@@ -108,7 +129,7 @@ def run_steps(plan: Plan, start: float) -> Outcome:
         if plan.job.is_main_process:
             visualize.learning_rate(plan.folder / RATE_PICTURE, plan.rates, plan.steps_per_epoch)
             picture_batch(plan)
-        return Session(plan, start).run()
+        return session.run()
 
 
 def picture_batch(plan: Plan) -> None:

@@ -16,7 +16,8 @@ from src.checkpoint import load_network, load_pretrained, read_checkpoint, read_
 from src.cli.errors import UserError
 from src.dataset.preprocessing import Preprocessing
 from src.model_card import ModelCard
-from src.training.resume import STATE_KEY, read_saved
+from src.training.checkpoints import STATE_KEY
+from src.training.resume import read_saved
 from tests.conftest import ROOT
 
 MODEL = {"num_classes": 4, "version": "cifar", "base_e": 8, "incr_e": 8}

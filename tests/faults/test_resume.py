@@ -60,7 +60,7 @@ def no_pictures(monkeypatch):
 
 def stop_at(monkeypatch, step: int | None) -> None:
     """Have a SIGTERM come during a step, or none."""
-    from src.training.resume import Checkpoints
+    from src.training.checkpoints import Checkpoints
 
     seen = {"step": 0}
     original = Checkpoints.on_train_step_end
@@ -277,7 +277,7 @@ def test_another_number_of_devices_goes_on_from_an_epochs_end(stopped):
 
 
 def test_of_the_checkpoints_the_newest_of_an_epochs_end_always_stays(tmp_path):
-    from src.training.resume import Checkpoints
+    from src.training.checkpoints import Checkpoints
 
     folder = tmp_path / "run"
     train(

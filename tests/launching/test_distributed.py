@@ -84,7 +84,7 @@ from src.config import parse_train
 from src.devices.device import select_device
 from src.cli.errors import UserError
 from src.cli.signals import Interrupted
-from src.training.resume import Checkpoints
+from src.training.checkpoints import Checkpoints
 
 rank, step, plans, stop = int(os.environ["RANK_ID"]), 0, [], None
 check_precision, prepare, step_end = plan_module.check_precision, training.prepare, Checkpoints.on_train_step_end
@@ -130,7 +130,7 @@ signals.watch()
 signals.watch = lambda: None
 import train
 from src.cli.errors import run
-from src.training.resume import Checkpoints
+from src.training.checkpoints import Checkpoints
 step_end = Checkpoints.on_train_step_end
 
 def waiting(self, run_context):

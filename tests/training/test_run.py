@@ -21,7 +21,7 @@ from PIL import Image
 from src import visualize
 from src.checkpoint import load_network, save_checkpoint
 from src.cli.errors import UserError
-from src.config import DeviceConfig, EvalConfig, ExportConfig, TrainConfig, parse_train
+from src.config import DeviceConfig, EvalConfig, ExportConfig, TrainConfig, parse_train, with_keys
 from src.dataset import open_source
 from src.files.locks import LOCK
 from src.inference.evaluation import evaluate, evaluate_checkpoint
@@ -308,14 +308,17 @@ def test_pynative_mode_trains_from_the_same_seed_the_weights_of_graph_mode(tmp_p
         np.testing.assert_allclose(pynative[name], value, atol=1e-6, err_msg=name)
 
 
-def test_the_sink_is_used_on_accelerators_unless_steps_between_evaluations_are_given():
+def test_accelerators_are_fed_about_64_steps_at_a_time_that_divide_epochs_and_what_is_done_in_between():
     plan = prepare(configuration(**BRIEF))
-    stepwise = dataclasses.replace(plan.config, run=dataclasses.replace(plan.config.run, eval_steps=5))
-    asked = dataclasses.replace(plan.config, run=dataclasses.replace(plan.config.run, dataset_sink=True))
-    assert not plan.sink
-    assert dataclasses.replace(plan, target="Ascend").sink
-    assert not dataclasses.replace(plan, target="Ascend", config=stepwise).sink
-    assert dataclasses.replace(plan, config=asked).sink
+
+    def sink_size(steps: int, target: str = "Ascend", **keys) -> int | None:
+        return dataclasses.replace(plan, target=target, config=with_keys(plan.config, **keys)).sink_size(steps)
+
+    assert sink_size(390, "CPU") is None and sink_size(390, "CPU", dataset_sink=True) is None
+    assert sink_size(390, dataset_sink=False) is None
+    assert [sink_size(steps) for steps in (1562, 390, 5004, 8)] == [71, 65, 36, 8]
+    assert sink_size(400, eval_steps=30) == 10
+    assert sink_size(400, save_checkpoint_steps=100, eval_steps=40) == 20
 
 
 @pytest.mark.slow
