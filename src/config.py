@@ -62,13 +62,23 @@ RUN_CONFIG = "config.yaml"  # In the folder of a run: the configuration that it 
 # What a resumed run may have otherwise: how long it is, where it runs, and what it writes.
 MAY_CHANGE = (
     *("epochs", "data_path", "download", "num_workers", "max_broken_images", "csv_columns", "val_labels", "pretrained"),
-    *("device_target", "device_id", "strict_device", "dataset_sink", "output_path", "resume", "overwrite", "scalars"),
+    *(
+        "device_target",
+        "device_id",
+        "strict_device",
+        "jit_level",
+        "precision",
+        "dataset_sink",
+        "output_path",
+        "resume",
+        "overwrite",
+        "scalars",
+    ),
     *(
         "keep_checkpoint_max",
         "save_checkpoint_steps",
         "save_checkpoint_minutes",
         "on_save_error",
-        "on_nan",
         "log_steps",
     ),
 )
@@ -189,8 +199,9 @@ class OptimizerConfig:
     """share of the target spread over all classes"""
     amp_level: Literal["O0", "O1", "O2", "O3", "auto"] = "O0"
     """mixed precision of mindspore.amp; Ascend and GPU"""
-    loss_scale: Amount = 1.0
-    """fixed loss scale; 0: dynamic (Ascend and GPU)"""
+    loss_scale: Optional[Amount] = None
+    """loss scale of mixed precision (Ascend and GPU): fixed, or 0 for dynamic; null: dynamic with O2, O3 and auto, none
+    with O0 and O1"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +244,12 @@ class DeviceConfig:
     """stop when device_target is not there, instead of falling back"""
     mode: Literal["graph", "pynative"] = "graph"
     """GRAPH_MODE or PYNATIVE_MODE"""
+    jit_level: Optional[Literal["O0", "O1", "O2"]] = None
+    """fusion of a graph's kernels: O0 none, O1 fused kernels, O2 the whole graph compiled by CANN (Ascend); null: O1 on
+    an Ascend, MindSpore's own default elsewhere"""
+    precision: Literal["default", "high"] = "default"
+    """float32 convolutions and matrix products: default, as the device does them by itself (HF32 or float16 on an
+    Ascend, TF32 on a GPU), or high, in float32"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,8 +276,6 @@ class RunConfig:
     """minutes between checkpoints, besides those at every epoch's end"""
     on_save_error: Literal["warn", "stop"] = "warn"
     """when the disk is full or the folder gone: say so and go on, or stop"""
-    on_nan: Literal["stop", "skip"] = "stop"
-    """when the loss is not finite: stop, or undo the step, count it and go on"""
     eval_steps: Optional[Count] = None
     """steps between evaluations; null: an epoch"""
     log_steps: Count = 50
@@ -268,7 +283,7 @@ class RunConfig:
     scalars: Literal["tensorboard", "visualdl", "none"] = "tensorboard"
     """dashboard that the scalars are written for (visualdl: pip install visualdl)"""
     dataset_sink: Optional[bool] = None
-    """feed the device an epoch at a time; null: on Ascend and GPU when no eval_steps are given"""
+    """feed an Ascend or a GPU some 64 steps at a time, without the host in between; null: true"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,8 +325,6 @@ class TrainConfig:
             raise UserError("whiten_stem: makes weights that pretrained has already: give one of the two")
         if self.run.resume and self.run.overwrite:
             raise UserError("resume: goes on with a run, and overwrite replaces it: give one of the two")
-        if self.run.on_nan == "skip" and self.run.dataset_sink:
-            raise UserError("on_nan: skip looks at every step, and dataset_sink at every epoch: give one of the two")
         if self.run.output_path == "":
             raise UserError("output_path: '' is not allowed: give a folder's name, or leave it out")
         if len(data.csv_columns) != 2:

@@ -56,7 +56,11 @@ class ProcessGroup:
         if job.size > 1:
             # The mean, not the sum, of the gradients: a step is that of one device with the whole batch.
             ms.set_auto_parallel_context(
-                parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=job.size
+                parallel_mode=ms.ParallelMode.DATA_PARALLEL,
+                gradients_mean=True,
+                device_num=job.size,
+                # One allreduce of all gradients: those of biases are so small that each would cost its latency alone.
+                comm_fusion={"allreduce": {"mode": "auto", "config": None}},
             )
         return job
 
