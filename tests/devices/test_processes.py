@@ -26,7 +26,7 @@ from src.inference.metrics import Classification, Evaluation
 from src.lr_generator import get_lr, scale_lr
 from src.training.plan import learning_rates
 from tests.made_data import refusal
-from tests.training.test_run import configuration
+from tests.runs import configuration
 
 
 class Meeting:

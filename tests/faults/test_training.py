@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from src import visualize
 from src.checkpoint import load_network
 from src.cli.errors import UserError
 from src.devices.processes import ALONE
@@ -23,14 +22,10 @@ from src.training.checkpoints import Checkpoints
 from src.training.resume import read_saved
 from src.training.run import train
 from src.training.write_failures import Writing
-from tests.conftest import ROOT
-from tests.faults.test_resume import SMALL
-from tests.training.test_run import configuration, metrics_rows
+from tests.programs import ROOT
+from tests.runs import SMALL, configuration, metrics_rows
 
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(visualize, "_save", lambda figure, path: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def with_spikes(monkeypatch, *steps: int, height: float = 1e30) -> None:
@@ -91,7 +86,7 @@ GROWTH = """
     from src import visualize
     from src.training.callbacks import RunCallbacks
     from src.training.run import train
-    from tests.training.test_run import configuration
+    from tests.runs import configuration
 
     visualize._save = lambda figure, path: None
     process, seen = psutil.Process(), {}

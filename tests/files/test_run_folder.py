@@ -10,8 +10,8 @@ from src.cli.errors import UserError
 from src.files.atomic import write_json, write_text
 from src.files.locks import locked
 from src.files.run_folder import make_folder, make_run_folder
-from tests.conftest import ROOT
 from tests.made_data import refusal
+from tests.programs import ROOT
 
 ENTRIES = ("config.yaml", "result.json", "checkpoints")
 

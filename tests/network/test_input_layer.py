@@ -23,7 +23,7 @@ from src.network.input_layer import InputLayer, with_input_layer
 from src.training.plan import prepare
 from src.training.run import train
 from tests.made_data import refusal, write_image_folder
-from tests.training.test_run import BRIEF, CPU, configuration
+from tests.runs import BRIEF, CPU, configuration
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
