@@ -15,7 +15,7 @@ def main() -> None:
 
     (config,) = parse(sys.argv[1:], "Pack a data set of image files into MindRecord.", MindRecordConfig)
 
-    from src.dataset.mindrecord import pack  # After the arguments are checked.
+    from src.dataset.packing import pack  # After the arguments are checked.
 
     images = pack(config)
     counts = ", ".join(f"{count:,} images for {split}" for split, count in images.items())

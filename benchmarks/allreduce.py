@@ -59,13 +59,13 @@ def measurements() -> tuple[dict[str, Callable[[], object]], Callable[[], object
     import numpy as np
     from mindspore import Tensor, nn, ops
 
-    from src.devices.processes import Job, serve_as_scheduler
+    from src.devices.processes import ProcessGroup, serve_as_scheduler
     from src.squeezenet import SqueezeNet
 
     serve_as_scheduler()
     ms.set_device("CPU")
     ms.set_context(mode=ms.GRAPH_MODE)
-    job = Job.join()
+    job = ProcessGroup.join()
 
     class Sums(nn.Cell):
         """The first element of the sum of each tensor over the workers."""

@@ -33,7 +33,7 @@ from src.config import parse_train
 from src.loss import CrossEntropy
 from src.network.dropout import Dropout
 from src.training.model import make_optimizer
-from src.training.run import prepare
+from src.training.plan import prepare
 
 NUDGE = 1e-7
 COLUMNS = ("step", "lr", "mindspore", "torch", "torch_nudged")

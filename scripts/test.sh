@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Set up .venv and run all checks: ruff, shellcheck, pytest.
 #
-#   bash scripts/test.sh                   the fast tests, some minutes
-#   bash scripts/test.sh --all             the slow ones too: trainings on real images
-#   bash scripts/test.sh tests/dataset     further arguments are pytest's
+#   bash scripts/test.sh                   the default: minutes on two cores
+#   bash scripts/test.sh --all             the slow ones too: trainings on real images, starts and kills of programs
+#   bash scripts/test.sh -m slow           the slow ones alone
+#   bash scripts/test.sh tests/dataset     further arguments are pytest's; -n 0 runs all in one process
+#
+# The tests share the cores this process may use, at most 8; plain `pytest` runs them one after the other.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -18,9 +21,10 @@ set_up_environment requirements-dev.txt
 for script in scripts/*.sh .ci/run; do
     bash -n "$script"
 done
+cores=$(nproc 2>/dev/null || echo 2)
 set -x
 "$python" -m pip check
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 .venv/bin/shellcheck --external-sources scripts/*.sh .ci/run
-"$python" -m pytest "${selection[@]}" "$@"
+"$python" -m pytest -n $((cores < 8 ? cores : 8)) --dist worksteal --durations=20 "${selection[@]}" "$@"

@@ -16,9 +16,9 @@ from typing import Any, Literal, Optional, get_type_hints
 from src.cli.errors import UserError
 from src.cli.flags import Parser
 from src.cli.yaml_files import dump
+from src.dataset.registry import OWN_VALIDATION
 from src.keys import (
     DIALECT,
-    OWN_VALIDATION,
     RETIRED_KEYS,
     Amount,
     Augmentations,
@@ -51,8 +51,8 @@ RUN_CONFIG = "config.yaml"  # In the folder of a run: the configuration that it 
 # What a resumed run may have otherwise: how long it is, where it runs, and what it writes.
 MAY_CHANGE = """
     epochs data_path download num_workers max_broken_images csv_columns val_labels pretrained
-    device_target device_id strict_device dataset_sink output_path resume overwrite scalars
-    keep_checkpoint_max save_checkpoint_steps save_checkpoint_minutes on_save_error on_nan log_steps
+    device_target device_id strict_device jit_level precision dataset_sink output_path
+    resume overwrite scalars keep_checkpoint_max save_checkpoint_steps save_checkpoint_minutes on_save_error log_steps
 """
 
 
@@ -148,8 +148,9 @@ class OptimizerConfig:
     """fraction of the target spread over all classes"""
     amp_level: Literal["O0", "O1", "O2", "O3", "auto"] = "O0"
     """mixed precision level of mindspore.amp; Ascend and GPU"""
-    loss_scale: Amount = 1.0
-    """fixed loss scale; 0: dynamic (Ascend and GPU)"""
+    loss_scale: Optional[Amount] = None
+    """loss scale of mixed precision (Ascend and GPU): fixed, or 0 for dynamic; null: dynamic with O2, O3 and auto, none
+    with O0 and O1"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,8 +203,6 @@ class RunConfig:
     """minutes between checkpoints, in addition to those at the end of each epoch"""
     on_save_error: Literal["warn", "stop"] = "warn"
     """if the disk is full or the folder gone: warn and continue, or stop"""
-    on_nan: Literal["stop", "skip"] = "stop"
-    """if the loss is not finite: stop, or undo the step, count it and continue"""
     eval_steps: Optional[Count] = None
     """steps between evaluations; null: one epoch"""
     log_steps: Count = 50
@@ -211,7 +210,7 @@ class RunConfig:
     scalars: Literal["tensorboard", "visualdl", "none"] = "tensorboard"
     """dashboard to write scalars for (visualdl: pip install visualdl)"""
     dataset_sink: Optional[bool] = None
-    """feed the device a whole epoch at a time; null: on Ascend and GPU unless eval_steps is given"""
+    """feed an Ascend or a GPU about 64 steps at a time, without the host in between; null: true"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,8 +252,6 @@ class TrainConfig:
             raise UserError("whiten_stem: makes weights that pretrained has already: give one of the two")
         if run.resume and run.overwrite:
             raise UserError("resume: goes on with a run, and overwrite replaces it: give one of the two")
-        if run.on_nan == "skip" and run.dataset_sink:
-            raise UserError("on_nan: skip looks at every step, and dataset_sink at every epoch: give one of the two")
         if run.output_path == "":
             raise UserError("output_path: '' is not allowed: give a folder's name, or leave it out")
 
@@ -336,13 +333,16 @@ def with_keys(config: Any, **keys: Any) -> Any:
     return dataclasses.replace(config, **changed)
 
 
-def changed_keys(config: TrainConfig, former: TrainConfig) -> list[str]:
-    """Return the keys whose values differ and decide what a run computes, as `key: former -> new`."""
-    new, old = (
-        {key: value for concern in dataclasses.asdict(c).values() for key, value in concern.items()}
-        for c in (config, former)
-    )
-    return [f"{key}: {old[key]} -> {new[key]}" for key in new if new[key] != old[key] and key not in MAY_CHANGE.split()]
+def decisive_keys(config: TrainConfig) -> dict[str, Any]:
+    """Return the keys that decide what a run computes, with their values."""
+    concerns = dataclasses.asdict(config).values()
+    return {key: value for values in concerns for key, value in values.items() if key not in MAY_CHANGE.split()}
+
+
+def changed_keys(config: TrainConfig, former: dict[str, Any]) -> list[str]:
+    """Return the keys whose values differ from a run's decisive_keys, as `key: former -> new`."""
+    new = decisive_keys(config)
+    return [f"{key}: {value} -> {new[key]}" for key, value in former.items() if key in new and new[key] != value]
 
 
 def to_yaml(config: Any) -> str:

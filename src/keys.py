@@ -10,16 +10,13 @@ from typing import Annotated, Any, Literal, Optional, Union
 from pydantic import BeforeValidator
 
 from src.cli.flags import Dialect, limited
+from src.dataset.augmentation import AUGMENTATIONS
+from src.dataset.preprocessing import FITS, NORMALIZATIONS, RESIZERS
+from src.dataset.registry import DATASETS
 from src.squeezenet import BATCH_NORMS, BYPASSES, STEMS, VERSIONS
 
-# ---- Registries that belong to src/optimizers and src/dataset, which will be imported here.
+# The registry of optimizers will be imported here, as those of the data sets are above.
 OPTIMIZERS = ("momentum", "nesterov", "muon", "sgd", "adam")
-DATASETS = ("cifar10", "cifar10_binary", "image_folder", "image_csv", "imagenet", "mindrecord", "digits")
-OWN_VALIDATION = ("image_folder", "image_csv", "imagenet", "mindrecord")  # Data sets that come with validation images.
-AUGMENTATIONS = ("crop_flip", "color_jitter", "cutout", "mixup", "cutmix")
-FITS, NORMALIZATIONS = ("resize", "crop", "center_crop"), ("dataset", "per_image")
-RESIZERS = ("mindspore", "pillow")
-# ----
 
 Count = limited(int, "a whole number, at least 1", ge=1, lt=2**31)
 CountOrZero = limited(int, "a whole number, at least 0", ge=0, lt=2**31)
@@ -47,10 +44,10 @@ Version = Annotated[Literal[tuple(VERSIONS)], BeforeValidator(_version)]
 Bypass = Literal[BYPASSES]
 BatchNorm = Literal[BATCH_NORMS]
 Stem = Literal[tuple(STEMS)]
-Dataset = Literal[DATASETS]
-Augmentation = Literal[AUGMENTATIONS]
+Dataset = Literal[tuple(DATASETS)]
+Augmentation = Literal[tuple(AUGMENTATIONS)]
 Augmentations = Union[Literal["none"], Augmentation, list[Augmentation]]
-Resizer = Literal[RESIZERS]
+Resizer = Literal[tuple(name for name in RESIZERS if name != "device")]  # The device: preprocess.
 Fit = Literal[FITS]
 Normalization = Literal[NORMALIZATIONS]
 Optimizer = Literal[OPTIMIZERS]
@@ -82,7 +79,7 @@ _OTHERS_WORDS = {
 # Keys of the last release, which are taken with a warning until the next one.
 RENAMED_KEYS = {"lr_layer_decay": ["layer_decay"], "mix_alpha": ["mixup_alpha", "cutmix_alpha"]}
 # Former keys of train.py in the config.yaml of old runs, with the value that means nothing. Any other is refused.
-RETIRED_KEYS: dict[str, Any] = {}
+RETIRED_KEYS: dict[str, Any] = {"on_nan": "stop"}
 
 DIALECT = Dialect(
     synonyms={
@@ -137,6 +134,12 @@ class DeviceConfig:
     """stop if device_target is missing, instead of falling back to another"""
     mode: Literal["graph", "pynative"] = "graph"
     """MindSpore's execution mode: GRAPH_MODE or PYNATIVE_MODE"""
+    jit_level: Optional[Literal["O0", "O1", "O2"]] = None
+    """fusion of a graph's kernels: O0 none, O1 fused kernels, O2 the whole graph compiled by CANN (Ascend); null: O1 on
+    an Ascend, MindSpore's own default elsewhere"""
+    precision: Literal["default", "high"] = "default"
+    """precision of float32 convolutions and matrix products: default, the device's own (HF32 or float16 on an Ascend,
+    TF32 on a GPU), or high, float32"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,8 @@ from src.config import OWN_VALIDATION
 from src.dataset.preprocessing import Preprocessing
 from src.squeezenet import SqueezeNet
 
+_RETIRED = ("configuration",)  # Keys of cards that earlier versions wrote.
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
@@ -21,7 +23,6 @@ class ModelCard:
     model: arguments of SqueezeNet.
     classes: class names, in the order of the logits.
     dataset, val_split: as in DataConfig.
-    configuration: SHA-256 of the run's config.yaml without its folder, in hexadecimal digits, or nothing.
     """
 
     model: dict[str, Any]
@@ -30,7 +31,6 @@ class ModelCard:
     dataset: str
     val_split: float
     mindspore_version: str = ms.__version__
-    configuration: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the card as values that JSON knows."""
@@ -39,7 +39,8 @@ class ModelCard:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelCard:
         """Return the card of to_json's values. Raises ValueError, TypeError or KeyError when they are not a card's."""
-        card = cls(**{**values, "preprocessing": Preprocessing.from_json(values["preprocessing"])})
+        known = {key: value for key, value in values.items() if key not in _RETIRED}
+        card = cls(**{**known, "preprocessing": Preprocessing.from_json(values["preprocessing"])})
         named = isinstance(card.classes, list) and all(isinstance(name, str) for name in card.classes)
         if not named or card.model.get("num_classes") != len(card.classes):
             raise ValueError("its classes are not those of its network")

@@ -7,19 +7,25 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Callable
 
 import numpy as np
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # As many processes as cores: threads of their own would only wait.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import src  # noqa: F401  Before mindspore, as every entry point does.
 
 # isort: split
 import mindspore as ms
 
+from tests.programs import ROOT, run_here, run_script
+
 # Once an operator has run, no device can be set any more, but for the one that was.
 ms.set_device("CPU")
 
-ROOT = Path(__file__).resolve().parent.parent
+SLOW_SECONDS = 1800
 SHARED = Path(os.environ.get("SQUEEZENET_SHARED", ROOT.parent / "shared"))
 
 
@@ -58,20 +64,36 @@ def made_images() -> SimpleNamespace:
     return SimpleNamespace(**splits)
 
 
-def run_script(script: str, *arguments, cwd: Path = ROOT, timeout: int = 600, **environment) -> SimpleNamespace:
-    """Run one of the project's programs in a folder, as a user does; return returncode, stdout and stderr."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    return SimpleNamespace(returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> SimpleNamespace:
+    """A finished run of a small net on the digits: folder, config, result, output. Not to be changed."""
+    from tests.runs import tiny_run
+
+    return tiny_run(tmp_path_factory.mktemp("tiny") / "run")
 
 
 @pytest.fixture
-def script():
-    """The function that runs a program: script("train.py", "--epochs", 1, cwd=folder)."""
+def no_pictures():
+    """Leave out the pictures of a run."""
+    from tests.runs import without_pictures
+
+    with without_pictures():
+        yield
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable:
+    """The function that runs a program in a process of its own: script("train.py", "--epochs", 1, cwd=folder)."""
     return run_script
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable:
+    """The function that runs a program in this process: program("train", "--epochs", 1, cwd=folder)."""
+    return run_here
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))

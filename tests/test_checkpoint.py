@@ -25,7 +25,6 @@ from src.dataset.preprocessing import Preprocessing
 from src.keys import Dataset
 from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
-from tests.training.test_run import tiny_run
 
 SMALL = {"num_classes": 4, "version": "cifar", "base_e": 8, "incr_e": 8}
 # Names whose JSON is longer than its characters, and has characters of JSON's own.
@@ -295,9 +294,8 @@ def test_pretrained_with_half_a_head_for_other_classes_is_refused(saved):
     assert "classifier.1.weight is missing" in text
 
 
-def test_mindspores_checkpoints_of_a_run_load_although_they_hold_the_optimizer():
-    run = tiny_run()
-    file = run.folder / "checkpoints" / "SqueezeNet-3_30.ckpt"
+def test_mindspores_checkpoints_of_a_run_load_although_they_hold_the_optimizer(tiny):
+    file = tiny.folder / "checkpoints" / "SqueezeNet-3_30.ckpt"
     held = ms.load_checkpoint(str(file))
     assert any(name.startswith(("moment", "moments")) for name in held) and "global_step" in held
     net, card = load_network(file)
@@ -308,9 +306,8 @@ def test_mindspores_checkpoints_of_a_run_load_although_they_hold_the_optimizer()
     assert np.array_equal(other.features[0].conv.weight.asnumpy(), held["features.0.conv.weight"].asnumpy())
 
 
-def test_a_card_says_how_the_run_was_made():
-    run = tiny_run()
-    card = load_network(run.folder / "best.ckpt")[1]
-    assert card.model == {**dataclasses.asdict(run.config.model), "num_classes": 10}
+def test_a_card_says_how_the_run_was_made(tiny):
+    card = load_network(tiny.folder / "best.ckpt")[1]
+    assert card.model == {**dataclasses.asdict(tiny.config.model), "num_classes": 10}
     assert (card.dataset, card.val_split, card.preprocessing.image_size) == ("digits", 0.1, 16)
     assert card.mindspore_version == ms.__version__

@@ -31,7 +31,7 @@ from src.config import (
 from src.inference.config import EvalConfig, ExportConfig, InferConfig
 from src.lr_generator import LR_DECAY_MODES
 from src.squeezenet import BATCH_NORMS, BYPASSES, STEMS, VERSIONS, SqueezeNet
-from src.training.run import learning_rates
+from src.training.plan import learning_rates
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = [field.name for kind in get_type_hints(TrainConfig).values() for field in dataclasses.fields(kind)]

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from src.dataset.imagenet_classes import imagenet_classes
-from tests.conftest import ROOT, run_script
+from tests.programs import ROOT, run_script
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from src.config import DataConfig
 from src.dataset import open_source
-from tests.conftest import ROOT, run_script
 from tests.made_data import write_image_folder
+from tests.programs import ROOT, run_script
 
 FLAGS = ("--dataset", "digits", "--version", "cifar", "--image_size", 16, "--batch_size", 16, "--device_target", "CPU")
 BRIEF = (*FLAGS, "--epochs", 1, "--warmup_epochs", 0, "--train_images", 64)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from src.config import DataConfig
 from src.dataset import open_source
-from tests.conftest import run_script
+from tests.programs import run_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.cifar10]
 

@@ -14,7 +14,7 @@ from src.dataset.cifar10 import open_cifar10
 from src.inference.config import EvalConfig
 from src.inference.evaluation import evaluate_checkpoint
 from src.network.summary import summarize, totals
-from tests.conftest import ROOT
+from tests.programs import ROOT
 
 RUNS = sorted(path.parent for path in (ROOT / "results").glob("*/result.json"))
 COMPRESSED = sorted(path.parent for path in (ROOT / "results").glob("*/compressed/report.json"))

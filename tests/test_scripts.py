@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.programs import ROOT
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 LAUNCHERS = [path for path in SCRIPTS if path.name.startswith("run_") and path.name != "run_program.sh"]

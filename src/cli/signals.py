@@ -12,7 +12,7 @@ from typing import Iterator
 
 SAME_SECONDS = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_state = {"received": 0, "postponed": False}
+_state = {"received": 0, "postponed": False, "watching": False, "first": 0.0}
 
 
 class Interrupted(BaseException):
@@ -30,10 +30,22 @@ def watch() -> None:
     once, unless it comes within SAME_SECONDS: job managers signal a launcher and its children alike, and the launcher
     passes it on. A thread waits for them, as all others block them: while a graph runs, MindSpore's handler of SIGINT
     would send SIGTERM instead, and the program could not tell the two apart.
+
+    A library may unblock them in the main thread, as multiprocessing does when it starts a server process: then
+    Python's handlers do the same.
     """
     signal.signal(signal.SIGUSR1, lambda *_: _obey())
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # Threads that are started later inherit it.
+    for number in _SIGNALS:
+        signal.signal(number, _handle)
+    block()  # Threads that are started later inherit it.
+    _state["watching"] = True
     threading.Thread(target=_wait, args=(threading.main_thread().ident,), daemon=True).start()
+
+
+def block() -> None:
+    """Block the signals in this thread again, in a process that watches them."""
+    if _state["watching"]:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
 def received() -> int:
@@ -57,15 +69,24 @@ def _obey() -> None:
         raise Interrupted(_state["received"])
 
 
-def _wait(main_thread: int) -> None:
-    first = 0.0
-    while True:
-        number = signal.sigwait(_SIGNALS)
-        if _state["received"]:
-            if time.monotonic() - first < SAME_SECONDS:
-                continue
+def _note(number: int) -> bool:
+    """Note a signal and return whether it is the first; end the process at a second one."""
+    if _state["received"]:
+        if time.monotonic() - _state["first"] >= SAME_SECONDS:
             os._exit(128 + number)
-        first, _state["received"] = time.monotonic(), number
-        if _state["postponed"]:
-            print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
-        signal.pthread_kill(main_thread, signal.SIGUSR1)  # Wakes it up where it sleeps or waits.
+        return False
+    _state["first"], _state["received"] = time.monotonic(), number
+    if _state["postponed"]:
+        print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+    return True
+
+
+def _handle(number: int, _) -> None:
+    if _note(number):
+        _obey()
+
+
+def _wait(main_thread: int) -> None:
+    while True:
+        if _note(signal.sigwait(_SIGNALS)):
+            signal.pthread_kill(main_thread, signal.SIGUSR1)  # Wakes it up where it sleeps or waits.

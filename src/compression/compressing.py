@@ -17,8 +17,8 @@ from src.devices.device import select_device
 from src.files.atomic import write_bytes, write_json
 from src.files.run_folder import check_run_folder, make_run_folder, output_folder
 from src.inference.exported_model import spec_path
+from src.inference.fold import fold_batch_norm
 from src.model_card import ModelCard
-from src.network.fold import fold_batch_norm
 from src.sqz.fileformat import SUFFIX, decode, encode, pack
 from src.sqz.layout import lay_out
 

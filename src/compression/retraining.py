@@ -20,10 +20,10 @@ from src.compression.share import rounded
 from src.config import DataConfig, OptimizerConfig
 from src.dataset import training_pipeline
 from src.dataset.source import Source
+from src.inference.fold import norm_scales
 from src.loss import CrossEntropy
 from src.lr_generator import get_lr
 from src.model_card import ModelCard
-from src.network.fold import norm_scales
 from src.squeezenet import SqueezeNet
 from src.training.model import make_optimizer
 

@@ -11,7 +11,7 @@ import numpy as np
 STARTS = ("optimal", "linear", "density", "random")
 MAX_BITS = 8
 _MAX_ITERATIONS = 300
-# Up to so many different values the optimal start is exact; more of them are gathered in so many bins.
+# Up to so many different values the optimal start is exact; more of them are all_gather in so many bins.
 _BINS = 512
 
 

@@ -16,8 +16,8 @@ from src.compression.share import rounded, share
 from src.config import DataConfig, data_config
 from src.dataset import open_source
 from src.dataset.source import Source
+from src.inference.fold import fold_batch_norm
 from src.model_card import ModelCard
-from src.network.fold import fold_batch_norm
 from src.sqz.fileformat import encode
 
 # How much of what a layer's curvature says of single weights is believed. Made images leave many channels and most

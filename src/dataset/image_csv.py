@@ -5,15 +5,15 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Sequence
 
 from src.cli.errors import UserError
 from src.dataset.image_folder import class_folders, open_image_folder
 from src.dataset.source import FileSource, printable
 
 
-def open_image_csv(path: Path, split: str, columns: tuple[str, str]) -> FileSource:
-    """Return the images of a split. `columns` are those of val.csv with the file name and the class.
+def open_image_csv(path: Path, split: str, csv_columns: Sequence[str]) -> FileSource:
+    """Return the images of a split. `csv_columns` are those of val.csv with the file name and the class.
 
     A file name is relative to val/; a class is a folder's name in train/, or its index among them.
     """
@@ -22,7 +22,7 @@ def open_image_csv(path: Path, split: str, columns: tuple[str, str]) -> FileSour
     classes = class_folders(path / "train")
     table = path / f"{split}.csv"
     files, labels = [], []
-    for line, name, label in labelled_rows(table, columns):
+    for line, name, label in labelled_rows(table, tuple(csv_columns)):
         file = path / split / name
         if not os.path.isfile(file):  # Path.is_file raises for a name that is too long.
             raise UserError(f"{table}, line {line}: there is no file {printable(file)[:1000]}")

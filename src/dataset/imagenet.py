@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Sequence
 
 from src.cli.errors import UserError
 from src.dataset.image_csv import labelled_rows
@@ -29,10 +30,10 @@ MAX_LABEL_BYTES = 16 << 20
 _OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
-def open_imagenet(path: Path, split: str, val_labels: str | None, columns: tuple[str, str]) -> FileSource:
+def open_imagenet(path: Path, split: str, val_labels: str | None, csv_columns: Sequence[str]) -> FileSource:
     """Return the images of path/<split>, "train" or "val", of the 1,000 classes in the order of the published logits.
 
-    val_labels: the file with the labels of a flat val/, or None to look for it; `columns` are those of a CSV file.
+    val_labels: the file with the labels of a flat val/, or None to look for it; `csv_columns` are those of a CSV file.
     Raises UserError for folders that are no ImageNet classes, for classes without training images, and for labels that
     do not fit.
     """
@@ -42,7 +43,9 @@ def open_imagenet(path: Path, split: str, val_labels: str | None, columns: tuple
     classes = imagenet_classes()
     names, wnids = [known.name for known in classes], [known.wnid for known in classes]
     if split == "val" and (val_labels or not any(entry.is_dir() for entry in os.scandir(folder))):
-        labelled = _flat(folder, Path(val_labels) if val_labels else _label_file(path), columns, wnids, names)
+        labelled = _flat(
+            folder, Path(val_labels) if val_labels else _label_file(path), tuple(csv_columns), wnids, names
+        )
     else:
         labelled = _in_class_folders(folder, wnids)
     if not labelled:

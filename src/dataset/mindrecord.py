@@ -11,30 +11,22 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
-import shutil
 import sqlite3
 import struct
-import sys
-import tempfile
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from src.cli.errors import UserError
-from src.config import MindRecordConfig, data_config
-from src.dataset.source import IMAGENET_MEAN, IMAGENET_STD, FileSource, Source, load_image, printable
-from src.files.atomic import sync_folder, write_json
+from src.dataset.source import IMAGENET_MEAN, IMAGENET_STD, Source, load_image
 
 DESCRIPTION, SUFFIX, INDEX_SUFFIX = "dataset.json", ".mindrecord", ".db"
 SCHEMA = {"image": {"type": "bytes"}, "name": {"type": "bytes"}, "label": {"type": "int32"}}
 # MindRecord's default page, which a row has to fit into with its lengths, and what a reader may be asked to allocate.
 PAGE_BYTES = 32 << 20
 MAX_ROW_BYTES, MAX_DESCRIPTION_BYTES, MAX_HEADER_BYTES = PAGE_BYTES - (1 << 16), 64 << 20, 64 << 20
-_BATCH = 64  # Rows handed to the writer together.
 
 
 class MindRecordSource(Source):
@@ -151,98 +143,3 @@ def _read_index(file: Path) -> np.ndarray:
         raise UserError(
             f"{file}: the index of the file beside it is missing or damaged ({error}); pack it again"
         ) from None
-
-
-def pack(config: MindRecordConfig) -> dict[str, int]:
-    """Pack a data set as configured, and return the number of images in each split.
-
-    The folder appears when it is complete: what an interruption leaves is removed, or, after a kill, a hidden folder
-    beside it. Raises UserError, before anything is written, for data and folders that cannot be used.
-    """
-    from src.dataset import open_source, splits  # Here, because it imports this module.
-
-    target = Path(config.output_path)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target}: is there already; choose another --output_path, or remove it")
-    data = data_config(config)
-    sources = {split: open_source(data, split) for split in splits(data)}
-    if not sources:
-        raise UserError(f"{config.data_path}: no train/ and no val/ in it")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise UserError(f"{target}: cannot be made ({error.strerror}); choose another --output_path") from None
-    try:
-        images = {split: _pack_split(source, partial / split, config) for split, source in sources.items()}
-        classes = next(iter(sources.values())).classes
-        write_json(partial / DESCRIPTION, {"classes": classes, "images": images})
-        partial.chmod(0o755)
-        os.rename(partial, target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}); make room, or choose another place") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    sync_folder(target.parent)
-    return images
-
-
-def _pack_split(source: FileSource, folder: Path, config: MindRecordConfig) -> int:
-    """Write the files of a split, and return how many images are in them."""
-    folder.mkdir()
-    share = math.ceil(len(source) / config.files)
-    starts = range(0, len(source), share)
-    written = 0
-    for number, start in enumerate(starts):
-        file = folder / f"{number:04}-of-{len(starts):04}{SUFFIX}"
-        written += _write_file(file, _rows(source, range(start, min(start + share, len(source))), config))
-        print(f"{folder.name}: {min(start + share, len(source)):,} of {len(source):,} images", flush=True)
-    return written
-
-
-def _rows(source: FileSource, indices: range, config: MindRecordConfig) -> Iterator[dict]:
-    """Yield the rows of some images. Those that cannot be read are named, and left out up to the limit."""
-    for index in indices:
-        file = source.file(index)
-        try:
-            with open(file, "rb") as stream:
-                content = stream.read(MAX_ROW_BYTES + 1)
-            problem = "" if content else "is empty"
-            problem = problem or ("is larger than a page of MindRecord" if len(content) > MAX_ROW_BYTES else "")
-        except OSError as error:
-            problem = f"cannot be read ({error.strerror})"
-        if not problem:
-            name = f"{file.parent.name}/{file.name}".encode("utf-8", "backslashreplace")
-            yield {"image": content, "name": name, "label": int(source.labels[index])}
-            continue
-        if len(source.broken) >= config.max_broken_images:
-            raise UserError(f"{printable(file)}: {problem}; remove it or replace it")
-        source.broken.add(index)
-        print(f"warning: image left out: {printable(file)}: {problem}", file=sys.stderr, flush=True)
-
-
-def _write_file(file: Path, rows: Iterator[dict]) -> int:
-    """Write rows to a MindRecord file, unless there are none, and return how many there were."""
-    from mindspore.mindrecord import FileWriter
-
-    writer, batch, count = None, [], 0
-
-    def flush():
-        nonlocal writer, count
-        if writer is None:
-            writer = FileWriter(str(file), shard_num=1)
-            writer.add_schema(SCHEMA, "images, as the files were, with their names and labels")
-            writer.add_index(["label"])
-        writer.write_raw_data(batch)
-        count += len(batch)
-        batch.clear()
-
-    for row in rows:
-        batch.append(row)
-        if len(batch) == _BATCH:
-            flush()
-    if batch:
-        flush()
-    if writer is not None:
-        writer.commit()
-    return count

@@ -1,10 +1,8 @@
-"""From an image to the network's input, for training and for evaluation."""
+"""Preprocessing: from an image to the network's input, without chance."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from random import Random
 from typing import Callable, Sequence
 
 import numpy as np
@@ -78,16 +76,16 @@ class Preprocessing:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the input for one image."""
         if not self.on_device:
-            return np.ascontiguousarray(_applied(evaluation_transforms(self), self.to_scale(image)))
+            return np.ascontiguousarray(applied(evaluation_transforms(self), self.to_scale(image)))
         pixels, matrix = self.fit_image(image).astype(np.float32), self.resizing()
         if matrix is not None:
             pixels = np.einsum("yh,hwc,xw->yxc", matrix, pixels, matrix, optimize=True)
-        return np.ascontiguousarray(_applied([*_normalization(self), vision.HWC2CHW()], pixels))
+        return np.ascontiguousarray(applied([*normalization(self), vision.HWC2CHW()], pixels))
 
     def fit_image(self, image: np.ndarray) -> np.ndarray:
         """Return an image brought to (side, side, 3) uint8, for a model that does the rest itself."""
         if not self.on_device or self.fit == "crop":
-            return _applied(fit_transforms(self), self.to_scale(image))
+            return applied(fit_transforms(self), self.to_scale(image))
         if self.fit == "resize":
             return pillow_resized(image, self.side, self.side)
         return pillow_center_crop(image, self.side, self.side)
@@ -149,7 +147,8 @@ class Preprocessing:
         return np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 
 
-def _applied(transforms: Sequence[Callable], image: np.ndarray) -> np.ndarray:
+def applied(transforms: Sequence[Callable], image: np.ndarray) -> np.ndarray:
+    """Return an image after transforms, one after the other."""
     for transform in transforms:
         image = transform(image)
     return image
@@ -157,7 +156,7 @@ def _applied(transforms: Sequence[Callable], image: np.ndarray) -> np.ndarray:
 
 def evaluation_transforms(preprocessing: Preprocessing) -> list[Callable]:
     """Return the operators that make the network's input, without chance."""
-    return [*fit_transforms(preprocessing), *_normalization(preprocessing), vision.HWC2CHW()]
+    return [*fit_transforms(preprocessing), *normalization(preprocessing), vision.HWC2CHW()]
 
 
 def fit_transforms(preprocessing: Preprocessing) -> list[Callable]:
@@ -195,133 +194,8 @@ def pillow_center_crop(image: np.ndarray, shorter_side: int, size: int) -> np.nd
     return resized[top : top + size, left : left + size]
 
 
-def training_stages(
-    preprocessing: Preprocessing, augment: Sequence[str], crop_padding: int | None, seed: int
-) -> list[list[Callable] | Drawn]:
-    """Return what makes a training input, in order: lists of operators without chance, and random changes.
-
-    The operators are those of evaluation, except that a random crop of "center_crop" is resized by MindSpore in any
-    case; the changes are those named in `augment`:
-
-    - crop_flip, a random crop and a left-right flip. With fit "resize" the crop is taken from the resized image with
-      `crop_padding` zeros around (default: an eighth of image_size); with "crop" from the image itself, likewise
-      padded; with "center_crop" it is a random part of 8 to 100% of the area, which is then resized (Szegedy et al.
-      2014).
-    - color_jitter, brightness, contrast and saturation by 40% and hue by 10%.
-    - cutout, a square of a quarter of the side set to the mean colour (DeVries and Taylor 2017).
-    """
-    size = preprocessing.image_size
-    padding = size // 8 if crop_padding is None else crop_padding
-    stages: list[list[Callable] | Drawn] = [fit_transforms(preprocessing)]
-    if "crop_flip" in augment:
-        flip = Drawn("flip", seed, _flipped)
-        crop = Drawn("crop", seed, lambda image, random: random_crop(image, size, padding, random))
-        part = Drawn("crop", seed, random_part)
-        resize = [vision.Resize((size, size), Inter.LINEAR)]
-        stages = {"resize": [*stages, crop, flip], "crop": [crop, flip], "center_crop": [part, flip, resize]}[
-            preprocessing.fit
-        ]
-    if "color_jitter" in augment:
-        stages.append(Drawn("color", seed, jitter))
-    stages.append(_normalization(preprocessing))
-    if "cutout" in augment:
-        # After normalisation a square of zeros is a square of the mean colour.
-        stages.append(Drawn("cutout", seed, lambda image, random: cut_out(image, max(1, size // 4), random)))
-    return [*stages, [vision.HWC2CHW()]]
-
-
-def pixel_changes(
-    preprocessing: Preprocessing, augment: Sequence[str], crop_padding: int | None, seed: int
-) -> list[Drawn]:
-    """Return the random changes of a training image that leave it pixels, (side, side, 3) uint8, for a graph to take.
-
-    They are those of training_stages, but that with fit "resize" an image is cropped before it is resized, with an
-    eighth of its own side around or `crop_padding` of its own pixels; "center_crop" has no random part.
-    """
-    side = preprocessing.side
-    padding = side // 8 if crop_padding is None else crop_padding
-    changes = []
-    if "crop_flip" in augment:
-        changes.append(Drawn("crop", seed, lambda image, random: random_crop(image, side, padding, random)))
-        changes.append(Drawn("flip", seed, _flipped))
-    if "color_jitter" in augment:
-        changes.append(Drawn("color", seed, jitter))
-    if "cutout" in augment:
-        mean = np.round(np.multiply(preprocessing.mean, 255)).astype(np.uint8)
-
-        def cut(image: np.ndarray, random: Random) -> np.ndarray:
-            color = mean if preprocessing.normalize == "dataset" else round(image.mean())
-            return cut_out(image, max(1, side // 4), random, color)
-
-        changes.append(Drawn("cutout", seed, cut))
-    return changes
-
-
-class Drawn:
-    """A random change of an image, whose random numbers follow from the seed, its name and the draw (see Epochs) alone.
-
-    MindSpore's random operators draw from the state of the thread that they happen to run on, and all of a pipeline are
-    seeded alike: an upper crop would always be flipped. Drawn like this, the inputs of a step are the same whatever the
-    number of threads and devices, and a resumed run goes to its step without repeating those before.
-    """
-
-    def __init__(self, name: str, seed: int, change: Callable[[np.ndarray, Random], np.ndarray]):
-        self.name, self.seed, self.change = name, seed, change
-
-    def __call__(self, image: np.ndarray, draw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # A text as seed is hashed, so that neighbouring draws are unrelated; the same in every version of Python.
-        return np.ascontiguousarray(self.change(image, Random(f"{self.seed} {self.name} {draw}"))), draw
-
-
-def _flipped(image: np.ndarray, random: Random) -> np.ndarray:
-    return image[:, ::-1] if random.random() < 0.5 else image
-
-
-def random_crop(image: np.ndarray, size: int, padding: int, random: Random) -> np.ndarray:
-    """Return a random square of an image with zeros around, more of them where it is smaller than the square."""
-    around = [padding + max(0, size - side - 2 * padding) for side in image.shape[:2]]
-    if any(around):
-        image = np.pad(image, [(n, n) for n in around] + [(0, 0)])
-    y, x = (int(random.random() * (side - size + 1)) for side in image.shape[:2])
-    return image[y : y + size, x : x + size]
-
-
-def random_part(image: np.ndarray, random: Random) -> np.ndarray:
-    """Return a part of 8 to 100% of the area, its sides 3:4 to 4:3; after ten misses, the largest such part."""
-    height, width = image.shape[:2]
-    for _ in range(10):
-        area = random.uniform(0.08, 1.0) * height * width
-        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            y, x = int(random.random() * (height - h + 1)), int(random.random() * (width - w + 1))
-            return image[y : y + h, x : x + w]
-    w, h = min(width, max(1, round(height * 4 / 3))), min(height, max(1, round(width * 4 / 3)))
-    y, x = (height - h) // 2, (width - w) // 2
-    return image[y : y + h, x : x + w]
-
-
-def jitter(image: np.ndarray, random: Random) -> np.ndarray:
-    """Return an image (H, W, 3) uint8 with other brightness, contrast, saturation and hue, in random order."""
-    changes = [
-        vision.AdjustBrightness(random.uniform(0.6, 1.4)),
-        vision.AdjustContrast(random.uniform(0.6, 1.4)),
-        vision.AdjustSaturation(random.uniform(0.6, 1.4)),
-        vision.AdjustHue(random.uniform(-0.1, 0.1)),
-    ]
-    random.shuffle(changes)
-    return _applied(changes, image)
-
-
-def cut_out(image: np.ndarray, length: int, random: Random, color: np.ndarray | int = 0) -> np.ndarray:
-    """Return an image with a square of one color around a random pixel; at the border a part of the square."""
-    y, x = (int(random.random() * side) - length // 2 for side in image.shape[:2])
-    image = image.copy()
-    image[max(0, y) : max(0, y + length), max(0, x) : max(0, x + length)] = color
-    return image
-
-
-def _normalization(preprocessing: Preprocessing) -> list[Callable]:
+def normalization(preprocessing: Preprocessing) -> list[Callable]:
+    """Return the operators that normalise an image of the network's size."""
     if preprocessing.normalize == "per_image":
         return [standardize]
     return [vision.Rescale(1 / 255, 0.0), vision.Normalize(list(preprocessing.mean), list(preprocessing.std))]

@@ -9,7 +9,8 @@ import mindspore.dataset as ds
 import numpy as np
 
 from src.cli.errors import UserError
-from src.dataset.preprocessing import Drawn, Preprocessing
+from src.dataset.augmentation import Drawn
+from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import Source
 
 
@@ -114,23 +115,26 @@ class TrainingPixels(TrainingRows):
 class EvaluationRows:
     """The images of a source in their order: rows of image (H, W, 3) uint8 and label.
 
-    An image that cannot be read is black, with UNREADABLE as its label. limit: see TrainingRows.
+    rows: how many there are; those beyond the source fill its last batch, and like an image that cannot be read they
+        are black, with NO_IMAGE as their label.
+    limit: see TrainingRows.
     """
 
-    UNREADABLE = -1
+    NO_IMAGE = -1
 
-    def __init__(self, source: Source, preprocessing: Preprocessing, limit: int):
-        self.source, self.preprocessing, self.limit = source, preprocessing, limit
+    def __init__(self, source: Source, preprocessing: Preprocessing, rows: int, limit: int):
+        self.source, self.preprocessing, self.rows, self.limit = source, preprocessing, rows, limit
 
     def __len__(self) -> int:
-        return len(self.source)
+        return self.rows
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        image, label = readable_image(self.source, int(index), self.limit), self.source.labels[index]
+        index = int(index)
+        image = readable_image(self.source, index, self.limit) if index < len(self.source) else None
         if image is None:
             side = self.preprocessing.side
-            image, label = np.zeros((side, side, 3), np.uint8), np.int32(self.UNREADABLE)
-        return self.preprocessing.to_scale(image), np.asarray(label)
+            return self.preprocessing.to_scale(np.zeros((side, side, 3), np.uint8)), np.asarray(np.int32(self.NO_IMAGE))
+        return self.preprocessing.to_scale(image), np.asarray(self.source.labels[index])
 
 
 class EvaluationPixels(EvaluationRows):

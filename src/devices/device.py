@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
@@ -9,35 +10,42 @@ import sys
 import mindspore as ms
 
 from src.cli.errors import UserError
-from src.config import DeviceConfig
 from src.devices.processes import is_worker, local_device, serve_as_scheduler
 from src.devices.silence import silent
 
 # From the one this port is for to the one that is always there.
 PREFERENCE = ("Ascend", "GPU", "CPU")
 PROBE_SECONDS = 300
+# How far MindSpore fuses a graph's kernels, where its own default is not what suits graphs of static shape.
+JIT_LEVELS = {"Ascend": "O1"}
 
 
-def select_device(config: DeviceConfig) -> str:
-    """Set device and execution mode, say in one line which device and why, and return its name.
+def select_device(config) -> str:
+    """Set device, precision and execution mode, say in one line which device and why, and return its name.
 
     `auto` takes the first of PREFERENCE that runs an operator. A device asked for by name that does not falls back
-    to the best that does, with a warning, or with `strict_device` raises UserError. Each process of a job takes its
+    to the best that does, with a warning, or with `strict_device` raises UserError. Each process of a group takes its
     own of the host's devices, and none falls back from the one asked for.
+
+    config: a DeviceConfig (src/config.py).
     """
     serve_as_scheduler()
-    in_job = is_worker()
-    device_id = local_device() if in_job else config.device_id
+    in_group = is_worker()
+    device_id = local_device() if in_group else config.device_id
     wanted = PREFERENCE if config.device_target == "auto" else (config.device_target,)
+    # A process of a group, and a device that there is no other for, need no try in a process of its own.
+    certain = config.device_target != "auto" and (config.strict_device or in_group)
     reasons = []
     for target in dict.fromkeys((*wanted, *PREFERENCE)):
-        reason = None if target == "CPU" else why_not(target, device_id)
+        if target == "CPU":
+            break
+        reason = why_unset(target, device_id) if certain else why_not(target, device_id)
         if reason is None:
             break
         reasons.append(f"{target}: {reason}")
         if config.strict_device and target == wanted[-1]:
             raise UserError(f"device_target: {reasons[-1]}; choose another or leave out --strict_device")
-        if in_job and config.device_target == target:
+        if in_group and config.device_target == target:
             raise UserError(f"device_target: {reasons[-1]} on this device; the others of the job cannot go on without")
     explained = f" ({'; '.join(reasons)})" if reasons else ""
     if target in wanted:
@@ -46,10 +54,45 @@ def select_device(config: DeviceConfig) -> str:
         print(f"warning: device_target {config.device_target} is not usable, running on {target}{explained}")
     if target == "CPU":
         ms.set_device("CPU")
-    else:
+    elif not certain:
         ms.set_device(target, device_id)
     ms.set_context(mode=ms.GRAPH_MODE if config.mode == "graph" else ms.PYNATIVE_MODE)
+    jit_level = config.jit_level or JIT_LEVELS.get(target)
+    if jit_level:
+        ms.set_context(jit_config={"jit_level": jit_level})
+    set_precision(target, config.precision)
     return target
+
+
+def set_precision(target: str, precision: str) -> None:
+    """Let convolutions and matrix products compute in float32 ("high"), or as the device does by itself ("default").
+
+    By itself an Ascend 910B computes float32 convolutions in HF32, the first 910 in float16, and a GPU in TF32.
+    """
+    if precision == "default" or target == "CPU":
+        return
+    if target == "Ascend":
+        settings = ms.device_context.ascend.op_precision
+        settings.precision_mode("must_keep_origin_dtype")
+        settings.conv_allow_hf32(False)
+        settings.matmul_allow_hf32(False)
+    else:
+        settings = ms.device_context.gpu.op_precision
+        settings.conv_allow_tf32(False)
+        settings.matmul_allow_tf32(False)
+
+
+def why_unset(target: str, device_id: int) -> str | None:
+    """Set an accelerator, and return why it cannot be used, or None when this process has it and runs an operator."""
+    if not is_available(target):
+        return "not found"
+    try:
+        with silent():  # MindSpore logs what it raises.
+            ms.set_device(target, device_id)
+            (ms.Tensor([1.0]) + 1).asnumpy()
+    except Exception as error:
+        return reason_of(f"{type(error).__name__}: {error}")
+    return None
 
 
 def why_not(target: str, device_id: int) -> str | None:
@@ -68,8 +111,20 @@ def why_not(target: str, device_id: int) -> str | None:
     except subprocess.TimeoutExpired:
         return f"no answer within {PROBE_SECONDS} s"
     if done.returncode:
-        return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:200]
+        return reason_of(done.stderr) or f"exit status {done.returncode}"
     return None
+
+
+def reason_of(text: str) -> str:
+    """Return the reason in what MindSpore writes when a device fails: its last error, and CANN's first words on it.
+
+    MindSpore's errors end with sections of their own, such as a place in its C++ code.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"\w*(Error|Exception): ", line)]
+    cann = next((line for line in lines if re.match(r"E[A-Z0-9]{5}: ?", line)), "")
+    reason = (errors or lines or [""])[-1][:200]
+    return f"{reason} ({cann[:200]})" if cann and cann not in reason else reason
 
 
 def is_available(target: str) -> bool:

@@ -36,10 +36,10 @@ def local_device() -> int:
     return int(os.environ.get("DEVICE_ID", 0))
 
 
-class Job:
+class ProcessGroup:
     """All processes of a training, this one having `rank` 0 to size - 1; size 1 for a training on one device.
 
-    Every process has to call sum, mean, gathered and file alike, and they return the same to all.
+    Every process has to call sum, mean, all_gather and file alike, and they return the same to all.
     """
 
     def __init__(self, rank: int = 0, size: int = 1):
@@ -47,7 +47,7 @@ class Job:
         self._copies: list[tempfile.TemporaryDirectory] = []  # Removed when the process ends.
 
     @classmethod
-    def join(cls) -> Job:
+    def join(cls) -> ProcessGroup:
         """Meet the other processes, when there are some, and set data parallelism. After the device is set."""
         if not is_worker():
             return cls()
@@ -56,12 +56,16 @@ class Job:
         if job.size > 1:
             # The mean, not the sum, of the gradients: a step is that of one device with the whole batch.
             ms.set_auto_parallel_context(
-                parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=job.size
+                parallel_mode=ms.ParallelMode.DATA_PARALLEL,
+                gradients_mean=True,
+                device_num=job.size,
+                # One allreduce of all gradients: those of biases are so small that each would cost its latency alone.
+                comm_fusion={"allreduce": {"mode": "auto", "config": None}},
             )
         return job
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the process that writes the run's folder."""
         return self.rank == 0
 
@@ -76,7 +80,7 @@ class Job:
         """Return the mean of the processes' arrays of equal shape, float32."""
         return self.sum(values) / np.float32(self.size)
 
-    def gathered(self, values: np.ndarray) -> np.ndarray:
+    def all_gather(self, values: np.ndarray) -> np.ndarray:
         """Return the processes' arrays of equal shape as (size, ...), float32."""
         # A sum with zeros is exact, and the one collective that there is on every device.
         everyones = np.zeros((self.size, *np.shape(values)), np.float32)
@@ -91,7 +95,7 @@ class Job:
         if self.size == 1:
             return Path(path)
         content, reason = b"", None
-        if self.leads:
+        if self.is_main_process:
             try:
                 content = Path(path).read_bytes()
             except OSError as error:
@@ -102,9 +106,9 @@ class Job:
             raise UserError(f"{path}: cannot be read ({reason or 'the leading process says why'})")
         length = int(low) + int(high) * 2**24
         if length:
-            values = np.frombuffer(content, np.uint8) if self.leads else np.zeros(length)
+            values = np.frombuffer(content, np.uint8) if self.is_main_process else np.zeros(length)
             content = self.sum(values).astype(np.uint8).tobytes()
-        if self.leads:
+        if self.is_main_process:
             return Path(path)
         self._copies.append(tempfile.TemporaryDirectory(prefix="squeezenet_"))
         copy = Path(self._copies[-1].name) / Path(path).name
@@ -112,10 +116,10 @@ class Job:
         return copy
 
 
-ALONE = Job()
+ALONE = ProcessGroup()
 
 
-def average_statistics(net: nn.Cell, job: Job) -> None:
+def average_statistics(net: nn.Cell, job: ProcessGroup) -> None:
     """Give all processes the mean of their batch norm statistics, which training keeps on each device of its own.
 
     They follow the batches by a linear rule, so that it does not matter how often they are averaged.

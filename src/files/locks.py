@@ -14,12 +14,12 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def locked(folder: Path, leads: bool = True) -> Iterator[None]:
-    """Keep a folder to this process, when it leads. Raises UserError while another has it; one that died has not.
+def locked(folder: Path, is_main_process: bool = True) -> Iterator[None]:
+    """Keep a folder to the main process of a group. Raises UserError while another has it; one that died has not.
 
     The lock's file stays: a process that removed it could take the lock away from one that has just opened it.
     """
-    if not leads:
+    if not is_main_process:
         yield
         return
     make_folder(folder)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, Optional
 
-from src.keys import RESIZERS, Count, DataLoadingConfig, Dataset, Side
+from src.dataset.preprocessing import RESIZERS
+from src.keys import Count, DataLoadingConfig, Dataset, Side
 
 # Suffixes of what may stand without its flag.
 CHECKPOINTS = {".ckpt": "ckpt_path", ".sqz": "ckpt_path"}
@@ -30,7 +31,7 @@ class EvalConfig(DataLoadingConfig, CheckpointConfig):
     """split of the data set; null: test, or val if the data set has no test images"""
     batch_size: Count = 32
     """images per step"""
-    resizer: Optional[Literal[(*RESIZERS, "device")]] = None
+    resizer: Optional[Literal[RESIZERS]] = None
     """what resizes images: mindspore, a fast operator, pillow, the exact one for ImageNet networks, or device, in the
     graph, if all images have one size; null: the checkpoint's own"""
     tta: Literal["none", "flip"] = "none"

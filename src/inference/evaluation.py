@@ -15,7 +15,7 @@ from src.dataset import evaluation_pipeline, open_source, splits
 from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import Source
 from src.devices.device import select_device
-from src.devices.processes import ALONE, Job
+from src.devices.processes import ALONE, ProcessGroup
 from src.files.atomic import write_json, write_text
 from src.files.run_folder import output_folder
 from src.inference.config import EvalConfig
@@ -45,13 +45,15 @@ def evaluate(
     preprocessing: Preprocessing,
     batch_size: int,
     num_workers: int,
-    job: Job = ALONE,
+    job: ProcessGroup = ALONE,
     max_broken_images: int = 0,
 ) -> Evaluation:
     """Return the outcome of a network on every image of a source, each counted once by one process of the job."""
-    dataset = evaluation_pipeline(source, preprocessing, batch_size, num_workers, job.size, job.rank, max_broken_images)
+    dataset = evaluation_pipeline(
+        source, preprocessing, batch_size, num_workers, job.size, job.rank, max_broken_images, pad=True
+    )
     model = Model(with_input_layer(net, preprocessing), CrossEntropy(), metrics={"evaluation": Classification(job)})
-    return model.eval(dataset)["evaluation"]
+    return model.eval(dataset, dataset_sink_mode=False)["evaluation"]
 
 
 def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
@@ -61,7 +63,7 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
     checkpoint, data or a folder that cannot be used.
     """
     target = select_device(device)
-    job = Job.join()
+    job = ProcessGroup.join()
     net, card = load_network(config.ckpt_path)
     data = data_config(config, dataset=config.dataset or card.dataset, val_split=card.val_split_of(config.dataset))
     present = splits(data)
@@ -80,7 +82,7 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
     net = Flipped(net) if config.tta == "flip" else net
     checkpoint = Path(config.ckpt_path)
     folder = Path(config.output_path or checkpoint.with_name(f"eval_{checkpoint.stem}_{split}"))
-    with output_folder(folder) if job.leads else contextlib.nullcontext():
+    with output_folder(folder) if job.is_main_process else contextlib.nullcontext():
         evaluation = evaluate(
             *(net, source, preprocessing, config.batch_size, config.num_workers, job, config.max_broken_images)
         )
@@ -96,7 +98,7 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
         "device": target,
         "devices": job.size,
     }
-    if not job.leads:
+    if not job.is_main_process:
         return {**result, "output_path": str(folder)}
     write_json(folder / RESULT, result)
     _write_confusion(folder, evaluation, card.classes)

@@ -20,8 +20,8 @@ from src.devices.silence import quiet
 from src.files.atomic import write_json
 from src.inference.config import ExportConfig
 from src.inference.exported_model import ExportedModel, digest, spec_path
+from src.inference.fold import without_batch_norm
 from src.model_card import ModelCard
-from src.network.fold import without_batch_norm
 from src.network.input_layer import InputLayer
 from src.network.summary import check_image_size
 

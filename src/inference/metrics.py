@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import nn
 
 from src.cli.errors import UserError
-from src.devices.processes import ALONE, Job
+from src.devices.processes import ALONE, ProcessGroup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Classification(nn.Metric):
     job: the processes that evaluate together, each every job.size-th image; all get the outcome for all images.
     """
 
-    def __init__(self, job: Job = ALONE):
+    def __init__(self, job: ProcessGroup = ALONE):
         super().__init__()
         self.job = job
         self.clear()
@@ -112,10 +112,10 @@ class Classification(nn.Metric):
         types = [np.int32, np.int64, np.float32, np.float32, bool]
         columns = np.stack([np.concatenate(parts).astype(np.float32) for parts in zip(*self._batches)], 1)
         if self.job.size > 1:
-            longest = int(self.job.gathered(np.array(len(columns))).max())
+            longest = int(self.job.all_gather(np.array(len(columns))).max())
             missing = np.full((longest - len(columns), columns.shape[1]), -1)
             # Image i of process r is number i * size + r of the source.
-            everyones = self.job.gathered(np.concatenate([columns, missing]))
+            everyones = self.job.all_gather(np.concatenate([columns, missing]))
             columns = everyones.transpose(1, 0, 2).reshape(-1, columns.shape[1])
         indices = np.flatnonzero(columns[:, 0] >= 0)
         if not len(indices):

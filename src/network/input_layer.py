@@ -6,8 +6,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.dataset.preprocessing import Preprocessing
-
 
 class InputLayer(nn.Cell):
     """Pixels (N, side, side, 3) uint8 to the network's input (N, 3, image_size, image_size) float32.
@@ -17,7 +15,7 @@ class InputLayer(nn.Cell):
     levels, and this does not.
     """
 
-    def __init__(self, preprocessing: Preprocessing):
+    def __init__(self, preprocessing):
         super().__init__()
         self.size, self.side = preprocessing.image_size, preprocessing.side
         matrix = preprocessing.resizing()
@@ -45,7 +43,7 @@ class InputLayer(nn.Cell):
 
 
 class _WithInputLayer(nn.Cell):
-    def __init__(self, net: nn.Cell, preprocessing: Preprocessing):
+    def __init__(self, net: nn.Cell, preprocessing):
         super().__init__(auto_prefix=False)  # The network's parameters keep their names.
         self.input_layer, self.net = InputLayer(preprocessing), net
 
@@ -53,6 +51,6 @@ class _WithInputLayer(nn.Cell):
         return self.net(self.input_layer(pixels))
 
 
-def with_input_layer(net: nn.Cell, preprocessing: Preprocessing) -> nn.Cell:
+def with_input_layer(net: nn.Cell, preprocessing) -> nn.Cell:
     """Return what takes a pipeline's batches: the network, behind an InputLayer where that makes its input."""
     return _WithInputLayer(net, preprocessing) if preprocessing.on_device else net

@@ -29,8 +29,8 @@ def accuracy_over_time(folder: Path) -> list[tuple[float, float]]:
 
     Raises UserError for a folder without a run, and for a run that has neither.
     """
-    from src.training.callbacks import read_history  # Here, because MindSpore takes seconds to import.
-    from src.training.session import METRICS
+    from src.training.plan import METRICS
+    from src.training.progress import read_history  # Here, because MindSpore takes seconds to import.
 
     file = folder / METRICS
     try:

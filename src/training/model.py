@@ -8,7 +8,7 @@ from mindspore import Model, Tensor, nn
 
 from src.cli.errors import UserError
 from src.config import OptimizerConfig
-from src.devices.processes import ALONE, Job
+from src.devices.processes import ALONE, ProcessGroup
 from src.devices.silence import quiet
 from src.inference.metrics import Classification
 from src.loss import CrossEntropy
@@ -17,15 +17,13 @@ from src.training.finetuning import lr_factors
 
 
 def build_model(
-    net: nn.Cell, loss: CrossEntropy, config: OptimizerConfig, rates: np.ndarray, job: Job = ALONE
+    net: nn.Cell, loss: CrossEntropy, config: OptimizerConfig, rates: np.ndarray, job: ProcessGroup = ALONE
 ) -> Model:
     """Return MindSpore's Model of a network, with its optimizer, precision and loss scale."""
     optimizer = make_optimizer(net, config, rates)
-    scale = {}
-    if config.loss_scale == 0:
-        scale["loss_scale_manager"] = ms.amp.DynamicLossScaleManager()
-    elif config.loss_scale != 1:
-        scale["loss_scale_manager"] = ms.amp.FixedLossScaleManager(config.loss_scale, drop_overflow_update=False)
+    scale, manager = {}, loss_scale_manager(config)
+    if manager:
+        scale["loss_scale_manager"] = manager
     metrics = {"evaluation": Classification(job)}
     return Model(net, loss, optimizer, metrics=metrics, amp_level=config.amp_level, **scale)
 
@@ -33,8 +31,6 @@ def build_model(
 def make_optimizer(net: nn.Cell, config: OptimizerConfig, rates: np.ndarray) -> nn.Optimizer:
     """Return the optimizer of a network's parameters, with the learning rate of each step."""
     common = {"learning_rate": Tensor(rates), "weight_decay": config.weight_decay}
-    if config.loss_scale not in (0, 1):
-        common["loss_scale"] = config.loss_scale
     parameters = parameter_groups(net, config, rates)
     if config.optimizer == "adam":
         with quiet():  # nn.Adam makes operators for sparse gradients too, which MindSpore has deprecated.
@@ -72,11 +68,27 @@ def parameter_groups(net: nn.Cell, config: OptimizerConfig, rates: np.ndarray) -
     ]
 
 
+def loss_scale_manager(config: OptimizerConfig) -> ms.amp.LossScaleManager | None:
+    """Return the manager of the loss scale of mixed precision, which leaves out updates that overflow, or None.
+
+    Given explicitly, as MindSpore takes a dynamic one for O2 where none is given.
+    """
+    scale = config.loss_scale
+    if scale is None:  # MindSpore has no dynamic one on a CPU.
+        on_cpu = ms.get_context("device_target") == "CPU"
+        scale = 1 if on_cpu or config.amp_level in ("O0", "O1") else 0
+    if scale == 0:
+        return ms.amp.DynamicLossScaleManager()
+    if scale == 1 and config.amp_level not in ("O2", "O3"):
+        return None
+    return ms.amp.FixedLossScaleManager(scale, drop_overflow_update=True)
+
+
 def check_precision(config: OptimizerConfig, target: str) -> None:
     """Raise UserError for a mixed precision that MindSpore cannot train with on the CPU."""
     if target != "CPU":
         return
     if config.amp_level in ("O2", "O3"):
         raise UserError(f"amp_level: {config.amp_level} needs an Ascend or a GPU; on the CPU O0 is right and fastest")
-    if config.loss_scale == 0 or (config.loss_scale != 1 and config.amp_level == "O0"):
+    if config.loss_scale not in (None, 1):
         raise UserError(f"loss_scale: {config.loss_scale} is for mixed precision on an Ascend or a GPU; leave it at 1")

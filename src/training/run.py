@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import inspect
 import json
 import os
 import platform
@@ -12,102 +10,37 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
-from mindspore.dataset import Dataset
 
-from src.checkpoint import load_network, load_pretrained
+from src.checkpoint import load_network
 from src.cli import signals
 from src.cli.errors import UserError
-from src.config import RUN_CONFIG, TrainConfig, to_yaml, with_keys
-from src.dataset import check_shares, evaluation_pipeline, open_source, preprocessing_of, splits, training_pipeline
-from src.dataset.source import Source, Subset
-from src.devices.device import peak_memory_mb, select_device
-from src.devices.processes import Job, is_worker
+from src.config import RUN_CONFIG, TrainConfig, to_yaml
+from src.devices.device import peak_memory_mb
+from src.devices.processes import is_worker
 from src.files.atomic import write_json, write_text
 from src.files.locks import locked
 from src.files.run_folder import check_run_folder, make_run_folder
 from src.inference.evaluation import evaluate
-from src.lr_generator import get_lr, scale_lr
-from src.model_card import ModelCard
-from src.network.summary import check_image_size, summarize, totals
-from src.squeezenet import SqueezeNet
-from src.training.dashboard import dashboard_writer
-from src.training.finetuning import freeze
-from src.training.model import check_precision
-from src.training.resume import Saved, begun_run, is_complete, newest_for_all
-from src.training.session import BEST, CHECKPOINTS, CURVES_PICTURE, LAST, LOG, METRICS, SCALARS, Outcome, Session
-from src.training.whitening import IMAGES as WHITENING_IMAGES
-from src.training.whitening import whitened
-
-RESULT, PREDICTIONS_PICTURE = "result.json", "predictions.png"
-BATCH_PICTURE, RATE_PICTURE = "training_batch.png", "learning_rate.png"
-# Everything that a run writes, which is what --overwrite removes.
-RUN_ENTRIES = (
-    *(RUN_CONFIG, LOG, METRICS, RESULT, CHECKPOINTS, BEST, LAST, SCALARS),
-    *(BATCH_PICTURE, RATE_PICTURE, CURVES_PICTURE, PREDICTIONS_PICTURE),
+from src.training.plan import (
+    BATCH_PICTURE,
+    BEST,
+    CHECKPOINTS,
+    LAST,
+    PREDICTIONS_PICTURE,
+    RATE_PICTURE,
+    RESULT,
+    RUN_ENTRIES,
+    Plan,
+    initialize_weights,
+    prepare,
+    resolved_config,
+    resumed_plan,
 )
+from src.training.resume import begun_run, is_complete
+from src.training.session import Outcome, Session
+
 PICTURE_IMAGES = 32  # As in the MindSpore tutorial.
-
-
-@dataclasses.dataclass
-class Plan:
-    """A run that has been checked and can start; nothing of it is written yet.
-
-    saved: the checkpoint that it goes on from, or None.
-    earlier: the checkpoints in its folder, oldest first, and whether each ends an epoch.
-    """
-
-    config: TrainConfig
-    job: Job
-    target: str
-    net: SqueezeNet
-    card: ModelCard
-    training: Source
-    validation: Source | None
-    test: Source | None
-    steps_per_epoch: int
-    rates: np.ndarray
-    parameters: int
-    multiply_adds: int
-    saved: Saved | None = None
-    earlier: list[tuple[Path, bool]] = dataclasses.field(default_factory=list)
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder."""
-        return Path(self.config.run.output_path)
-
-    @property
-    def sink(self) -> bool:
-        """Whether the device is fed an epoch at a time."""
-        run = self.config.run
-        if run.dataset_sink is not None:
-            return run.dataset_sink
-        return self.target != "CPU" and run.eval_steps is None and run.on_nan != "skip"
-
-    @property
-    def step(self) -> int:
-        """Steps done before, when the run goes on from a checkpoint."""
-        if self.saved is None:
-            return 0
-        state = self.saved.state
-        if state.devices == self.job.size:
-            return state.step
-        return state.step // state.steps_per_epoch * self.steps_per_epoch  # Other devices go on from an epoch's end.
-
-    def counted(self, step: int) -> int:
-        """Return a step of the run before this start, counted in steps of this number of devices."""
-        return step * self.step // self.saved.state.step if self.saved and self.saved.state.step else step
-
-    def batches(self, epoch: int = 0, step: int = 0) -> Dataset:
-        """Return the training batches of each epoch from a step of an epoch on, of that epoch's size; see Epochs."""
-        config, job, preprocessing = self.config, self.job, self.card.preprocessing
-        if epoch < config.data.early_epochs:
-            preprocessing = dataclasses.replace(preprocessing, image_size=config.data.early_size)
-        return training_pipeline(
-            *(self.training, config.data, preprocessing, config.run.seed, job.size, job.rank, epoch, step)
-        )
 
 
 def train(config: TrainConfig) -> dict:
@@ -121,28 +54,30 @@ def train(config: TrainConfig) -> dict:
     if not is_worker():  # Of several, the one that leads will find out.
         check_run_folder(folder, () if config.run.resume else RUN_ENTRIES, config.run.overwrite)
     plan = prepare(config)
-    with locked(folder, plan.job.leads):
+    with locked(folder, plan.job.is_main_process):
         begun = begun_run(folder, plan.job) if config.run.resume else None
         if begun and is_complete(begun, folder / RESULT, config, plan.job):
             print(f"{folder}: the run is complete; give more --epochs to train on")
             return json.loads(plan.job.file(folder / RESULT).read_text(encoding="utf-8"))
         if config.run.resume:
-            plan = taken_up(plan) if begun else with_first_weights(plan)
+            plan = resumed_plan(plan) if begun else initialize_weights(plan)
+            if not plan.saved:
+                _check_nothing_is_lost(plan, begun is not None)
+                print(f"{folder}: there is no checkpoint to go on from yet; starting", flush=True)
+        session = Session(plan, start)  # Before anything is written: a checkpoint that does not fit ends it here.
         if plan.saved:
             print(f"resuming from {plan.saved.path.name}: step {plan.step} of {len(plan.rates)}", flush=True)
-        elif config.run.resume:
-            print(f"{folder}: there is no checkpoint to go on from yet; starting", flush=True)
-        if plan.job.leads:
+        if plan.job.is_main_process:
             if not plan.saved:
                 make_run_folder(folder, RUN_ENTRIES, config.run.overwrite or config.run.resume)
-            write_text(folder / RUN_CONFIG, to_yaml(as_written(config)))
-        outcome = steps_of(plan, start)
+            write_text(folder / RUN_CONFIG, to_yaml(resolved_config(config)))
+        outcome = run_steps(plan, session)
         result = {
             "parameters": plan.parameters,
             "multiply_adds": plan.multiply_adds,
             "training_images": len(plan.training),
             "steps": len(plan.rates),
-            **conclude(plan, outcome),
+            **evaluate_final(plan, outcome),
             **dataclasses.asdict(outcome),
             "seconds": outcome.seconds + time.perf_counter() - start,
             "peak_memory_mb": peak_memory_mb(plan.target),
@@ -154,125 +89,29 @@ def train(config: TrainConfig) -> dict:
                 **{p: metadata.version(p) for p in ("mindspore", "numpy")},
             },
         }
-        if plan.job.leads:
+        if plan.job.is_main_process:
             if not (folder / RUN_CONFIG).is_file():  # The folder was gone meanwhile.
-                write_text(folder / RUN_CONFIG, to_yaml(as_written(config)))
+                write_text(folder / RUN_CONFIG, to_yaml(resolved_config(config)))
             write_json(folder / RESULT, result)
     return result
 
 
-def prepare(config: TrainConfig) -> Plan:
-    """Open and check all that a run needs. Raises UserError for what cannot be used."""
-    target = select_device(config.device)
-    check_precision(config.optimizer, target)
-    dashboard_writer(config.run.scalars)
-    job = Job.join()
-    ms.set_seed(config.run.seed)
-    present = splits(config.data)
-    training = open_source(config.data, "train")
-    validation, test = (open_source(config.data, split) if split in present else None for split in ("val", "test"))
-    for images in (validation, test):
-        if images is not None:
-            check_shares(images, job.size)
-    preprocessing = preprocessing_of(config.data, training)
-    num_classes = config.model.num_classes or len(training.classes)
-    if num_classes < len(training.classes):
-        raise UserError(f"num_classes: {num_classes} are too few for the data set, which has {len(training.classes)}")
-    names = training.classes + [f"class {i}" for i in range(len(training.classes), num_classes)]
-    arguments = {**dataclasses.asdict(config.model), "num_classes": num_classes}
-    nowhere = with_keys(as_written(config), output_path=None)  # The same run in another folder.
-    digest = hashlib.sha256(to_yaml(nowhere).encode()).hexdigest()
-    card = ModelCard(arguments, names, preprocessing, config.data.dataset, config.data.val_split, configuration=digest)
-    net = card.build()
-    for size in (config.data.image_size, config.data.early_size or config.data.image_size):
-        check_image_size(net, size)
-    net.classifier[0].seeded(config.run.seed, job.rank)
-    batches = training_pipeline(training, config.data, preprocessing, config.run.seed, job.size, job.rank)
-    steps_per_epoch = batches.get_dataset_size()
-    rates = learning_rates(config, steps_per_epoch, job.size)
-    counts = totals(summarize(net, config.data.image_size))
-    freeze(net, config.optimizer.freeze)
-    plan = Plan(config, job, target, net, card, training, validation, test, steps_per_epoch, rates, *counts)
-    return plan if config.run.resume else with_first_weights(plan)
+def _check_nothing_is_lost(plan: Plan, begun: bool) -> None:
+    """Raise UserError where a run that is to be resumed has no checkpoint, and starting anew would remove its results.
 
-
-def learning_rates(config: TrainConfig, steps_per_epoch: int, devices: int) -> np.ndarray:
-    """Return the learning rate of every step, scaled to the images a step on all devices."""
-    schedule, batch_size = config.schedule, config.data.batch_size
-    names = inspect.signature(get_lr).parameters.keys() - {"total_epochs", "steps_per_epoch"}
-    given = {name: getattr(schedule, name) for name in names}
-    rates = get_lr(total_epochs=schedule.epochs, steps_per_epoch=steps_per_epoch, **given)
-    factor = batch_size * devices / (schedule.lr_batch_size or batch_size)
-    if schedule.lr_scaling == "none" or factor == 1:
-        return rates
-    print(f"learning rates are scaled by {factor:g}, as a step has {batch_size * devices} images")
-    return scale_lr(rates, factor, schedule.scaling_warmup_epochs * steps_per_epoch)
-
-
-def as_written(config: TrainConfig) -> TrainConfig:
-    """Return a configuration as the run's folder holds it, without what was asked of one start."""
-    return with_keys(config, resume=False, overwrite=False)
-
-
-def with_first_weights(plan: Plan) -> Plan:
-    """Return the plan with the weights that its run starts from.
-
-    They are fresh, with a first convolution that whitens when one is asked for, or those of a pretrained checkpoint,
-    with images normalised for them.
-
-    Raises UserError for a checkpoint that cannot be used.
+    Of a run that was killed before its first checkpoint, there is nothing worth keeping.
     """
-    run = plan.config.run
-    if run.whiten_stem:
-        whitened(plan.net, first_images(plan, WHITENING_IMAGES))
-    if not run.pretrained:
-        return plan
-    card = load_pretrained(plan.net, plan.job.file(run.pretrained), plan.card)
-    preprocessing = plan.card.preprocessing
-    if card and card.preprocessing.normalize == preprocessing.normalize:
-        preprocessing = dataclasses.replace(preprocessing, mean=card.preprocessing.mean, std=card.preprocessing.std)
-    return dataclasses.replace(plan, card=dataclasses.replace(plan.card, preprocessing=preprocessing))
-
-
-def first_images(plan: Plan, count: int) -> np.ndarray:
-    """Return the first `count` training images, or all, as an evaluation would show them to the network (N, C, H, W).
-
-    They are the same on all devices.
-    """
-    images = Subset(plan.training, np.arange(min(count, len(plan.training))))
-    data = plan.config.data
-    batches = evaluation_pipeline(
-        *(images, plan.card.preprocessing.on_host(), data.batch_size, data.num_workers),
-        max_broken_images=data.max_broken_images,
-    )
-    return np.concatenate([batch["image"] for batch in batches.create_dict_iterator(num_epochs=1, output_numpy=True)])
-
-
-def taken_up(plan: Plan) -> Plan:
-    """Return the plan with the newest checkpoint of its run. Raises UserError for one that does not fit the plan."""
-    saved, earlier = newest_for_all(plan.folder / CHECKPOINTS, plan.job)
-    if saved is None:
-        return with_first_weights(plan)
-    if (saved.card.model, saved.card.classes) != (plan.card.model, plan.card.classes):
-        raise UserError(f"{saved.path}: is of another network or of other classes than the run; remove this file")
-    if saved.state.training_images != len(plan.training):
+    names = (LAST, RESULT) if begun else RUN_ENTRIES
+    present = [name for name in names if plan.job.is_main_process and (plan.folder / name).exists()]
+    if plan.job.sum(np.float32(bool(present))):
+        missing = f"{CHECKPOINTS}/ is empty or gone" if begun else f"{RUN_CONFIG} is gone"
         raise UserError(
-            f"{plan.config.data.data_path}: has {len(plan.training):,} training images, and the run was begun with "
-            f"{saved.state.training_images:,}; give it the same data"
+            f"{plan.folder}: cannot be resumed, as {missing}; choose another --output_path, or give --overwrite to "
+            f"remove {', '.join(present) or 'what lies there'}"
         )
-    if saved.card.mindspore_version != ms.__version__:
-        print(f"warning: begun with MindSpore {saved.card.mindspore_version}: results may differ in the last digits")
-    # The mean and standard deviation are those of the network that the run began with.
-    card = dataclasses.replace(plan.card, preprocessing=saved.card.preprocessing)
-    taken = dataclasses.replace(plan, saved=saved, earlier=earlier, card=card)
-    if taken.step > len(plan.rates):
-        raise UserError(
-            f"epochs: the run has done more than {plan.config.schedule.epochs} already; give at least those"
-        )
-    return taken
 
 
-def steps_of(plan: Plan, start: float) -> Outcome:
+def run_steps(plan: Plan, session: Session) -> Outcome:
     """Run the training steps. A signal meanwhile lets the step end and the run be saved first."""
     from src import visualize  # Here, because matplotlib is slow to import, and mistakes should show first.
 
@@ -287,10 +126,10 @@ def steps_of(plan: Plan, start: float) -> Outcome:
         flush=True,
     )
     with signals.postponed():
-        if plan.job.leads:
+        if plan.job.is_main_process:
             visualize.learning_rate(plan.folder / RATE_PICTURE, plan.rates, plan.steps_per_epoch)
             picture_batch(plan)
-        return Session(plan, start).run()
+        return session.run()
 
 
 def picture_batch(plan: Plan) -> None:
@@ -304,7 +143,7 @@ def picture_batch(plan: Plan) -> None:
     visualize.image_grid(plan.folder / BATCH_PICTURE, images, titles)
 
 
-def conclude(plan: Plan, outcome: Outcome) -> dict:
+def evaluate_final(plan: Plan, outcome: Outcome) -> dict:
     """Evaluate the chosen checkpoint as it lies on disk: the best on validation images, or else the last.
 
     Test images, where the data set has some, are used here alone. Leaves a picture of predictions.
@@ -322,7 +161,7 @@ def conclude(plan: Plan, outcome: Outcome) -> dict:
         )
         if plan.test:
             figures["test"] = evaluation.summary()
-        if job.leads:
+        if job.is_main_process:
             shown = slice(min(PICTURE_IMAGES, len(evaluation.indices)))
             predicted = evaluation.predictions[shown]
             visualize.prediction_grid(

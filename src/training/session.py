@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator
+from typing import Any, Callable, Iterator
 
 import numpy as np
 from mindspore.dataset import Dataset
@@ -16,21 +16,21 @@ from mindspore.train import LossMonitor, TimeMonitor
 
 from src.checkpoint import read_checkpoint, read_json, save_checkpoint
 from src.cli.errors import UserError
+from src.config import decisive_keys
 from src.dataset import evaluation_pipeline
 from src.inference.metrics import Evaluation
 from src.loss import CrossEntropy
 from src.network.input_layer import with_input_layer
-from src.training.callbacks import DeadStartWarning, Evaluator, History, NonFinite, Statistics, Steps, Training
+from src.training.callbacks import BatchNormStatistics, DeadStartWarning, Evaluator, NonFinite, RunCallbacks
+from src.training.checkpoints import Checkpoints
 from src.training.dashboard import dashboard
 from src.training.model import build_model
-from src.training.resume import Checkpoints, State, loss_scale, restore, set_loss_scale
+from src.training.plan import BEST, CHECKPOINTS, CURVES_PICTURE, LAST, LOG, METRICS, SCALARS, Plan
+from src.training.progress import History, ProgressLogger
+from src.training.resume import GLOBAL_STEP, restore
+from src.training.state import Parts, State, read_figures
 from src.training.write_failures import Guarded, Writing
 
-if TYPE_CHECKING:
-    from src.training.run import Plan
-
-LOG, METRICS, SCALARS, CURVES_PICTURE = "train.log", "metrics.csv", "scalars", "curves.png"
-CHECKPOINTS, BEST, LAST = "checkpoints", "best.ckpt", "squeezenet.ckpt"
 STEP_COUNTS = ("recorded", "evaluated_step")  # Among what the parts of a training remember.
 EVALUATION_KEY = "evaluation"  # In best.ckpt: its step, and what it reached.
 
@@ -41,7 +41,7 @@ class Outcome:
 
     best: step and figures of the best evaluation on validation images, or None without them.
     images_per_second: of all devices together, and images_per_second_per_device; without compilation and evaluation.
-    skipped_steps: undone for a loss that was not finite.
+    skipped_steps: steps without an update, as the loss scale had overflowed.
     broken_images: left out.
     seconds: of the starts before this one.
     resumed_at_steps: where each of the later starts began.
@@ -66,16 +66,19 @@ class Session:
         self.plan, self.start = plan, start
         self.former = plan.saved.state if plan.saved else None
         self.seconds_before = self.former.seconds if self.former else 0.0
-        self.resumed_at = [*self.former.parts["resumed_at"], plan.step] if self.former else []
+        self.resumed_at = [*self.former.parts.resumed_at, plan.step] if self.former else []
         self.loss = CrossEntropy(plan.config.optimizer.label_smoothing)
         net = with_input_layer(plan.net, plan.card.preprocessing)
         self.model = build_model(net, self.loss, plan.config.optimizer, plan.rates, plan.job)
+        if plan.saved:
+            restore(self.model.train_network, plan.saved, plan.job, plan.step)
+        self.global_step = next(p for p in self.model.train_network.get_parameters() if p.name == GLOBAL_STEP)
         self.writing = Writing(plan.config.run.on_save_error == "stop", lambda line: self.progress.say(line))
 
     def run(self) -> Outcome:
         """Train to the last step. Leaves log, scalars, checkpoints and curves in the run's folder."""
         plan = self.plan
-        if plan.job.leads:
+        if plan.job.is_main_process:
             (plan.folder / CHECKPOINTS).mkdir(exist_ok=True)
         with contextlib.ExitStack() as opened:
             log = self._open_records(opened)
@@ -84,21 +87,22 @@ class Session:
                 self._restore()
             # MindSpore's callbacks print: their lines go to the log, where they do not tear the progress bar.
             with contextlib.redirect_stdout(log):
-                for first_epoch, last_epoch, dataset in self._stretches():
+                for steps, dataset in self._stretches():
+                    sink_size = plan.sink_size(dataset.get_dataset_size())
                     self.model.train(
-                        last_epoch,
+                        steps // (sink_size or dataset.get_dataset_size()),
                         dataset,
                         callbacks=callbacks,
-                        dataset_sink_mode=plan.sink,
-                        initial_epoch=first_epoch,
+                        dataset_sink_mode=sink_size is not None,
+                        sink_size=sink_size or -1,
                     )
-        if plan.job.leads:
+        if plan.job.is_main_process:
             self._save_last()
         return Outcome(
             self.evaluator.best if self.evaluator else None,
             self.progress.images_per_second,
             self.progress.images_per_second and self.progress.images_per_second / plan.job.size,
-            self.non_finite.skipped,
+            len(plan.rates) - int(self.global_step.asnumpy().item()),
             self._broken_images(),
             self.seconds_before,
             self.resumed_at,
@@ -109,7 +113,7 @@ class Session:
         plan, run = self.plan, self.plan.config.run
 
         def guarded(name: str, mode: str) -> Guarded:
-            path = plan.folder / name if plan.job.leads else Path(os.devnull)
+            path = plan.folder / name if plan.job.is_main_process else Path(os.devnull)
             stream = Guarded(path.open(mode, newline="", encoding="utf-8"), name, self.writing)
             opened.callback(stream.close)
             return stream
@@ -117,14 +121,15 @@ class Session:
         log = guarded(LOG, "a")
         former = (
             rows_until(plan.folder / METRICS, plan.saved.state.step, plan.counted)
-            if self.former and plan.job.leads
+            if self.former and plan.job.is_main_process
             else None
         )
-        kind = run.scalars if plan.job.leads else "none"
+        kind = run.scalars if plan.job.is_main_process else "none"
         scalars = opened.enter_context(dashboard(kind, plan.folder / SCALARS, plan.step))
         self.history = History(guarded(METRICS, "w"), self._seconds, scalars, former)
-        self.progress = Training(
+        self.progress = ProgressLogger(
             plan.rates,
+            self.global_step,
             plan.steps_per_epoch,
             self.loss,
             self.history,
@@ -140,13 +145,8 @@ class Session:
     def _make_callbacks(self, log: Guarded) -> list:
         plan, run, data = self.plan, self.plan.config.run, self.plan.config.data
         say = self.progress.say
-        self.non_finite = NonFinite(plan.rates, say if run.on_nan == "skip" else None)
         dead_start = DeadStartWarning(len(plan.card.classes), plan.config.model.final_relu, say)
-        self.parts: dict[str, Any] = {
-            "training": self.progress,
-            "non_finite": self.non_finite,
-            "dead_start": dead_start,
-        }
+        self.parts: dict[str, Any] = {"training": self.progress, "dead_start": dead_start}
         self.evaluator = None
         if plan.validation:
             images = evaluation_pipeline(
@@ -157,10 +157,9 @@ class Session:
                 plan.job.size,
                 plan.job.rank,
                 data.max_broken_images,
+                pad=True,
             )
-            self.evaluator = Evaluator(
-                self.model, images, run.eval_steps, len(plan.rates), self._on_evaluation, plan.sink
-            )
+            self.evaluator = Evaluator(self.model, images, run.eval_steps, len(plan.rates), self._on_evaluation)
             self.progress.evaluator = self.parts["evaluator"] = self.evaluator
         checkpoints = Checkpoints(
             self.model.train_network,
@@ -175,22 +174,21 @@ class Session:
             self.writing,
             plan.earlier,
         )
-        return [
-            Steps(plan.step, plan.job),
-            self.non_finite,
+        inner = [
+            NonFinite(plan.rates),
             self.progress,
             dead_start,
             TimeMonitor(plan.steps_per_epoch),
-            # It ends a run by itself whose loss is not finite.
-            *([] if run.on_nan == "skip" else [LossMonitor(run.log_steps)]),
-            Statistics(plan.net, plan.job, run.eval_steps),
+            LossMonitor(run.log_steps),
+            BatchNormStatistics(plan.net, plan.job, run.eval_steps),
             *([self.evaluator] if self.evaluator else []),
             checkpoints,
         ]
+        return [RunCallbacks(inner, plan.steps_per_epoch, plan.step, plan.job)]
 
     def _on_evaluation(self, step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
         self.history.add(step, epoch, val_loss=evaluation.loss, val_accuracy=evaluation.accuracy)
-        if is_best and self.plan.job.leads:
+        if is_best and self.plan.job.is_main_process:
             best = self.plan.folder / BEST
             beside = {EVALUATION_KEY: self.evaluator.best}
             self.writing.attempt(BEST, lambda: save_checkpoint(self.plan.net, best, self.plan.card, **beside))
@@ -205,10 +203,16 @@ class Session:
         visualize.learning_curves(self.plan.folder / CURVES_PICTURE, self.history.rows)
 
     def _state(self, step: int) -> State:
-        parts = {name: part.state() for name, part in self.parts.items()}
-        parts.update(resumed_at=self.resumed_at, loss_scale=loss_scale(self.model))
-        plan = self.plan
-        return State(step, plan.steps_per_epoch, plan.job.size, len(plan.training), self._seconds(), parts)
+        plan, parts = self.plan, {name: part.state() for name, part in self.parts.items()}
+        return State(
+            step,
+            plan.steps_per_epoch,
+            plan.job.size,
+            len(plan.training),
+            self._seconds(),
+            Parts(**parts, resumed_at=self.resumed_at),
+            decisive_keys(plan.config),
+        )
 
     def _seconds(self) -> float:
         """Return the seconds that the run has taken, in all its starts."""
@@ -216,15 +220,11 @@ class Session:
 
     def _restore(self) -> None:
         plan = self.plan
-        restore(self.model.train_network, plan.saved, plan.job, plan.step)
         for name, part in self.parts.items():
-            part.restore(
-                {
-                    key: plan.counted(value) if key in STEP_COUNTS else value
-                    for key, value in self.former.parts[name].items()
-                }
-            )
-        set_loss_scale(self.model, self.former.parts["loss_scale"])
+            remembered = getattr(self.former.parts, name)
+            if remembered is not None:
+                values = dataclasses.asdict(remembered)
+                part.restore({k: plan.counted(value) if k in STEP_COUNTS else value for k, value in values.items()})
         if self.evaluator:
             self._adopt_best()
         self.progress.say(f"resumed at step {plan.step}")
@@ -232,11 +232,11 @@ class Session:
     def _adopt_best(self) -> None:
         """Keep a best.ckpt that was written after the checkpoint: it was reached, if by steps that are done again."""
         plan = self.plan
-        if not plan.job.sum(np.float32(plan.job.leads and (plan.folder / BEST).is_file())):
+        if not plan.job.sum(np.float32(plan.job.is_main_process and (plan.folder / BEST).is_file())):
             self.evaluator.best = None  # Whatever comes next is better than nothing.
             return
         try:
-            best = read_json(read_checkpoint(plan.job.file(plan.folder / BEST)), EVALUATION_KEY)
+            best = read_figures(read_json(read_checkpoint(plan.job.file(plan.folder / BEST)), EVALUATION_KEY))
         except (UserError, KeyError, ValueError) as error:
             self.progress.say(f"warning: {BEST} cannot be read ({error}): the next evaluation writes it anew")
             self.evaluator.best = None
@@ -244,21 +244,20 @@ class Session:
         if self.evaluator.best is None or best["accuracy"] > self.evaluator.best["accuracy"]:
             self.evaluator.best = best
 
-    def _stretches(self) -> Iterator[tuple[int, int, Dataset]]:
-        """Yield what Model.train takes: epochs done, epoch to train to, and the batches of each epoch.
+    def _stretches(self) -> Iterator[tuple[int, Dataset]]:
+        """Yield numbers of steps, and the batches that they take, epoch after epoch.
 
         The rest of an epoch that was begun has fewer batches than the others, and early epochs may have smaller images:
         each is a data set of its own.
         """
         plan = self.plan
-        epochs = len(plan.rates) // plan.steps_per_epoch
         epoch, step = divmod(plan.step, plan.steps_per_epoch)
         if step:
-            yield epoch, epoch + 1, plan.batches(epoch, step)
+            yield plan.steps_per_epoch - step, plan.batches(epoch, step)
             epoch += 1
-        for end in (plan.config.data.early_epochs, epochs):
+        for end in (plan.config.data.early_epochs, len(plan.rates) // plan.steps_per_epoch):
             if epoch < end:
-                yield epoch, end, plan.batches(epoch)
+                yield (end - epoch) * plan.steps_per_epoch, plan.batches(epoch)
                 epoch = end
 
     def _save_last(self) -> None:

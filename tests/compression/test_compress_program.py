@@ -22,10 +22,10 @@ from src.compression.share import rounded
 from src.config import DeviceConfig
 from src.dataset.preprocessing import Preprocessing
 from src.inference.exported_model import ExportedModel, read_spec
+from src.inference.fold import fold_batch_norm
 from src.model_card import ModelCard
-from src.network.fold import fold_batch_norm
 from src.sqz.fileformat import decode
-from tests.conftest import ROOT
+from tests.programs import ROOT
 
 ON_CPU = ("--device_target", "CPU")
 
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compressed(folder):
-    from tests.conftest import run_script
+    from tests.programs import run_script
 
     flags = ("--bits", 5, "--sparsity", 0.5, "--layer_bits", "features.0.*=8", "--layer_sparsity", "classifier.*=0")
     measured = ("--images", "photos", "--labels", "labels.csv", "--curve", "--curve_bits", 4, 2, *ON_CPU)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -12,8 +14,8 @@ from src.compression.retraining import ConstrainedStep, GradualPruning, Retraini
 from src.compression.share import share
 from src.config import DataConfig, OptimizerConfig
 from src.dataset import open_source, preprocessing_of
+from src.inference.fold import fold_batch_norm
 from src.model_card import ModelCard
-from src.network.fold import fold_batch_norm
 from src.training.model import make_optimizer
 from tests.made_data import refusal
 
@@ -139,11 +141,21 @@ def test_pruning_reaches_the_sparsities_and_training_values_keeps_positions_and_
     assert not np.array_equal(trained["classifier.1.bias"], given["classifier.1.bias"])
 
 
-def test_pruning_goes_fast_at_first_and_stops_at_three_fifths():
-    weights = np.random.RandomState(0).standard_normal((10, 10, 1, 1)).astype(np.float32)
-    _, step = step_of(weights.reshape(10, 10), np.ones((10, 10)))
-    pruning = GradualPruning(step, {}, steps=100, every=10)
-    assert pruning.last == 60
+def test_pruning_follows_the_cubic_schedule_to_three_fifths_and_then_stops():
+    """The share of zeros at progress t is s (1 - (1 - t)^3): Zhu and Gupta 2017, equation 1, from no zeros at first."""
+    net, weights = nn.Conv2d(10, 20, 3), np.random.RandomState(0).standard_normal((20, 10, 3, 3)).astype(np.float32)
+    net.weight.set_data(Tensor(weights))
+    name, size = net.weight.name, weights.size
+    rates = np.full(100, 0.01, np.float32)
+    step = ConstrainedStep(net, make_optimizer(net, OptimizerConfig(), rates), {name: np.ones_like(weights)})
+    pruning, shares = GradualPruning(step, {name: 0.8}, steps=100, every=10), []
+    for number in range(1, 101):
+        pruning.on_train_step_begin(SimpleNamespace(original_args=lambda n=number: SimpleNamespace(cur_step_num=n)))
+        shares.append(np.mean(step.masks[0].asnumpy() == 0))
+    due = [0.8 * (1 - (1 - min(done // 10 * 10, 60) / 60) ** 3) for done in range(100)]
+    np.testing.assert_allclose(shares, due, atol=1 / size)
+    zero = net.weight.asnumpy() == 0
+    assert np.abs(weights[zero]).max() < np.abs(weights[~zero]).min()
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,13 @@
-"""Networks with random weights, and files of them as other systems write them."""
+"""A network of random weights and its ONNX export."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from src.conversion.config import ConvertConfig
-from src.conversion.names import NAMINGS, parameters
-
-SMALL = {"num_classes": 10, "version": "cifar"}
-
-
-def random_tensors(model: dict, naming: str, seed: int = 0) -> dict[str, np.ndarray]:
-    """Return random weights of a network by their names in another system."""
-    random = np.random.RandomState(seed)
-    found = parameters(model, NAMINGS[naming])
-    return {p.name: random.standard_normal(p.shape).astype(np.float32) * 0.1 for p in found}
-
-
-def config(file_format: str, file: Path, **others) -> ConvertConfig:
-    """Return the configuration that reads a file."""
-    return ConvertConfig(str(file), "net.ckpt", from_format=file_format, **others)
+from tests.conversion.made_weights import SMALL
 
 
 @pytest.fixture(scope="session")

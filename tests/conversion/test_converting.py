@@ -14,7 +14,7 @@ from src.conversion.converting import FORMATS, convert, import_network
 from src.conversion.deep_compression import read_published
 from src.conversion.npz import write_npz
 from src.conversion.safetensors_files import read_safetensors
-from tests.conversion.conftest import SMALL, config, random_tensors
+from tests.conversion.made_weights import SMALL, config, random_tensors
 from tests.made_data import refusal
 
 TOLD = {"classifier_padding": 0, "ceil_mode": False}

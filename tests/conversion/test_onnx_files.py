@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from src.checkpoint import load_network, weights_of
 from src.conversion.converting import import_network
-from tests.conversion.conftest import config
+from tests.conversion.made_weights import config
 from tests.made_data import refusal
 
 

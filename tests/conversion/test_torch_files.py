@@ -16,7 +16,7 @@ from mindspore import Tensor
 from src.checkpoint import weights_of
 from src.conversion.converting import import_network
 from src.conversion.torch_files import read_torch, write_torch
-from tests.conversion.conftest import SMALL, config, random_tensors
+from tests.conversion.made_weights import SMALL, config, random_tensors
 from tests.made_data import refusal
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -r requirements-dev.txt")

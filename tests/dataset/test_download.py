@@ -12,10 +12,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from src import dataset
 from src.config import DataConfig
-from src.dataset import cifar10, open_source
+from src.dataset import cifar10, cifar10_binary, open_source
 from src.dataset.download import Archive, download, unpacked
+from src.dataset.registry import DATASETS
 from tests.made_data import refusal, write_cifar10, write_image_folder
 
 SUFFIXES = ("zip", "tar", "tar.gz", "tgz")
@@ -278,7 +278,8 @@ def server(tmp_path, made_images, monkeypatch):
 
 
 def test_cifar10_is_downloaded_when_it_is_not_there_and_only_then(tmp_path, server, monkeypatch):
-    monkeypatch.setitem(dataset._DOWNLOADS, "cifar10", (cifar10.FOLDER, server("good")))
+    archive = server("good")._replace(folder=cifar10.FOLDER)
+    monkeypatch.setitem(DATASETS, "cifar10", DATASETS["cifar10"]._replace(archive=archive))
     config = DataConfig(data_path=str(tmp_path / "new" / "data"), download=True)
     for split, count in (("train", 100), ("test", 20), ("train", 100)):
         assert len(open_source(config, split)) == count
@@ -289,7 +290,8 @@ def test_cifar10_is_downloaded_when_it_is_not_there_and_only_then(tmp_path, serv
 
 
 def test_nothing_is_downloaded_unasked(tmp_path, server, monkeypatch):
-    monkeypatch.setitem(dataset._DOWNLOADS, "cifar10", (cifar10.FOLDER, server("good")))
+    archive = server("good")._replace(folder=cifar10.FOLDER)
+    monkeypatch.setitem(DATASETS, "cifar10", DATASETS["cifar10"]._replace(archive=archive))
     assert "--download" in refusal(open_source, DataConfig(data_path=str(tmp_path / "data")), "train")
     assert not server.requests and not (tmp_path / "data").exists()
 
@@ -350,4 +352,4 @@ def test_an_archive_in_a_folder_that_cannot_be_written_to_says_so(images, archiv
 def test_the_published_archives_are_those_of_the_official_page():
     # https://www.cs.toronto.edu/~kriz/cifar.html lists the md5 sums.
     assert cifar10.ARCHIVE.md5 == "c58f30108f718f92721af3b95e74349a"
-    assert dataset.cifar10_binary.ARCHIVE.md5 == "c32a1d4ab5d03f1284b67883e8d87530"
+    assert cifar10_binary.ARCHIVE.md5 == "c32a1d4ab5d03f1284b67883e8d87530"

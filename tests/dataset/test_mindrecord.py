@@ -12,7 +12,8 @@ import pytest
 
 from src.config import DataConfig, MindRecordConfig
 from src.dataset import mindrecord, open_source, preprocessing_of, splits, training_pipeline
-from src.dataset.mindrecord import pack
+from src.dataset import packing as packing_module
+from src.dataset.packing import pack
 from tests.made_data import read_all, refusal, write_image_folder
 
 COUNTS = {"train": {"ant": 9, "bee": 8, "cow": 6}, "val": {"ant": 1, "cow": 2}}
@@ -87,11 +88,11 @@ def test_mindspores_own_data_set_reads_the_files(folders, packed):
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_an_interrupted_packing_leaves_nothing(folders, tmp_path, monkeypatch, end):
-    def interrupted(file, rows, write=mindrecord._write_file):
+    def interrupted(file, rows, write=packing_module._write_file):
         write(file, rows)
         raise end
 
-    monkeypatch.setattr(mindrecord, "_write_file", interrupted)
+    monkeypatch.setattr(packing_module, "_write_file", interrupted)
     if isinstance(end, OSError):
         assert "No space left on device" in refusal(pack, packing(folders, tmp_path / "set"))
     else:

@@ -18,17 +18,23 @@ from src.devices.device import is_available, peak_memory_mb, select_device, why_
 @pytest.fixture
 def hardware(monkeypatch):
     """A machine whose accelerators are usable or not, as `reasons` says; `chosen` and `asked` are what was called."""
-    machine = SimpleNamespace(reasons={"Ascend": "not found", "GPU": "not found"}, chosen=[], asked=[])
+    machine = SimpleNamespace(reasons={"Ascend": "not found", "GPU": "not found"}, chosen=[], asked=[], set_here=[])
+    machine.settings, machine.contexts = [], []
 
     def reason(target, device_id):
         machine.asked.append((target, device_id))
         return machine.reasons[target]
 
+    def set_here(target, device_id):
+        machine.set_here.append((target, device_id))
+        return machine.reasons[target]
+
     monkeypatch.setattr(device, "why_not", reason)
+    monkeypatch.setattr(device, "why_unset", set_here)
+    monkeypatch.setattr(device, "set_precision", lambda *settings: machine.settings.append(settings))
     monkeypatch.setattr(ms, "set_device", lambda *arguments: machine.chosen.append(arguments))
-    mode = ms.get_context("mode")
-    yield machine
-    ms.set_context(mode=mode)
+    monkeypatch.setattr(ms, "set_context", lambda **keys: machine.contexts.append(keys))
+    return machine
 
 
 def test_auto_prefers_an_ascend(hardware, capsys):
@@ -63,8 +69,30 @@ def test_the_cpu_asked_for_is_taken_without_asking_for_others(hardware, capsys):
 def test_a_device_asked_for_that_works_is_taken(hardware, capsys, strict):
     hardware.reasons.update(Ascend=None, GPU=None)
     assert select_device(DeviceConfig(device_target="GPU", device_id=1, strict_device=strict)) == "GPU"
-    assert hardware.chosen == [("GPU", 1)]
+    assert (hardware.set_here if strict else hardware.chosen) == [("GPU", 1)]
     assert capsys.readouterr().out == "device: GPU\n"
+
+
+def test_where_no_other_device_will_do_none_is_tried_in_a_process_of_its_own(hardware, monkeypatch):
+    """That would import MindSpore and CANN once more, on each of a host's devices at once."""
+    hardware.reasons.update(Ascend=None)
+    assert select_device(DeviceConfig(device_target="Ascend", strict_device=True)) == "Ascend"
+    monkeypatch.setattr(device, "is_worker", lambda: True)
+    monkeypatch.setenv("DEVICE_ID", "5")
+    assert select_device(DeviceConfig(device_target="Ascend")) == "Ascend"
+    assert hardware.set_here == [("Ascend", 0), ("Ascend", 5)] and not hardware.asked and not hardware.chosen
+
+
+def test_kernels_are_fused_on_an_ascend_and_as_asked_for(hardware):
+    def chosen(**keys) -> list:
+        hardware.contexts.clear()
+        select_device(DeviceConfig(**keys))
+        return [keys["jit_config"]["jit_level"] for keys in hardware.contexts if "jit_config" in keys]
+
+    hardware.reasons.update(Ascend=None)
+    assert chosen() == ["O1"] and chosen(jit_level="O2") == ["O2"]
+    assert chosen(device_target="CPU") == []
+    assert chosen(precision="high") == ["O1"] and hardware.settings[-1] == ("Ascend", "high")
 
 
 @pytest.mark.parametrize("ascend, best", [(None, "Ascend"), ("no driver", "CPU")])
@@ -88,9 +116,8 @@ def test_strict_device_stops_before_anything_is_set(hardware, target):
 
 @pytest.mark.parametrize("name, mode", [("pynative", ms.PYNATIVE_MODE), ("graph", ms.GRAPH_MODE)])
 def test_the_execution_mode_is_set(hardware, name, mode):
-    ms.set_context(mode=ms.GRAPH_MODE if name == "pynative" else ms.PYNATIVE_MODE)
     select_device(DeviceConfig(mode=name))
-    assert ms.get_context("mode") == mode
+    assert {"mode": mode} in hardware.contexts
     assert DeviceConfig().mode == "graph"
 
 
@@ -119,12 +146,20 @@ def test_a_device_that_does_not_answer_in_time_is_not_usable(found, monkeypatch)
     "program, reason",
     [
         ("raise SystemExit('Traceback\\nRuntimeError: no driver\\n')", "RuntimeError: no driver"),
+        # As MindSpore 2.8 ends when CANN refuses a device.
+        (
+            "raise SystemExit('RuntimeError: Call aclrtSetDevice failed, ret[507033]. Please check if device id is "
+            "valid\\n\\n- Ascend Error Message:\\nEE1001: The argument is invalid.\\n\\n- C++ Call Stack:\\n"
+            "mindspore/ccsrc/ascend_hal_manager.cc:67 InitDevice\\n')",
+            "RuntimeError: Call aclrtSetDevice failed, ret[507033]. Please check if device id is valid "
+            "(EE1001: The argument is invalid.)",
+        ),
         ("raise SystemExit('x' * 500)", "x" * 200),
         ("raise SystemExit(3)", "exit status 3"),
         ("import os; os.kill(os.getpid(), 11)", "exit status -11"),
     ],
 )
-def test_a_try_that_fails_gives_its_last_line_or_its_status(found, monkeypatch, program, reason):
+def test_a_try_that_fails_gives_the_error_and_the_devices_own_words_or_its_status(found, monkeypatch, program, reason):
     run = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda _, **options: run([sys.executable, "-S", "-c", program], **options))
     assert why_not("GPU", 0) == reason

@@ -1,6 +1,7 @@
 """What the processes of a job tell one another, and the arithmetic of training on several devices.
 
-The ranks are threads, whose Job adds up as an allreduce does; tests/launching/test_distributed.py has real processes.
+The ranks are threads, whose ProcessGroup adds up as an allreduce does; tests/launching/test_distributed.py has real
+processes.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from src.dataset import evaluation_pipeline, training_pipeline
 from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import ArraySource
 from src.devices import processes as job_module
-from src.devices.processes import ALONE, Job, average_statistics, is_worker, local_device, set_vector, vector
+from src.devices.processes import ALONE, ProcessGroup, average_statistics, is_worker, local_device, set_vector, vector
 from src.inference.metrics import Classification, Evaluation
 from src.lr_generator import get_lr, scale_lr
-from src.training.run import learning_rates
+from src.training.plan import learning_rates
 from tests.made_data import refusal
-from tests.training.test_run import configuration
+from tests.runs import configuration
 
 
 class Meeting:
@@ -35,7 +36,7 @@ class Meeting:
         self.barrier, self.shares = threading.Barrier(size, timeout=30), [None] * size
 
 
-class ThreadJob(Job):
+class ThreadGroup(ProcessGroup):
     """A rank that is a thread."""
 
     def __init__(self, rank: int, meeting: Meeting):
@@ -51,13 +52,13 @@ class ThreadJob(Job):
         return np.sum(shares, axis=0, dtype=np.float32)
 
 
-def together(size: int, act: Callable[[Job], Any]) -> list:
+def together(size: int, act: Callable[[ProcessGroup], Any]) -> list:
     """Return what a function returns to each of so many ranks, or the error that it raises there."""
     meeting, outcomes = Meeting(size), [None] * size
 
     def work(rank: int) -> None:
         try:
-            outcomes[rank] = act(ThreadJob(rank, meeting))
+            outcomes[rank] = act(ThreadGroup(rank, meeting))
         except Exception as error:
             outcomes[rank] = error
 
@@ -72,12 +73,12 @@ def together(size: int, act: Callable[[Job], Any]) -> list:
 # Who there is
 
 
-def test_a_process_that_nobody_started_as_a_worker_is_alone_and_leads(monkeypatch):
+def test_a_process_that_nobody_started_as_a_worker_is_alone_and_the_main_process(monkeypatch):
     for name in ("MS_ROLE", "RANK_TABLE_FILE", "DEVICE_ID"):
         monkeypatch.delenv(name, raising=False)
     assert not is_worker() and local_device() == 0
-    job = Job.join()
-    assert (job.rank, job.size, job.leads) == (0, 1, True)
+    job = ProcessGroup.join()
+    assert (job.rank, job.size, job.is_main_process) == (0, 1, True)
 
 
 def test_workers_are_known_by_what_msrun_or_a_rank_table_sets(monkeypatch):
@@ -97,8 +98,8 @@ def test_workers_that_join_average_their_gradients(monkeypatch):
     monkeypatch.setattr(job_module, "get_rank", lambda: 2)
     monkeypatch.setattr(job_module, "get_group_size", lambda: 3)
     monkeypatch.setattr(job_module.ms, "set_auto_parallel_context", lambda **context: contexts.append(context))
-    job = Job.join()
-    assert (job.rank, job.size, job.leads) == (2, 3, False)
+    job = ProcessGroup.join()
+    assert (job.rank, job.size, job.is_main_process) == (2, 3, False)
     assert contexts == [{"parallel_mode": "data_parallel", "gradients_mean": True, "device_num": 3}]
 
 
@@ -120,9 +121,9 @@ def test_the_scheduler_serves_and_ends_and_others_go_on(monkeypatch):
 
 def test_alone_sum_mean_and_gathered_are_the_value_itself():
     values = np.array([[1.5, -2], [3, 4]])
-    for found in (ALONE.sum(values), ALONE.mean(values), ALONE.gathered(values)[0]):
+    for found in (ALONE.sum(values), ALONE.mean(values), ALONE.all_gather(values)[0]):
         assert found.dtype == np.float32 and np.array_equal(found, values)
-    assert ALONE.gathered(values).shape == (1, 2, 2)
+    assert ALONE.all_gather(values).shape == (1, 2, 2)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
@@ -135,13 +136,13 @@ def test_all_ranks_get_the_same_sum_and_mean(size):
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3)])
 def test_gathered_values_are_everyones_to_the_last_bit(shape):
     own = [np.random.RandomState(rank).standard_normal(shape).astype(np.float32) for rank in range(3)]
-    for found in together(3, lambda job: job.gathered(own[job.rank])):
+    for found in together(3, lambda job: job.all_gather(own[job.rank])):
         assert found.tobytes() == np.stack(own).tobytes()
 
 
 def test_a_value_that_is_not_finite_reaches_all_ranks_and_spoils_no_other():
     values = [1.0, np.nan, np.inf]
-    for found in together(3, lambda job: job.gathered(np.array(values[job.rank]))):
+    for found in together(3, lambda job: job.all_gather(np.array(values[job.rank]))):
         np.testing.assert_array_equal(found, np.array(values, np.float32))
     assert all(np.isnan(found) for found in together(3, lambda job: job.mean(np.array(values[job.rank]))))
 
@@ -151,7 +152,9 @@ def test_every_rank_can_read_a_file_of_the_leading_one(length, tmp_path):
     content = np.random.RandomState(length).bytes(length)
     (tmp_path / "here.ckpt").write_bytes(content)
     # Only the leading rank has the folder.
-    paths = together(3, lambda job: job.file(tmp_path / "here.ckpt" if job.leads else Path("elsewhere") / "here.ckpt"))
+    paths = together(
+        3, lambda job: job.file(tmp_path / "here.ckpt" if job.is_main_process else Path("elsewhere") / "here.ckpt")
+    )
     assert paths[0] == tmp_path / "here.ckpt" and len(set(paths)) == 3
     assert [path.name for path in paths] == ["here.ckpt"] * 3
 
@@ -159,9 +162,9 @@ def test_every_rank_can_read_a_file_of_the_leading_one(length, tmp_path):
 def test_a_files_copy_has_its_content_and_goes_with_the_job(tmp_path):
     content = np.random.RandomState(0).bytes(70_001)
     (tmp_path / "here.ckpt").write_bytes(content)
-    jobs: dict[int, Job] = {}
+    jobs: dict[int, ProcessGroup] = {}
 
-    def read(job: Job) -> tuple[Path, bytes]:
+    def read(job: ProcessGroup) -> tuple[Path, bytes]:
         jobs[job.rank] = job
         path = job.file(tmp_path / "here.ckpt")
         return path, path.read_bytes()
@@ -229,7 +232,7 @@ def test_alone_and_without_batch_norm_there_is_nothing_to_average():
     before = values_of(net)
     average_statistics(net, ALONE)
     assert all(value.tobytes() == before[name].tobytes() for name, value in values_of(net).items())
-    average_statistics(nn.Conv2d(1, 1, 1), ThreadJob(0, Meeting(2)))  # Would wait for the other rank.
+    average_statistics(nn.Conv2d(1, 1, 1), ThreadGroup(0, Meeting(2)))  # Would wait for the other rank.
 
 
 def test_a_vector_of_parameters_sets_them_again():
@@ -282,7 +285,7 @@ def evaluated(source: Numbered, size: int, batch_size: int) -> list[Evaluation]:
     """Return what the ranks get from an evaluation together."""
     batches = shares(source, size, batch_size)
 
-    def measure(job: Job) -> Evaluation:
+    def measure(job: ProcessGroup) -> Evaluation:
         metric = Classification(job)
         for logits, labels in batches[job.rank]:
             metric.update(Tensor(logits), Tensor(labels.astype(np.int32)))
@@ -316,7 +319,7 @@ def test_an_evaluation_shared_by_ranks_is_that_of_one_to_the_last_digit(count, s
 def test_when_no_rank_could_read_an_image_all_say_so():
     labels = np.full(2, -1, np.int32)
 
-    def measure(job: Job) -> Evaluation:
+    def measure(job: ProcessGroup) -> Evaluation:
         metric = Classification(job)
         metric.update(Tensor(np.zeros((2, 10), np.float32)), Tensor(labels))
         return metric.eval()

@@ -13,18 +13,13 @@ def test_truncated_files_are_refused(faults):
 from __future__ import annotations
 
 import contextlib
-import importlib
-import io
-import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Callable
+from typing import Callable, Iterator
 
 import pytest
 
-from src.cli.errors import run
+from tests.programs import one_line_error  # noqa: F401  For tests/faults/test_configuration.py.
 
 
 class Faults:
@@ -92,30 +87,6 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.write_line(line)
 
 
-@pytest.fixture
-def program(monkeypatch) -> Callable:
-    """A function that runs a program in this process: program("infer", "--images", folder).
-
-    It returns returncode, stdout and stderr. A bug is raised as it is.
-    """
-
-    monkeypatch.setattr("src.cli.signals.watch", lambda: None)  # It is for the rest of a process.
-
-    def in_process(name: str, *arguments) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        out, err = io.StringIO(), io.StringIO()
-        try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
-                run(importlib.import_module(name).main)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-        return SimpleNamespace(returncode=end.value.code, stdout=out.getvalue(), stderr=err.getvalue())
-
-    return in_process
-
-
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> SimpleNamespace:
     """Paths of a checkpoint with random weights, for images of 16x16, and of its exports: ckpt, mindir, onnx."""
@@ -138,11 +109,3 @@ def models(tmp_path_factory) -> SimpleNamespace:
         for kind in ("MINDIR", "ONNX")
     ]
     return SimpleNamespace(ckpt=folder / "net.ckpt", mindir=Path(exported[0]), onnx=Path(exported[1]))
-
-
-def one_line_error(done: SimpleNamespace) -> str:
-    """Check that a program ended as for a user's mistake, and return its line."""
-    assert done.returncode == 2, f"exit code {done.returncode}: {done.stderr[-300:]}"
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), f"{len(lines)} lines: {done.stderr[:300]!r}"
-    return lines[0]

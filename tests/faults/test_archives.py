@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import io
 import shutil
 import struct
@@ -16,10 +15,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from src.dataset import archives as archives_module
 from src.dataset.download import unpacked
 from tests.made_data import refusal
 
-download = importlib.import_module("src.dataset.download")  # In src.dataset that is the function.
 # What archives may unpack to in the tests of bombs, and the memory that refusing one may take.
 LIMIT, MEMORY = 32 << 20, 16 << 20
 NAMES_OUTSIDE = (
@@ -229,7 +228,7 @@ def zip_bombs() -> dict[str, bytes]:
 @pytest.fixture
 def small_limit(monkeypatch):
     """The stated limit of what an archive unpacks to, made small to make the tests fast."""
-    monkeypatch.setattr(download, "MAX_BYTES", LIMIT)
+    monkeypatch.setattr(archives_module, "MAX_BYTES", LIMIT)
 
 
 def require_refused(place: SimpleNamespace, archive: Path) -> None:
@@ -273,7 +272,7 @@ def test_zip_bombs_are_refused(faults, place, small_limit):
 
 
 def test_an_archive_larger_than_the_disk_is_refused(faults, place, monkeypatch):
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000))
+    monkeypatch.setattr(archives_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000))
     big = bytes(20_000)
     archives = {".tar": tar(("x", big)), ".tar.gz": tar(("x", big), compressed=True), ".zip": zipped(("x", big))}
     with faults("archives larger than the disk", "refused") as inject:

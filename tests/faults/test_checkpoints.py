@@ -16,8 +16,9 @@ from src.checkpoint import load_network, load_pretrained, read_checkpoint, read_
 from src.cli.errors import UserError
 from src.dataset.preprocessing import Preprocessing
 from src.model_card import ModelCard
-from src.training.resume import STATE_KEY, read_saved
-from tests.conftest import ROOT
+from src.training.checkpoints import STATE_KEY
+from src.training.resume import read_saved
+from tests.programs import ROOT
 
 MODEL = {"num_classes": 4, "version": "cifar", "base_e": 8, "incr_e": 8}
 CARD = ModelCard(MODEL, list("abcd"), Preprocessing(8, "crop", "dataset", (0.5,) * 3, (0.2,) * 3), "digits", 0.0)

@@ -14,8 +14,8 @@ import pytest
 
 from src.checkpoint import load_network
 from src.training.resume import read_saved
-from tests.conftest import ROOT
-from tests.faults.test_resume import SMALL
+from tests.programs import ROOT
+from tests.runs import SMALL
 
 PROGRAM = [sys.executable, str(ROOT / "train.py")]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
-import importlib
 import io
 import multiprocessing
 import os
@@ -19,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.dataset import download
 from src.dataset.download import Archive, unpacked
 from tests.made_data import refusal
 
-download = importlib.import_module("src.dataset.download")  # In src.dataset that is the function.
 FOLDER = "cifar"
 PART, LOCK = ".data.tar.gz.part", ".squeezenet.lock"
 

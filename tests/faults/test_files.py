@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.faults.conftest import one_line_error
+from tests.programs import one_line_error
 
 SECONDS = 60
 

@@ -19,9 +19,8 @@ from PIL import Image
 from src.dataset.image_csv import open_image_csv
 from src.dataset.image_folder import open_image_folder
 from src.dataset.source import load_image, printable
-from tests.conftest import ROOT
-from tests.faults.conftest import one_line_error
 from tests.made_data import refusal
+from tests.programs import ROOT, one_line_error
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (40, 30, 3)).astype(np.uint8)
 GREY = PIXELS[..., 0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -14,21 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from src import visualize
-from src.checkpoint import read_checkpoint
 from src.cli.errors import UserError
 from src.cli.signals import Interrupted
 from src.config import with_keys
 from src.training.run import train
-from tests.conftest import ROOT
-from tests.training.test_run import configuration, metrics_rows
+from tests.programs import ROOT
+from tests.runs import SMALL, assert_same, configuration, content, metrics_rows, stop_at, without_pictures
 
-# 4 steps an epoch, 3 epochs, on 64 of scikit-learn's digits.
-SMALL = {
-    **{"dataset": "digits", "version": "cifar", "base_e": 16, "incr_e": 16, "image_size": 12, "batch_size": 16},
-    **{"train_images": 64, "val_split": 0.2, "device_target": "CPU", "scalars": "none"},
-    **{"epochs": 3, "warmup_epochs": 1, "log_steps": 3, "lr_max": 0.02},
-}
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 RECIPES: dict[str, dict] = {
     "adam, batch norm, all augmentations": {
         **{"optimizer": "adam", "lr_max": 0.003, "batch_norm": "all"},
@@ -50,44 +43,6 @@ RECIPES: dict[str, dict] = {
     },
     "sgd, pynative mode": {"optimizer": "sgd", "mode": "pynative", "final_relu": False},
 }
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(visualize, "_save", lambda figure, path: None)
-
-
-def stop_at(monkeypatch, step: int | None) -> None:
-    """Have a SIGTERM come during a step, or none."""
-    from src.training.resume import Checkpoints
-
-    seen = {"step": 0}
-    original = Checkpoints.on_train_step_end
-
-    def noting(self, run_context):
-        seen["step"] = run_context.original_args().cur_step_num
-        original(self, run_context)
-
-    monkeypatch.setattr(Checkpoints, "on_train_step_end", noting)
-    monkeypatch.setattr(signals, "received", lambda: signal.SIGTERM if seen["step"] == step else 0)
-
-
-def content(folder: Path) -> dict:
-    """Return all of a run that has to be the same whether it was stopped or not."""
-    found: dict = {"metrics.csv": [{**row, "seconds": None} for row in metrics_rows(folder)]}
-    for name in ("squeezenet.ckpt", "best.ckpt"):
-        if (folder / name).is_file():
-            held = read_checkpoint(folder / name)
-            found.update({f"{name} {key}": value.asnumpy().tobytes() for key, value in held.items()})
-    result = json.loads((folder / "result.json").read_text())
-    found.update({key: result[key] for key in ("validation", "test", "checkpoint", "steps", "broken_images")})
-    return found
-
-
-def assert_same(run: Path, reference: Path) -> None:
-    found, expected = content(run), content(reference)
-    assert found.keys() == expected.keys()
-    assert [key for key in expected if found[key] != expected[key]] == []
 
 
 # An epoch's end; in one and at its end; right after the start and before the end.
@@ -131,8 +86,7 @@ def test_two_runs_of_one_seed_are_bit_identical_and_of_another_not(tmp_path):
 def stopped(tmp_path_factory):
     """The folder of a run that was stopped at step 6, with checkpoints at steps 4 and 6; not to be changed."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(visualize, "_save", lambda figure, path: None)
+    with without_pictures() as patch:
         stop_at(patch, 6)
         with pytest.raises(Interrupted):
             train(configuration(**SMALL, output_path=str(folder)))
@@ -276,7 +230,7 @@ def test_another_number_of_devices_goes_on_from_an_epochs_end(stopped):
 
 
 def test_of_the_checkpoints_the_newest_of_an_epochs_end_always_stays(tmp_path):
-    from src.training.resume import Checkpoints
+    from src.training.checkpoints import Checkpoints
 
     folder = tmp_path / "run"
     train(

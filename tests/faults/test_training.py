@@ -13,35 +13,31 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from src import visualize
 from src.checkpoint import load_network
 from src.cli.errors import UserError
 from src.devices.processes import ALONE
-from src.training import run as training
+from src.training import plan as plan_module
 from src.training.callbacks import NonFinite
-from src.training.resume import Checkpoints, read_saved
+from src.training.checkpoints import Checkpoints
+from src.training.resume import read_saved
 from src.training.run import train
 from src.training.write_failures import Writing
-from tests.conftest import ROOT
-from tests.faults.test_resume import SMALL
-from tests.training.test_run import configuration, metrics_rows
+from tests.programs import ROOT
+from tests.runs import SMALL, configuration, metrics_rows
 
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(visualize, "_save", lambda figure, path: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def with_spikes(monkeypatch, *steps: int, height: float = 1e30) -> None:
     """Have the learning rate of some steps break every weight."""
-    original = training.learning_rates
+    original = plan_module.learning_rates
 
     def spiked(*arguments) -> np.ndarray:
         rates = original(*arguments)
         rates[[step - 1 for step in steps]] = height
         return rates
 
-    monkeypatch.setattr(training, "learning_rates", spiked)
+    monkeypatch.setattr(plan_module, "learning_rates", spiked)
 
 
 # After a step that breaks the weights it is the loss of the next one that is not finite.
@@ -58,57 +54,16 @@ def test_a_broken_step_ends_the_run_by_name_and_leaves_the_last_good_checkpoint(
         load_network(tmp_path / "run" / "best.ckpt")
 
 
-def test_on_nan_skip_undoes_broken_steps_counts_them_and_goes_on(tmp_path, monkeypatch, faults, capsys):
-    with_spikes(monkeypatch, 6, 15)
-    with faults("losses that are not finite", "left out, and the run went on") as inject, inject.fault("skip"):
-        result = train(configuration(**LIVELY, on_nan="skip", output_path=str(tmp_path / "run")))
-        assert 2 <= result["skipped_steps"] <= 4
-        assert result["steps"] == 20 and np.isfinite(result["validation"]["loss"])
-        load_network(tmp_path / "run" / "squeezenet.ckpt")
-        said = [line for line in capsys.readouterr().out.splitlines() if "this step is left out" in line]
-        assert len(said) == result["skipped_steps"]
-        assert "at step 7 (epoch 2, learning rate" in said[0] and "(1 so far)" in said[0]
-        losses = [float(row["loss"]) for row in metrics_rows(tmp_path / "run") if row["loss"]]
-        assert losses[-1] < 3
-
-
-def test_a_loss_that_stays_broken_ends_the_run_although_it_may_skip():
-    callback, said = NonFinite(np.full(50, 0.1), lambda line: None), []
-    weight = Parameter(Tensor(np.ones(3, np.float32)), name="weight")
-    network = SimpleNamespace(get_parameters=lambda: [weight])
-    for step in range(1, 51):
-        values = SimpleNamespace(cur_step_num=step, cur_epoch_num=1, mean_loss=np.nan, train_network=network)
-        context = SimpleNamespace(original_args=lambda values=values: values)
-        callback.on_train_step_begin(context)
-        weight.set_data(Tensor(np.full(3, np.nan, np.float32)))
-        try:
-            callback.on_train_step_end(context)
-        except UserError as error:
-            said.append((step, str(error)))
-            break
-        assert weight.asnumpy().tolist() == [1, 1, 1]
-    assert said[0][0] == 21 and "after 20 others in a row: lower lr_max" in said[0][1]
-
-
-@pytest.mark.parametrize("skips", [False, True])
-def test_weights_that_the_last_relu_hides_from_the_loss_are_found_at_the_epochs_end(skips):
-    said: list[str] = []
-    callback = NonFinite(np.full(8, 0.1), said.append if skips else None)
+def test_weights_that_the_last_relu_hides_from_the_loss_are_found_at_the_epochs_end():
+    callback = NonFinite(np.full(8, 0.1))
     weight = Parameter(Tensor(np.ones(3, np.float32)), name="weight")
     network = SimpleNamespace(get_parameters=lambda: [weight], trainable_params=lambda: [weight])
-    for step in (1, 2, 3):
-        values = SimpleNamespace(cur_step_num=step, cur_epoch_num=1, mean_loss=2.3, train_network=network)
-        context = SimpleNamespace(original_args=lambda values=values: values)
-        callback.on_train_step_begin(context)
-        if step == 3:
-            weight.set_data(Tensor(np.full(3, np.nan, np.float32)))
-        callback.on_train_step_end(context)
-    if skips:
-        callback.on_train_epoch_end(context)
-        assert weight.asnumpy().tolist() == [1, 1, 1] and callback.skipped == 1
-        assert said[0].startswith("warning: weight is not finite at step 3 (epoch 1, learning rate 0.1)")
-        weight.set_data(Tensor(np.full(3, np.nan, np.float32)))
-        callback.on_train_step_begin(context)  # Broken for longer than a step: there is nothing to go back to.
+    values = SimpleNamespace(cur_step_num=3, cur_epoch_num=1, steps_taken=1, mean_loss=2.3, train_network=network)
+    context = SimpleNamespace(original_args=lambda: values)
+    callback.on_train_step_end(context)
+    callback.on_train_epoch_end(context)
+    weight.set_data(Tensor(np.full(3, np.nan, np.float32)))
+    callback.on_train_step_end(context)
     with pytest.raises(UserError, match=r"weight is not finite at step 3 \(epoch 1, learning rate 0.1\).*: lower"):
         callback.on_train_epoch_end(context)
 
@@ -119,7 +74,7 @@ def test_a_checkpoint_whose_weights_are_not_finite_is_not_written(tmp_path):
     network = SimpleNamespace(get_parameters=lambda: [weight], trainable_params=lambda: [weight])
     writing = Writing(False, said.append)
     callback = Checkpoints(network, tmp_path, None, ALONE, lambda step: None, 4, 1, None, 10, writing, [])
-    callback.on_train_step_end(SimpleNamespace(original_args=lambda: SimpleNamespace(cur_step_num=3)))
+    callback.on_train_step_end(SimpleNamespace(original_args=lambda: SimpleNamespace(cur_step_num=3, steps_taken=1)))
     assert said == ["warning: weight is not finite at step 3: no checkpoint is saved"]
     assert list(tmp_path.iterdir()) == []
 
@@ -129,20 +84,20 @@ GROWTH = """
     import src
     import psutil
     from src import visualize
-    from src.training.callbacks import Steps
+    from src.training.callbacks import RunCallbacks
     from src.training.run import train
-    from tests.training.test_run import configuration
+    from tests.runs import configuration
 
     visualize._save = lambda figure, path: None
     process, seen = psutil.Process(), {}
-    original = Steps.on_train_step_end
+    original = RunCallbacks.on_train_step_end
 
     def measured(self, run_context):
         original(self, run_context)
         if self.step % 100 == 0:
             seen[self.step] = [process.memory_info().rss, process.num_fds(), process.num_threads()]
 
-    Steps.on_train_step_end = measured
+    RunCallbacks.on_train_step_end = measured
     result = train(configuration(**json.loads(sys.argv[1])))
     print(json.dumps({"seen": seen, "steps": result["steps"], "children": len(process.children())}))
 """

@@ -8,8 +8,8 @@ import pytest
 from src.conversion.converting import FORMATS, import_network
 from src.dataset.preprocessing import Preprocessing
 from src.model_card import ModelCard
-from tests.conversion.conftest import SMALL, config, random_tensors
-from tests.conversion.test_caffemodel import MODEL, caffemodel
+from tests.conversion.made_caffemodel import MODEL, caffemodel
+from tests.conversion.made_weights import SMALL, config, random_tensors
 from tests.made_data import refusal
 
 

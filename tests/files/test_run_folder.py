@@ -10,8 +10,8 @@ from src.cli.errors import UserError
 from src.files.atomic import write_json, write_text
 from src.files.locks import locked
 from src.files.run_folder import make_folder, make_run_folder
-from tests.conftest import ROOT
 from tests.made_data import refusal
+from tests.programs import ROOT
 
 ENTRIES = ("config.yaml", "result.json", "checkpoints")
 
@@ -174,5 +174,5 @@ with locked(Path({str(tmp_path)!r})):
 
 
 def test_a_process_that_does_not_lead_takes_no_lock(tmp_path):
-    with locked(tmp_path / "run", leads=False):
+    with locked(tmp_path / "run", is_main_process=False):
         assert not (tmp_path / "run").exists()

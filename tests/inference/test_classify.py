@@ -22,16 +22,17 @@ from src.inference.evaluation import evaluate
 from src.inference.export import export_checkpoint
 from src.inference.exported_model import digest
 from src.network.cam import heat
-from tests.training.test_run import tiny_run
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 CPU = DeviceConfig(device_target="CPU")
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
+def digits(tiny, tmp_path_factory):
     """Twelve test images as files, the models of the tiny run that classify them, and the evaluation of them all."""
-    run, folder = tiny_run(), tmp_path_factory.mktemp("digits")
-    checkpoint, source = run.folder / "best.ckpt", open_source(run.config.data, "test")
+    folder = tmp_path_factory.mktemp("digits")
+    checkpoint, source = tiny.folder / "best.ckpt", open_source(tiny.config.data, "test")
     (folder / "images").mkdir()
     for i in range(12):
         Image.fromarray(source.image(i)).save(folder / "images" / f"{i:02}.png")
@@ -46,12 +47,6 @@ def digits(tmp_path_factory):
     net, card = load_network(checkpoint)
     evaluation = evaluate(net, source, card.preprocessing, 50, 1)
     return SimpleNamespace(images=folder / "images", models=models, evaluation=evaluation)
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Leave out the galleries, which take as long as all the rest."""
-    monkeypatch.setattr("src.visualize._save", lambda figure, path: None)
 
 
 def classify(digits, output: Path, model: str = "ckpt", images=None, **keys) -> tuple:

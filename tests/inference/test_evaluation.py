@@ -17,19 +17,8 @@ from src.inference.config import EvalConfig
 from src.inference.evaluation import evaluate, evaluate_checkpoint
 from src.squeezenet import SqueezeNet
 from tests.made_data import write_cifar10, write_image_folder
-from tests.training.test_run import tiny_run
 
 CPU = DeviceConfig(device_target="CPU")
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return tiny_run()
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    monkeypatch.setattr("src.visualize._save", lambda figure, path: None)
 
 
 @pytest.fixture(scope="module")
@@ -177,13 +166,13 @@ def test_a_split_that_the_data_set_lacks_is_refused(tiny, tmp_path):
 
 
 @pytest.fixture
-def two_classes(tmp_path):
+def two_classes(tiny, tmp_path):
     """A data set of six black images of one class and none of the other, and a net that takes all for class 0."""
     black = np.zeros((6, 8, 8, 3), np.uint8)
     write_image_folder(tmp_path, {"train": {"a, b": black, "c": black}, "val": {"a, b": black, "c": black[:0]}})
     net = SqueezeNet(2, "cifar", base_e=8, incr_e=8, final_relu=False)
     net.classifier[1].bias.set_data(Tensor(np.array([50, 0], np.float32)))
-    card = load_network(tiny_run().folder / "best.ckpt")[1]
+    card = load_network(tiny.folder / "best.ckpt")[1]
     model = {"num_classes": 2, "version": "cifar", "base_e": 8, "incr_e": 8, "final_relu": False}
     card = dataclasses.replace(card, model=model, classes=["a, b", "c"], dataset="image_folder", val_split=0.0)
     save_checkpoint(net, tmp_path / "net.ckpt", card)

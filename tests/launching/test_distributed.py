@@ -18,6 +18,7 @@ from src import visualize
 from src.config import DeviceConfig, parse_train, with_keys
 from src.inference.config import EvalConfig
 from src.inference.evaluation import evaluate_checkpoint
+from src.training import plan as plan_module
 from src.training import run as training
 from src.training.run import train
 from tests.conftest import ROOT
@@ -76,19 +77,20 @@ from types import SimpleNamespace
 import src
 import numpy as np
 from src import visualize
-from src.training import callbacks
+from src.training import progress
 from src.cli import signals
+from src.training import plan as plan_module
 from src.training import run as training
 from src.config import parse_train
 from src.devices.device import select_device
 from src.cli.errors import UserError
 from src.cli.signals import Interrupted
-from src.training.resume import Checkpoints
+from src.training.checkpoints import Checkpoints
 
 rank, step, plans, stop = int(os.environ["RANK_ID"]), 0, [], None
-check_precision, prepare, step_end = training.check_precision, training.prepare, Checkpoints.on_train_step_end
+check_precision, prepare, step_end = plan_module.check_precision, training.prepare, Checkpoints.on_train_step_end
 visualize._save = lambda figure, path: None
-callbacks.time = SimpleNamespace(perf_counter=lambda: float(step))
+progress.time = SimpleNamespace(perf_counter=lambda: float(step))
 
 def keeping(config):
     plans.append(prepare(config))
@@ -102,11 +104,11 @@ def noting(self, run_context):
 training.prepare, Checkpoints.on_train_step_end = keeping, noting
 signals.received = lambda: 15 if stop == [rank, step] else 0
 select_device(parse_train(sys.argv[1:], "").device)
-training.select_device = lambda config: "CPU"  # MindSpore takes it once.
+plan_module.select_device = lambda config: "CPU"  # MindSpore takes it once.
 for name, run, flags, stop in json.loads(os.environ["TRAININGS"]):
     step = 0
     # A loss scale in float32 is what a user is refused, and MindSpore can do.
-    training.check_precision = (lambda *_: None) if "--loss_scale" in flags else check_precision
+    plan_module.check_precision = (lambda *_: None) if "--loss_scale" in flags else check_precision
     try:
         outcome = training.train(parse_train([*sys.argv[1:], *flags, "--output_path", f"{run}/rank {rank}"], ""))
     except UserError as error:
@@ -129,7 +131,7 @@ signals.watch()
 signals.watch = lambda: None
 import train
 from src.cli.errors import run
-from src.training.resume import Checkpoints
+from src.training.checkpoints import Checkpoints
 step_end = Checkpoints.on_train_step_end
 
 def waiting(self, run_context):
@@ -307,8 +309,8 @@ def test_all_ranks_end_bit_equal(workers, name, kind, request):
 
 def test_learning_rates_are_scaled_to_the_images_a_step(two):
     config = parse_train(FULL, "")
-    scaled = training.learning_rates(config, FULL_STEPS, 2)
-    plain = training.learning_rates(with_keys(config, lr_scaling="none"), FULL_STEPS, 2)
+    scaled = plan_module.learning_rates(config, FULL_STEPS, 2)
+    plain = plan_module.learning_rates(with_keys(config, lr_scaling="none"), FULL_STEPS, 2)
     np.testing.assert_allclose(scaled[FULL_STEPS:], 2 * plain[FULL_STEPS:], rtol=1e-6)
     found = {int(row["step"]): float(row["lr"]) for row in rows(two.run("whole")) if row["lr"]}
     assert len(found) == 13 and found == {step: float(scaled[step - 1]) for step in found}

@@ -14,15 +14,17 @@ from src import visualize
 from src.checkpoint import load_network
 from src.config import DataConfig
 from src.dataset import evaluation_pipeline, open_source, preprocessing_of, training_pipeline
-from src.dataset.preprocessing import FITS, NORMALIZATIONS, Preprocessing, pixel_changes
+from src.dataset.augmentation import pixel_changes
+from src.dataset.preprocessing import FITS, NORMALIZATIONS, Preprocessing
 from src.inference.classify import Classifier
 from src.inference.config import ExportConfig
 from src.inference.evaluation import evaluate
 from src.inference.export import export_checkpoint
 from src.network.input_layer import InputLayer, with_input_layer
-from src.training.run import prepare, train
+from src.training.plan import prepare
+from src.training.run import train
 from tests.made_data import refusal, write_image_folder
-from tests.training.test_run import BRIEF, CPU, configuration
+from tests.runs import BRIEF, CPU, configuration
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 

@@ -10,7 +10,7 @@ import pytest
 from src.compression.prune import prune
 from src.compression.share import share
 from src.sqz.fileformat import decode, encode
-from tests.conftest import ROOT
+from tests.programs import ROOT
 from tests.sqz import plain_decoder
 
 DOCUMENT = ROOT / "docs" / "FORMAT.md"

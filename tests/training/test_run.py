@@ -1,27 +1,20 @@
 from __future__ import annotations
 
-import contextlib
-import csv
 import dataclasses
-import functools
-import io
 import json
 import struct
 import sys
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_type_hints
 
 import mindspore as ms
 import numpy as np
 import pytest
 from PIL import Image
 
-from src import visualize
 from src.checkpoint import load_network, save_checkpoint
 from src.cli.errors import UserError
-from src.config import DeviceConfig, TrainConfig, parse_train
+from src.config import parse_train, with_keys
 from src.dataset import open_source
 from src.files.locks import LOCK
 from src.inference.config import EvalConfig, ExportConfig
@@ -29,60 +22,12 @@ from src.inference.evaluation import evaluate, evaluate_checkpoint
 from src.inference.export import export_checkpoint
 from src.lr_generator import get_lr
 from src.squeezenet import SqueezeNet
-from src.training.run import RUN_ENTRIES, prepare, train
+from src.training.plan import RUN_ENTRIES, prepare
+from src.training.run import train
 from tests.made_data import by_class, write_cifar10, write_image_csv, write_image_folder
+from tests.runs import BRIEF, CPU, DIGITS, configuration, metrics_rows, weights, without_pictures
 
-CPU = DeviceConfig(device_target="CPU")
-DIGITS = {"dataset": "digits", "version": "cifar", "image_size": 16, "batch_size": 16, "device_target": "CPU"}
-BRIEF = {**DIGITS, "epochs": 1, "warmup_epochs": 0, "train_images": 64, "scalars": "none"}
 COLORS = [f"color{i}" for i in range(10)]
-
-
-def configuration(**keys) -> TrainConfig:
-    """Return a training configuration with these keys, whatever concern each belongs to."""
-    concerns = get_type_hints(TrainConfig)
-    names = {name: {field.name for field in dataclasses.fields(kind)} for name, kind in concerns.items()}
-    assert keys.keys() <= set().union(*names.values())
-    return TrainConfig(
-        **{name: kind(**{k: v for k, v in keys.items() if k in names[name]}) for name, kind in concerns.items()}
-    )
-
-
-@functools.cache
-def tiny_run() -> SimpleNamespace:
-    """Train a small net on the digits once for all test modules: folder, config, result, output. Not to be changed."""
-    kept = tempfile.TemporaryDirectory(prefix="squeezenet_tests_")
-    config = configuration(
-        **{**DIGITS, "batch_norm": "all", "optimizer": "adam", "lr_max": 0.004, "lr_decay_mode": "cosine"},
-        **{"train_images": 480, "val_split": 0.1, "epochs": 3, "warmup_epochs": 1, "log_steps": 10},
-        **{"keep_checkpoint_max": 2, "output_path": str(Path(kept.name) / "run")},
-    )
-    config.check()
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-        result = train(config)
-    folder = Path(config.run.output_path)
-    return SimpleNamespace(folder=folder, config=config, result=result, output=output.getvalue(), kept=kept)
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return tiny_run()
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Leave out the pictures, which take as long as the training of a tiny run."""
-    monkeypatch.setattr(visualize, "_save", lambda figure, path: None)
-
-
-def metrics_rows(folder: Path) -> list[dict]:
-    with open(folder / "metrics.csv", newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def weights(net) -> dict[str, np.ndarray]:
-    return {parameter.name: parameter.asnumpy().copy() for parameter in net.get_parameters()}
 
 
 def scalars_of(folder: Path) -> dict:
@@ -198,8 +143,7 @@ def overwritten(tmp_path_factory):
     (folder / "checkpoints").mkdir()
     for name in ("notes.txt", "best.ckpt", "predictions.png", "result.json", "checkpoints/SqueezeNet-9_9.ckpt"):
         (folder / name).write_text("old")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(visualize, "_save", lambda figure, path: None)
+    with without_pictures():
         return folder, train(configuration(**BRIEF, output_path=str(folder), overwrite=True))
 
 
@@ -308,14 +252,17 @@ def test_pynative_mode_trains_from_the_same_seed_the_weights_of_graph_mode(tmp_p
         np.testing.assert_allclose(pynative[name], value, atol=1e-6, err_msg=name)
 
 
-def test_the_sink_is_used_on_accelerators_unless_steps_between_evaluations_are_given():
+def test_accelerators_are_fed_about_64_steps_at_a_time_that_divide_epochs_and_what_is_done_in_between():
     plan = prepare(configuration(**BRIEF))
-    stepwise = dataclasses.replace(plan.config, run=dataclasses.replace(plan.config.run, eval_steps=5))
-    asked = dataclasses.replace(plan.config, run=dataclasses.replace(plan.config.run, dataset_sink=True))
-    assert not plan.sink
-    assert dataclasses.replace(plan, target="Ascend").sink
-    assert not dataclasses.replace(plan, target="Ascend", config=stepwise).sink
-    assert dataclasses.replace(plan, config=asked).sink
+
+    def sink_size(steps: int, target: str = "Ascend", **keys) -> int | None:
+        return dataclasses.replace(plan, target=target, config=with_keys(plan.config, **keys)).sink_size(steps)
+
+    assert sink_size(390, "CPU") is None and sink_size(390, "CPU", dataset_sink=True) is None
+    assert sink_size(390, dataset_sink=False) is None
+    assert [sink_size(steps) for steps in (1562, 390, 5004, 8)] == [71, 65, 36, 8]
+    assert sink_size(400, eval_steps=30) == 10
+    assert sink_size(400, save_checkpoint_steps=100, eval_steps=40) == 20
 
 
 @pytest.mark.slow

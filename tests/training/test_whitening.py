@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from src import visualize
 from src.checkpoint import load_network
 from src.config import with_keys
 from src.squeezenet import SqueezeNet
-from src.training.run import prepare, train
+from src.training.plan import prepare
+from src.training.run import train
 from src.training.whitening import NOISE, whitened
 from tests.made_data import refusal
-from tests.training.test_run import BRIEF, configuration
+from tests.runs import BRIEF, configuration
 
 
 def photographs(count: int = 40, side: int = 24) -> np.ndarray:
@@ -69,8 +69,7 @@ def test_images_smaller_than_the_filters_are_refused():
     assert "whiten_stem: images of 5 pixels" in refusal(whitened, SqueezeNet(10, "1_0"), photographs(4, 5))
 
 
-def test_a_run_starts_with_it_keeps_it_when_frozen_and_goes_on_with_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(visualize, "_save", lambda figure, path: None)
+def test_a_run_starts_with_it_keeps_it_when_frozen_and_goes_on_with_it(tmp_path, no_pictures):
     brief = {**BRIEF, "batch_norm": "squeeze", "output_path": str(tmp_path / "run")}
     config = configuration(**brief, whiten_stem=True, freeze=["features.0"])
     config.check()

@@ -1,0 +1,191 @@
+"""Augmentation: random changes of training images."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from random import Random
+from typing import Callable, NamedTuple, Optional, Sequence, Union
+
+import numpy as np
+from mindspore.dataset import vision
+from mindspore.dataset.vision import Inter
+
+from src.dataset.mixing import METHODS
+from src.dataset.preprocessing import Preprocessing, applied, fit_transforms, normalization
+
+
+class Drawn:
+    """A random change of an image, whose random numbers follow from the seed, its name and the draw (see Epochs) alone.
+
+    MindSpore's random operators draw from the state of the thread that they happen to run on, and all of a pipeline are
+    seeded alike: an upper crop would always be flipped. Drawn like this, the inputs of a step are the same whatever the
+    number of threads and devices, and a resumed run goes to its step without repeating those before.
+    """
+
+    def __init__(self, name: str, seed: int, change: Callable[[np.ndarray, Random], np.ndarray]):
+        self.name, self.seed, self.change = name, seed, change
+
+    def __call__(self, image: np.ndarray, draw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # A text as seed is hashed, so that neighbouring draws are unrelated; the same in every version of Python.
+        return np.ascontiguousarray(self.change(image, Random(f"{self.seed} {self.name} {draw}"))), draw
+
+
+class Target(NamedTuple):
+    """What an augmentation is made for.
+
+    side: of the image that it changes, in pixels.
+    crop_padding: zeros around an image before it is cropped.
+    pixels: whether the image stays pixels, (side, side, 3) uint8, for a graph to take.
+    """
+
+    preprocessing: Preprocessing
+    side: int
+    crop_padding: int
+    seed: int
+    pixels: bool
+
+
+# What a pipeline applies in turn: operators without chance, or a random change.
+Stage = Union[list, Drawn]
+
+
+def crop_flip(target: Target) -> list[Stage]:
+    """Return a random crop and a left-right flip, which bring an image to the network's size.
+
+    With fit "resize" the crop is taken from the resized image with zeros around it, with "crop" from the image itself,
+    likewise padded; with "center_crop" it is a random part of 8 to 100% of the area, which MindSpore then resizes
+    (Szegedy et al. 2014). Pixels for a graph are cropped before they are resized, and never to a random part.
+    """
+    preprocessing, seed, size = target.preprocessing, target.seed, target.preprocessing.image_size
+    crop = Drawn("crop", seed, lambda image, random: random_crop(image, target.side, target.crop_padding, random))
+    flipped = Drawn("flip", seed, flip)
+    if target.pixels or preprocessing.fit == "crop":
+        return [crop, flipped]
+    if preprocessing.fit == "resize":
+        return [fit_transforms(preprocessing), crop, flipped]
+    return [Drawn("crop", seed, random_part), flipped, [vision.Resize((size, size), Inter.LINEAR)]]
+
+
+def color_jitter(target: Target) -> list[Stage]:
+    """Return a change of brightness, contrast and saturation by 40% and of hue by 10%."""
+    return [Drawn("color", target.seed, jitter)]
+
+
+def cutout(target: Target) -> list[Stage]:
+    """Return a square of a quarter of the side set to the mean colour (DeVries and Taylor 2017)."""
+    length = max(1, target.side // 4)
+    if not target.pixels:  # After normalisation a square of zeros is a square of the mean colour.
+        return [Drawn("cutout", target.seed, partial(cut_out, length))]
+    mean = np.round(np.multiply(target.preprocessing.mean, 255)).astype(np.uint8)
+    by_dataset = target.preprocessing.normalize == "dataset"
+    return [
+        Drawn(
+            "cutout",
+            target.seed,
+            lambda image, random: cut_out(length, image, random, mean if by_dataset else round(image.mean())),
+        )
+    ]
+
+
+class Augmentation(NamedTuple):
+    """An augmentation.
+
+    stage: where in the pipeline it comes, one of the constants below.
+    make: returns its stages; None for those of whole batches, which are in mixing.py.
+    """
+
+    stage: str
+    make: Optional[Callable[[Target], list[Stage]]] = None
+
+
+GEOMETRY, COLOR, NORMALIZED, BATCH = "geometry", "color", "normalized", "batch"
+AUGMENTATIONS = {
+    "crop_flip": Augmentation(GEOMETRY, crop_flip),
+    "color_jitter": Augmentation(COLOR, color_jitter),
+    "cutout": Augmentation(NORMALIZED, cutout),
+    **{method: Augmentation(BATCH) for method in METHODS},
+}
+
+
+def training_stages(
+    preprocessing: Preprocessing, augment: Sequence[str], crop_padding: int | None, seed: int
+) -> list[Stage]:
+    """Return the stages that make a training input: the operators of evaluation with random changes between them.
+
+    augment: names of AUGMENTATIONS. crop_padding: None for an eighth of the image's side.
+    """
+    target = _target(preprocessing, preprocessing.image_size, crop_padding, seed, pixels=False)
+    return [
+        *(_stages(GEOMETRY, augment, target) or [fit_transforms(preprocessing)]),
+        *_stages(COLOR, augment, target),
+        normalization(preprocessing),
+        *_stages(NORMALIZED, augment, target),
+        [vision.HWC2CHW()],
+    ]
+
+
+def pixel_changes(
+    preprocessing: Preprocessing, augment: Sequence[str], crop_padding: int | None, seed: int
+) -> list[Drawn]:
+    """Return the random changes that leave a training image pixels, (side, side, 3) uint8; see training_stages."""
+    target = _target(preprocessing, preprocessing.side, crop_padding, seed, pixels=True)
+    return [change for stage in (GEOMETRY, COLOR, NORMALIZED) for change in _stages(stage, augment, target)]
+
+
+def _target(preprocessing: Preprocessing, side: int, crop_padding: int | None, seed: int, pixels: bool) -> Target:
+    return Target(preprocessing, side, side // 8 if crop_padding is None else crop_padding, seed, pixels)
+
+
+def _stages(stage: str, augment: Sequence[str], target: Target) -> list[Stage]:
+    chosen = (kind for name, kind in AUGMENTATIONS.items() if name in augment and kind.stage == stage)
+    return [made for kind in chosen for made in kind.make(target)]
+
+
+def flip(image: np.ndarray, random: Random) -> np.ndarray:
+    """Return an image, or with even odds its mirror image."""
+    return image[:, ::-1] if random.random() < 0.5 else image
+
+
+def random_crop(image: np.ndarray, size: int, padding: int, random: Random) -> np.ndarray:
+    """Return a random square of an image with zeros around, more of them where it is smaller than the square."""
+    around = [padding + max(0, size - side - 2 * padding) for side in image.shape[:2]]
+    if any(around):
+        image = np.pad(image, [(n, n) for n in around] + [(0, 0)])
+    y, x = (int(random.random() * (side - size + 1)) for side in image.shape[:2])
+    return image[y : y + size, x : x + size]
+
+
+def random_part(image: np.ndarray, random: Random) -> np.ndarray:
+    """Return a part of 8 to 100% of the area, its sides 3:4 to 4:3; after ten misses, the largest such part."""
+    height, width = image.shape[:2]
+    for _ in range(10):
+        area = random.uniform(0.08, 1.0) * height * width
+        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            y, x = int(random.random() * (height - h + 1)), int(random.random() * (width - w + 1))
+            return image[y : y + h, x : x + w]
+    w, h = min(width, max(1, round(height * 4 / 3))), min(height, max(1, round(width * 4 / 3)))
+    y, x = (height - h) // 2, (width - w) // 2
+    return image[y : y + h, x : x + w]
+
+
+def jitter(image: np.ndarray, random: Random) -> np.ndarray:
+    """Return an image (H, W, 3) uint8 with other brightness, contrast, saturation and hue, in random order."""
+    changes = [
+        vision.AdjustBrightness(random.uniform(0.6, 1.4)),
+        vision.AdjustContrast(random.uniform(0.6, 1.4)),
+        vision.AdjustSaturation(random.uniform(0.6, 1.4)),
+        vision.AdjustHue(random.uniform(-0.1, 0.1)),
+    ]
+    random.shuffle(changes)
+    return applied(changes, image)
+
+
+def cut_out(length: int, image: np.ndarray, random: Random, color: np.ndarray | int = 0) -> np.ndarray:
+    """Return an image with a square of one color around a random pixel; at the border a part of the square."""
+    y, x = (int(random.random() * side) - length // 2 for side in image.shape[:2])
+    image = image.copy()
+    image[max(0, y) : max(0, y + length), max(0, x) : max(0, x + length)] = color
+    return image

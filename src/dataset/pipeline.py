@@ -1,0 +1,143 @@
+"""Pipelines: batches of a source's images, shuffled and augmented for training, or in order for evaluation."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import mindspore.dataset as ds
+import numpy as np
+
+from src.cli.errors import UserError
+from src.dataset import mixing
+from src.dataset.augmentation import Drawn, pixel_changes, training_stages
+from src.dataset.preprocessing import Preprocessing, evaluation_transforms
+from src.dataset.sampling import Batches, Epochs, EvaluationPixels, EvaluationRows, Steps, TrainingPixels, TrainingRows
+from src.dataset.source import Source, Subset
+
+MAX_WORKERS = 8
+
+
+def preprocessing_of(config: Any, source: Source) -> Preprocessing:
+    """Return how images of this source are brought to the network in evaluation.
+
+    Raises UserError for a device that is to resize images of any size, which fill no batch.
+    """
+    on_device = config.preprocess == "device"
+    if on_device and not source.native_size:
+        raise UserError(
+            f"preprocess: device takes images that all have one size, and those of {config.dataset} have any; leave it "
+            "at host"
+        )
+    return Preprocessing(
+        config.image_size,
+        config.fit,
+        config.normalize,
+        source.mean,
+        source.std,
+        source.native_size,
+        "device" if on_device else config.resizer,
+    )
+
+
+def training_pipeline(
+    source: Source,
+    config: Any,
+    preprocessing: Preprocessing,
+    seed: int,
+    num_shards: int = 1,
+    shard_id: int = 0,
+    epoch: int = 0,
+    step: int = 0,
+) -> ds.Dataset:
+    """Return shuffled, augmented batches, all of the same size: the remainder is dropped. Arguments: see Epochs.
+
+    What a step sees follows from the seed, and from nothing else: not from the threads, the devices that share a
+    global batch, or where the training was resumed. Of mixed images (src/dataset/mixing.py) `label` has the shares of
+    the classes, (N, classes) float32.
+    """
+    if config.batch_size * num_shards > len(source):
+        raise UserError(
+            f"batch_size: {config.batch_size} is not allowed: there are {len(source)} training images"
+            + (f" for {num_shards} devices" if num_shards > 1 else "")
+        )
+    order = Epochs(len(source), config.batch_size, num_shards, shard_id, seed, epoch, step)
+    augment = [config.augment] if isinstance(config.augment, str) else config.augment
+    columns = ["image", "label", "draw"]
+    if preprocessing.on_device:
+        changes = pixel_changes(preprocessing, augment, config.crop_padding, seed)
+        rows = TrainingPixels(source, preprocessing, order.num_samples, config.max_broken_images, changes)
+        steps = Steps(order)
+        batches = _generator(Batches(rows, steps.draws, steps.num_samples), columns, steps, 1)
+    else:
+        rows = TrainingRows(source, preprocessing, order.num_samples, config.max_broken_images)
+        images = _generator(rows, columns, order, _readers(source, config.num_workers))
+        workers = _workers(config.num_workers)
+        for stage in training_stages(preprocessing, augment, config.crop_padding, seed):
+            if isinstance(stage, Drawn):
+                changed = ["image", "draw"]
+                images = images.map(stage, changed, changed, num_parallel_workers=workers, python_multiprocessing=False)
+            else:
+                images = images.map(stage, "image", num_parallel_workers=workers)
+        batches = images.batch(config.batch_size, drop_remainder=True)
+    alphas = {name: getattr(config, f"{name}_alpha") for name in mixing.METHODS if name in augment}
+    if alphas:
+        channels = 2 if preprocessing.on_device else 0
+        mix = mixing.Mixing(alphas, len(source.classes), seed, channels)
+        batches = batches.map(mix, columns, columns[:2], num_parallel_workers=1, python_multiprocessing=False)
+    return batches.project(columns[:2])
+
+
+def evaluation_pipeline(
+    source: Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    num_workers: int = 0,
+    num_shards: int = 1,
+    shard_id: int = 0,
+    max_broken_images: int = 0,
+    pad: bool = False,
+) -> ds.Dataset:
+    """Return batches in the source's order, each image once over all shards.
+
+    Of several shards each holds every num_shards-th image. The last batch may be smaller; with `pad` rows of
+    EvaluationRows.NO_IMAGE fill it, so that all batches have one shape and a graph is compiled once.
+    """
+    check_shares(source, num_shards)
+    if num_shards > 1:
+        source = Subset(source, np.arange(shard_id, len(source), num_shards))
+    columns, order = ["image", "label"], ds.SequentialSampler()
+    batches = -(-len(source) // batch_size)
+    count = batches * batch_size if pad else len(source)
+    if preprocessing.on_device:
+        rows = EvaluationPixels(source, preprocessing, count, max_broken_images)
+
+        def members(batch: int) -> range:
+            return range(batch * batch_size, min((batch + 1) * batch_size, count))
+
+        return _generator(Batches(rows, members, batches), columns, order, 1)
+    rows = EvaluationRows(source, preprocessing, count, max_broken_images)
+    images = _generator(rows, columns, order, _readers(source, num_workers))
+    images = images.map(evaluation_transforms(preprocessing), "image", num_parallel_workers=_workers(num_workers))
+    return images.batch(batch_size, drop_remainder=False)
+
+
+def check_shares(source: Source, num_shards: int) -> None:
+    """Raise UserError when one of the shards of an evaluation would have no image."""
+    if num_shards > len(source):
+        raise UserError(f"{len(source)} images cannot be shared by {num_shards} devices; evaluate on fewer devices")
+
+
+def _generator(
+    rows: TrainingRows | EvaluationRows | Batches, columns: list[str], order: ds.Sampler, workers: int
+) -> ds.Dataset:
+    return ds.GeneratorDataset(rows, columns, sampler=order, num_parallel_workers=workers, python_multiprocessing=False)
+
+
+def _readers(source: Source, num_workers: int) -> int:
+    # For images in memory one thread of Python is faster than two.
+    return _workers(num_workers) if source.decodes else 1
+
+
+def _workers(num_workers: int) -> int:
+    return min(num_workers or MAX_WORKERS, os.cpu_count() or 1)

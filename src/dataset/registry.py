@@ -1,0 +1,57 @@
+"""The data sets by name.
+
+A new data set is a module with a function that opens a split, and a row of DATASETS.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple, Optional
+
+from src.dataset import cifar10, cifar10_binary
+from src.dataset.cifar10 import open_cifar10
+from src.dataset.cifar10_binary import open_cifar10_binary
+from src.dataset.digits import open_digits
+from src.dataset.download import Archive
+from src.dataset.image_csv import open_image_csv
+from src.dataset.image_folder import open_image_folder
+from src.dataset.imagenet import open_imagenet
+from src.dataset.mindrecord import open_mindrecord
+from src.dataset.source import Source
+
+
+class Kind(NamedTuple):
+    """A kind of data set.
+
+    open: (path, split, **keys) -> Source.
+    help: its layout in a few words, for --help.
+    folders: the splits that it may have, each a folder; none where training and test images always are there, and
+        validation images are set aside from the training images.
+    keys: which keys of the configuration `open` takes besides.
+    archive: where it can be downloaded.
+    """
+
+    open: Callable[..., Source]
+    help: str
+    folders: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    archive: Optional[Archive] = None
+
+
+DATASETS = {
+    "cifar10": Kind(open_cifar10, "CIFAR-10 as pickled batches", archive=cifar10.ARCHIVE),
+    "cifar10_binary": Kind(open_cifar10_binary, "CIFAR-10 as binary batches", archive=cifar10_binary.ARCHIVE),
+    "image_folder": Kind(open_image_folder, "train/, val/ with a folder a class", ("train", "val", "test")),
+    "image_csv": Kind(
+        open_image_csv, "train/ with a folder a class, val/ with labels in val.csv", ("train", "val"), ("csv_columns",)
+    ),
+    "imagenet": Kind(
+        open_imagenet,
+        "train/ with a folder a WordNet id, val/ likewise or with labels in val_labels",
+        ("train", "val"),
+        ("val_labels", "csv_columns"),
+    ),
+    "mindrecord": Kind(open_mindrecord, "any of the three, packed by to_mindrecord.py", ("train", "val", "test")),
+    "digits": Kind(open_digits, "scikit-learn's handwritten digits, which need no files"),
+}
+# Data sets that come with validation images.
+OWN_VALIDATION = tuple(name for name, kind in DATASETS.items() if kind.folders)

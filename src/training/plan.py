@@ -1,0 +1,224 @@
+"""Plan a run: open and check all that it needs, and find the weights that it starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore.dataset import Dataset
+
+from src.checkpoint import load_pretrained
+from src.cli.errors import UserError
+from src.config import RUN_CONFIG, TrainConfig, changed_keys, with_keys
+from src.dataset import check_shares, evaluation_pipeline, open_source, preprocessing_of, splits, training_pipeline
+from src.dataset.source import Source, Subset
+from src.devices.device import select_device
+from src.devices.processes import ProcessGroup
+from src.lr_generator import get_lr, scale_lr
+from src.model_card import ModelCard
+from src.network.summary import check_image_size, summarize, totals
+from src.squeezenet import SqueezeNet
+from src.training.dashboard import dashboard_writer
+from src.training.finetuning import freeze
+from src.training.model import check_precision
+from src.training.resume import Saved, newest_for_all
+from src.training.whitening import IMAGES as WHITENING_IMAGES
+from src.training.whitening import whitened
+
+# The files of a run's folder.
+LOG, METRICS, SCALARS, RESULT = "train.log", "metrics.csv", "scalars", "result.json"
+CHECKPOINTS, BEST, LAST = "checkpoints", "best.ckpt", "squeezenet.ckpt"
+BATCH_PICTURE, RATE_PICTURE = "training_batch.png", "learning_rate.png"
+CURVES_PICTURE, PREDICTIONS_PICTURE = "curves.png", "predictions.png"
+# Everything that a run writes, which is what --overwrite removes.
+RUN_ENTRIES = (
+    *(RUN_CONFIG, LOG, METRICS, RESULT, CHECKPOINTS, BEST, LAST, SCALARS),
+    *(BATCH_PICTURE, RATE_PICTURE, CURVES_PICTURE, PREDICTIONS_PICTURE),
+)
+
+# Steps between two looks of the host at a device that is fed several at a time: often enough for progress, checkpoints
+# and Ctrl-C, seldom enough to cost nothing.
+SINK_STEPS = 64
+
+
+@dataclasses.dataclass
+class Plan:
+    """A run that has been checked and can start; nothing of it is written yet.
+
+    saved: the checkpoint that it goes on from, or None.
+    earlier: the checkpoints in its folder, oldest first, and whether each ends an epoch.
+    """
+
+    config: TrainConfig
+    job: ProcessGroup
+    target: str
+    net: SqueezeNet
+    card: ModelCard
+    training: Source
+    validation: Source | None
+    test: Source | None
+    steps_per_epoch: int
+    rates: np.ndarray
+    parameters: int
+    multiply_adds: int
+    saved: Saved | None = None
+    earlier: list[tuple[Path, bool]] = dataclasses.field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.run.output_path)
+
+    def sink_size(self, steps: int) -> int | None:
+        """Return how many steps of a data set of `steps` a device is fed at a time, or None where it is not.
+
+        A divisor near SINK_STEPS, so that an epoch's end and a step to evaluate or save at is one of the host's too.
+        """
+        run = self.config.run
+        if self.target == "CPU" or run.dataset_sink is False:  # MindSpore has no sink for a CPU.
+            return None
+        steps = math.gcd(steps, *(n for n in (run.eval_steps, run.save_checkpoint_steps) if n))
+        divisors = (n for n in range(1, steps + 1) if steps % n == 0)
+        return min(divisors, key=lambda n: abs(math.log(n / SINK_STEPS)))
+
+    @property
+    def step(self) -> int:
+        """Steps done before, when the run goes on from a checkpoint."""
+        if self.saved is None:
+            return 0
+        state = self.saved.state
+        if state.devices == self.job.size:
+            return state.step
+        return state.step // state.steps_per_epoch * self.steps_per_epoch  # Other devices go on from an epoch's end.
+
+    def counted(self, step: int) -> int:
+        """Return a step of the run before this start, counted in steps of this number of devices."""
+        return step * self.step // self.saved.state.step if self.saved and self.saved.state.step else step
+
+    def batches(self, epoch: int = 0, step: int = 0) -> Dataset:
+        """Return the training batches of each epoch from a step of an epoch on, of that epoch's size; see Epochs."""
+        config, job, preprocessing = self.config, self.job, self.card.preprocessing
+        if epoch < config.data.early_epochs:
+            preprocessing = dataclasses.replace(preprocessing, image_size=config.data.early_size)
+        return training_pipeline(
+            self.training, config.data, preprocessing, config.run.seed, job.size, job.rank, epoch, step
+        )
+
+
+def prepare(config: TrainConfig) -> Plan:
+    """Open and check all that a run needs. Raises UserError for what cannot be used."""
+    target = select_device(config.device)
+    check_precision(config.optimizer, target)
+    dashboard_writer(config.run.scalars)
+    job = ProcessGroup.join()
+    ms.set_seed(config.run.seed)
+    present = splits(config.data)
+    training = open_source(config.data, "train")
+    validation, test = (open_source(config.data, split) if split in present else None for split in ("val", "test"))
+    for images in (validation, test):
+        if images is not None:
+            check_shares(images, job.size)
+    preprocessing = preprocessing_of(config.data, training)
+    num_classes = config.model.num_classes or len(training.classes)
+    if num_classes < len(training.classes):
+        raise UserError(f"num_classes: {num_classes} are too few for the data set, which has {len(training.classes)}")
+    names = training.classes + [f"class {i}" for i in range(len(training.classes), num_classes)]
+    arguments = {**dataclasses.asdict(config.model), "num_classes": num_classes}
+    card = ModelCard(arguments, names, preprocessing, config.data.dataset, config.data.val_split)
+    net = card.build()
+    for size in (config.data.image_size, config.data.early_size or config.data.image_size):
+        check_image_size(net, size)
+    net.classifier[0].seeded(config.run.seed, job.rank)
+    batches = training_pipeline(training, config.data, preprocessing, config.run.seed, job.size, job.rank)
+    steps_per_epoch = batches.get_dataset_size()
+    rates = learning_rates(config, steps_per_epoch, job.size)
+    counts = totals(summarize(net, config.data.image_size))
+    freeze(net, config.optimizer.freeze)
+    plan = Plan(config, job, target, net, card, training, validation, test, steps_per_epoch, rates, *counts)
+    return plan if config.run.resume else initialize_weights(plan)
+
+
+def learning_rates(config: TrainConfig, steps_per_epoch: int, devices: int) -> np.ndarray:
+    """Return the learning rate of every step, scaled to the images a step on all devices."""
+    schedule, batch_size = config.schedule, config.data.batch_size
+    names = inspect.signature(get_lr).parameters.keys() - {"total_epochs", "steps_per_epoch"}
+    given = {name: getattr(schedule, name) for name in names}
+    rates = get_lr(total_epochs=schedule.epochs, steps_per_epoch=steps_per_epoch, **given)
+    factor = batch_size * devices / (schedule.lr_batch_size or batch_size)
+    if schedule.lr_scaling == "none" or factor == 1:
+        return rates
+    print(f"learning rates are scaled by {factor:g}, as a step has {batch_size * devices} images")
+    return scale_lr(rates, factor, schedule.scaling_warmup_epochs * steps_per_epoch)
+
+
+def resolved_config(config: TrainConfig) -> TrainConfig:
+    """Return a configuration as the run's folder holds it, without what was asked of one start."""
+    return with_keys(config, resume=False, overwrite=False)
+
+
+def initialize_weights(plan: Plan) -> Plan:
+    """Return the plan with the weights that its run starts from.
+
+    They are fresh, with a first convolution that whitens when one is asked for, or those of a pretrained checkpoint,
+    with images normalised for them.
+
+    Raises UserError for a checkpoint that cannot be used.
+    """
+    run = plan.config.run
+    if run.whiten_stem:
+        whitened(plan.net, first_images(plan, WHITENING_IMAGES))
+    if not run.pretrained:
+        return plan
+    card = load_pretrained(plan.net, plan.job.file(run.pretrained), plan.card)
+    preprocessing = plan.card.preprocessing
+    if card and card.preprocessing.normalize == preprocessing.normalize:
+        preprocessing = dataclasses.replace(preprocessing, mean=card.preprocessing.mean, std=card.preprocessing.std)
+    return dataclasses.replace(plan, card=dataclasses.replace(plan.card, preprocessing=preprocessing))
+
+
+def first_images(plan: Plan, count: int) -> np.ndarray:
+    """Return the first `count` training images, or all, as an evaluation would show them to the network (N, C, H, W).
+
+    They are the same on all devices.
+    """
+    images = Subset(plan.training, np.arange(min(count, len(plan.training))))
+    data = plan.config.data
+    batches = evaluation_pipeline(
+        *(images, plan.card.preprocessing.on_host(), data.batch_size, data.num_workers),
+        max_broken_images=data.max_broken_images,
+    )
+    return np.concatenate([batch["image"] for batch in batches.create_dict_iterator(num_epochs=1, output_numpy=True)])
+
+
+def resumed_plan(plan: Plan) -> Plan:
+    """Return the plan with the newest checkpoint of its run. Raises UserError for one that does not fit the plan."""
+    saved, earlier = newest_for_all(plan.folder / CHECKPOINTS, plan.job)
+    if saved is None:
+        return initialize_weights(plan)
+    if (saved.card.model, saved.card.classes) != (plan.card.model, plan.card.classes):
+        raise UserError(f"{saved.path}: is of another network or of other classes than the run; remove this file")
+    differences = changed_keys(plan.config, saved.state.configuration or {})
+    if differences:
+        raise UserError(
+            f"{saved.path}: was trained with other values than {RUN_CONFIG} has ({'; '.join(differences)}); restore "
+            "that file, or remove this checkpoint"
+        )
+    if saved.state.training_images != len(plan.training):
+        raise UserError(
+            f"{plan.config.data.data_path}: has {len(plan.training):,} training images, and the run was begun with "
+            f"{saved.state.training_images:,}; give it the same data"
+        )
+    if saved.card.mindspore_version != ms.__version__:
+        print(f"warning: begun with MindSpore {saved.card.mindspore_version}: results may differ in the last digits")
+    # The mean and standard deviation are those of the network that the run began with.
+    card = dataclasses.replace(plan.card, preprocessing=saved.card.preprocessing)
+    taken = dataclasses.replace(plan, saved=saved, earlier=earlier, card=card)
+    if taken.step > len(plan.rates):
+        raise UserError(
+            f"epochs: the run has done more than {plan.config.schedule.epochs} already; give at least those"
+        )
+    return taken

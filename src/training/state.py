@@ -1,0 +1,91 @@
+"""The state of a run at a step, as each of its checkpoints holds it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, Dict, List, Optional, Union
+
+from pydantic import AfterValidator, Field, TypeAdapter
+from typing_extensions import Annotated
+
+Number = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+def _with_accuracy(figures: dict) -> dict:
+    if "accuracy" not in figures:
+        raise ValueError("no accuracy in it")
+    return figures
+
+
+# Step and figures of an evaluation.
+Figures = Annotated[Dict[str, Union[int, float]], AfterValidator(_with_accuracy)]
+
+
+@dataclasses.dataclass
+class ProgressState:
+    """What ProgressLogger remembers: the step of the last record."""
+
+    recorded: Number
+
+
+@dataclasses.dataclass
+class DeadStartState:
+    """What DeadStartWarning remembers."""
+
+    at_level: Number
+    epoch_losses: List[float]
+    said: bool
+
+
+@dataclasses.dataclass
+class EvaluatorState:
+    """What Evaluator remembers: the best evaluation so far, and the step of the last one."""
+
+    best: Optional[Figures]
+    evaluated_step: Number
+
+
+@dataclasses.dataclass
+class Parts:
+    """What the callbacks remember, and the steps at which later starts of the run began."""
+
+    training: ProgressState
+    dead_start: DeadStartState
+    resumed_at: List[Number]
+    evaluator: Optional[EvaluatorState] = None
+
+
+@dataclasses.dataclass
+class State:
+    """Where a run stands.
+
+    step: steps done.
+    steps_per_epoch, devices, training_images: what the order of the images depends on.
+    seconds: time spent so far.
+    configuration: the keys that decide what the run computes; None in a checkpoint of an earlier version.
+    """
+
+    step: Number
+    steps_per_epoch: Positive
+    devices: Positive
+    training_images: Positive
+    seconds: Annotated[float, Field(ge=0)]
+    parts: Parts
+    configuration: Optional[Dict[str, Any]] = None
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether no epoch is under way."""
+        return self.step % self.steps_per_epoch == 0
+
+    @classmethod
+    def read(cls, values: Any) -> State:
+        """Return the state of dataclasses.asdict's values. Raises ValueError for values that are not one's."""
+        return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+
+
+def read_figures(values: Any) -> dict[str, Any]:
+    """Return the figures of an evaluation. Raises ValueError for values that are none."""
+    return TypeAdapter(Figures).validate_json(json.dumps(values), strict=True)
