@@ -28,7 +28,7 @@ from src.config import (
     parse_train,
     to_yaml,
 )
-from src.inference.config import EvalConfig, ExportConfig, InferConfig
+from src.inference.config import CHECKPOINTS, MODELS_AND_IMAGES, EvalConfig, ExportConfig, InferConfig
 from src.lr_generator import LR_DECAY_MODES
 from src.squeezenet import BATCH_NORMS, BYPASSES, STEMS, VERSIONS, SqueezeNet
 from src.training.plan import learning_rates
@@ -243,6 +243,18 @@ def test_a_required_key_may_come_from_the_file_or_from_a_flag(program, yaml_file
         assert getattr(config, required) == expected
     with pytest.raises(UserError, match=required):
         parse([], "a test", program, DeviceConfig)
+
+
+def test_files_without_a_flag_are_what_their_suffix_says():
+    infer, _ = parse(["a.jpg", "best.ckpt", "folder"], "", InferConfig, DeviceConfig, positional=MODELS_AND_IMAGES)
+    assert (infer.images, infer.ckpt_path) == (["a.jpg", "folder"], "best.ckpt")
+    infer, _ = parse(["net.ONNX", "a.jpg"], "", InferConfig, DeviceConfig, positional=MODELS_AND_IMAGES)
+    assert (infer.images, infer.model_path) == (["a.jpg"], "net.ONNX")
+    for program in (EvalConfig, ExportConfig):
+        for name in ("best.ckpt", "best.sqz"):
+            assert parse([name], "", program, DeviceConfig, positional=CHECKPOINTS)[0].ckpt_path == name
+    assert parse_compress(["a.net", "--bits", "null"], "").compress.ckpt_path == "a.net"
+    assert mistake("best.ckpt") == "unexpected argument 'best.ckpt'"
 
 
 @pytest.mark.parametrize(
