@@ -24,7 +24,6 @@ KNOWN_IMPORTS: set[tuple[str, str]] = {
     ("src.config", "src.compression.config"),
     ("src.config", "src.conversion.config"),
     ("src.dataset", "src.config"),
-    ("src.devices.device", "src.config"),
     ("src.network.summary", "src.config"),
 }
 KNOWN_CIRCLES: set[frozenset[str]] = {frozenset(("src.compression.config", "src.config", "src.conversion.config"))}
