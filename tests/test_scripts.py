@@ -13,7 +13,8 @@ import pytest
 from tests.programs import ROOT
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
-LAUNCHERS = [path for path in SCRIPTS if path.name.startswith("run_") and path.name != "run_program.sh"]
+ZOO_NAMES = [ROOT / "scripts" / f"run_{name}.sh" for name in ("standalone_train", "distribute_train", "eval")]
+LAUNCHERS = [p for p in SCRIPTS if p.name.startswith("run_") and p.name != "run_program.sh" and p not in ZOO_NAMES]
 PROGRAMS = {"run_standalone_train": "train.py", "run_eval": "eval.py", "run_export": "export.py"}
 DISTRIBUTED = "run_distribute_train"
 DEVICES = {"ascend": "Ascend", "gpu": "GPU", "cpu": "CPU"}
@@ -47,13 +48,64 @@ def test_there_is_a_launcher_for_every_program_and_device():
 @pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda path: path.stem)
 def test_a_launcher_passes_device_and_all_flags_on_from_any_folder(launcher, fake_python, tmp_path):
     name, device = launcher.stem.rsplit("_", 1)
-    done = run(launcher, "--ckpt_path", "a b.ckpt", "--lr_max=0.1", "--overwrite", cwd=tmp_path, PYTHON=fake_python)
+    done = run(launcher, "--config", "squeezenet a.yaml", "--lr_max=0.1", "--overwrite", cwd=tmp_path, PYTHON=fake_python)
     assert done.returncode == 0, done.stderr
     if name == DISTRIBUTED:  # Its module says the rest to train.py (tests/launching/test_launch.py).
         start = ["-m", "src.launching.launch", "--start_folder", str(tmp_path), "--device_target", DEVICES[device]]
     else:
         start = [str(ROOT / PROGRAMS[name]), "--device_target", DEVICES[device], "--strict_device"]
-    assert done.stdout.splitlines() == [*start, "--ckpt_path", "a b.ckpt", "--lr_max=0.1", "--overwrite"]
+    assert done.stdout.splitlines() == [*start, "--config", "squeezenet a.yaml", "--lr_max=0.1", "--overwrite"]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "flags"),
+    [
+        (
+            "standalone_train",
+            "squeezenet cifar10 3 ./data",
+            "--config squeezenet_cifar10_zoo --data_path ./data --device_id 3",
+        ),
+        (
+            "standalone_train",
+            "squeezenet_residual imagenet 0 /d a.ckpt",
+            "--config squeezenet_imagenet_simple_bypass --data_path /d --pretrained a.ckpt --device_id 0",
+        ),
+        (
+            "distribute_train",
+            "squeezenet cifar10 table.json ./data",
+            "--config squeezenet_cifar10_zoo --data_path ./data",
+        ),
+        (
+            "distribute_train",
+            "table.json squeezenet_residual cifar10 ./data a.ckpt",
+            "--config squeezenet_residual_cifar10_zoo --data_path ./data --pretrained a.ckpt",
+        ),
+        ("eval", "squeezenet imagenet 1 /d a.ckpt", "--ckpt_path a.ckpt --data_path /d --device_id 1"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", "_ascend", "_gpu"])
+def test_the_model_zoos_arguments_become_flags_which_are_said(fake_python, script, arguments, flags, suffix):
+    done = run(ROOT / "scripts" / f"run_{script}{suffix}.sh", *arguments.split(), PYTHON=fake_python)
+    assert done.returncode == 0, done.stderr
+    words = [Path(word).stem if word.endswith(".yaml") else word for word in done.stdout.split()]
+    assert " ".join(words).endswith(flags)
+    assert done.stderr.startswith("in this project: bash ") and flags.split()[-1] in done.stderr
+    for config in (word for word in done.stdout.split() if word.endswith(".yaml")):
+        assert Path(config).is_file()
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "problem"),
+    [
+        ("standalone_train", "squeezenet cifar10 0", "the model zoo's arguments are NET DATASET DEVICE_ID DATA [CKPT]"),
+        ("standalone_train", "squeezenet mnist 0 ./data", "squeezenet mnist: the model zoo has squeezenet"),
+        ("eval", "squeezenet cifar10 0 ./data", "a checkpoint is missing"),
+    ],
+)
+def test_the_model_zoos_arguments_that_are_wrong_are_one_line(fake_python, script, arguments, problem):
+    done = run(ROOT / "scripts" / f"run_{script}.sh", *arguments.split(), PYTHON=fake_python)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"error: {problem}") and len(done.stderr.splitlines()) == 1
 
 
 def test_a_launcher_exits_with_the_status_of_the_program(fake_python):
