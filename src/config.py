@@ -182,7 +182,7 @@ class OptimizerConfig:
     """weight decay on biases too; batch norm parameters never have it, as MindSpore has it"""
     freeze: List[str] = dataclasses.field(default_factory=list)
     """layers of the pretrained network, or the whitened stem, that stay as they are: features, or some of those that
-    `python -m src.network.summary` lists, as features.0, or a range, as features.0-4"""
+    `python -m src.summary` lists, as features.0, or a range, as features.0-4"""
     lr_layer_decay: Ratio = 1.0
     """learning rate of a layer in proportion to that of the layer above; the last has that of the schedule"""
     label_smoothing: Share = 0.0

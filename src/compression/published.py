@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.conversion import names
 from src.errors import UserError
+from src.network.convolutions import convolutions
 
 SUFFIX = ".net"
 CLASSES = 1000
@@ -34,7 +34,7 @@ class Layer(NamedTuple):
 
 def layers() -> list[Layer]:
     """Return the 26 convolutions in the file's order, which is the network's."""
-    return [Layer(convolution.layer, convolution.shape) for convolution in names.convolutions(**MODEL)]
+    return [Layer(convolution.layer, convolution.shape) for convolution in convolutions(MODEL)]
 
 
 def read_published(path: str | Path) -> dict[str, np.ndarray]:

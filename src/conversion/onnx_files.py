@@ -12,10 +12,11 @@ from mindspore import Tensor
 from onnx import numpy_helper
 
 from src.checkpoint import ModelCard
-from src.conversion.names import FIRST_FIRE, NAMINGS
+from src.conversion.names import NAMINGS
 from src.conversion.source import Foreign, read_bytes, to_float32
 from src.exported import read_spec, spec_path
 from src.inference import softmax
+from src.network.convolutions import FIRST_FIRE
 from src.squeezenet import SqueezeNet
 
 # What a SqueezeNet is exported as.

@@ -9,7 +9,8 @@ import pytest
 
 from src.checkpoint import weights_of
 from src.conversion.converting import import_network
-from src.squeezenet import VERSIONS, Pool
+from src.network.convolutions import layers_of
+from src.network.design_space import Pool
 from tests.conversion.conftest import config, random_tensors
 from tests.made_data import refusal
 
@@ -71,7 +72,7 @@ def caffemodel(bypass=False, pad=0, final_relu=True, old=False, floor=False, fir
     made.convolution("conv1", stride=stride)
     made.add("ReLU", "relu_conv1")
     fire = 1
-    for i, layer in enumerate(VERSIONS["1_1"][1]):
+    for i, layer in enumerate(layers_of({"version": "1_1"})[1]):
         if isinstance(layer, Pool):
             if i or first_pool:
                 made.pool(f"pool{i}", number(13, 1) if floor else b"")
