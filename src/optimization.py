@@ -8,20 +8,18 @@ from mindspore import Model, Tensor, nn
 
 from src.config import OptimizerConfig
 from src.errors import UserError
-from src.finetuning import lr_factors
 from src.job import ALONE, Job
 from src.loss import CrossEntropy
 from src.metrics import Classification
-from src.optimizers.muon import Muon
-from src.quiet import quiet
+from src.optimizers import OPTIMIZERS
+from src.optimizers.groups import parameter_groups
 
 
 def build_model(
     net: nn.Cell, loss: CrossEntropy, config: OptimizerConfig, rates: np.ndarray, job: Job = ALONE
 ) -> Model:
     """Return MindSpore's Model of a network, with its optimizer, precision and loss scale."""
-    optimizer = make_optimizer(net, config, rates)
-    scale = {}
+    optimizer, scale = make_optimizer(net, config, rates), {}
     if config.loss_scale == 0:
         scale["loss_scale_manager"] = ms.amp.DynamicLossScaleManager()
     elif config.loss_scale != 1:
@@ -32,44 +30,14 @@ def build_model(
 
 def make_optimizer(net: nn.Cell, config: OptimizerConfig, rates: np.ndarray) -> nn.Optimizer:
     """Return the optimizer of a network's parameters, with the learning rate of each step."""
-    common = {"learning_rate": Tensor(rates), "weight_decay": config.weight_decay}
-    if config.loss_scale not in (0, 1):
-        common["loss_scale"] = config.loss_scale
-    parameters = parameter_groups(net, config, rates)
-    if config.optimizer == "adam":
-        with quiet():  # nn.Adam makes operators for sparse gradients too, which MindSpore has deprecated.
-            return nn.Adam(parameters, **common)
-    if config.optimizer == "sgd":
-        return nn.SGD(parameters, **common)
-    if config.optimizer == "nesterov":
-        # Not nn.Momentum(use_nesterov=True), which on the CPU is momentum without Nesterov's part (2.8 and 2.10).
-        return nn.SGD(parameters, momentum=config.momentum, nesterov=config.momentum > 0, **common)
-    if config.optimizer == "muon":
-        return Muon(parameters, momentum=config.momentum, **common)
-    return nn.Momentum(parameters, momentum=config.momentum, **common)
-
-
-def parameter_groups(net: nn.Cell, config: OptimizerConfig, rates: np.ndarray) -> list:
-    """Return what an optimizer trains: all alike, or groups by weight decay and learning rate.
-
-    rates: learning rate of each step.
-    """
-    undecayed = (".gamma", ".beta") if config.decay_biases else (".bias", ".gamma", ".beta")
-    if (config.decay_biases or not config.weight_decay) and config.lr_layer_decay == 1:
-        return net.trainable_params()  # Of which MindSpore leaves out gamma and beta by itself.
-    factors = {} if config.lr_layer_decay == 1 else lr_factors(net, config.lr_layer_decay)
-    groups: dict[tuple, list] = {}
-    for parameter in net.trainable_params():
-        weight_decay = 0.0 if parameter.name.endswith(undecayed) else config.weight_decay
-        groups.setdefault((factors.get(parameter.name, 1), weight_decay), []).append(parameter)
-    return [
-        *(
-            {"params": parameters, "weight_decay": weight_decay}
-            | ({} if config.lr_layer_decay == 1 else {"lr": Tensor(rates * np.float32(factor))})
-            for (factor, weight_decay), parameters in groups.items()
-        ),
-        {"order_params": net.trainable_params()},
-    ]
+    parameters = parameter_groups(net, rates, config.weight_decay, config.decay_biases, config.lr_layer_decay)
+    return OPTIMIZERS[config.optimizer](
+        parameters,
+        Tensor(rates),
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        loss_scale=config.loss_scale or 1.0,
+    )
 
 
 def check_precision(config: OptimizerConfig, target: str) -> None:

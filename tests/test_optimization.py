@@ -8,7 +8,7 @@ from mindspore import Tensor
 from src.config import OptimizerConfig
 from src.errors import UserError
 from src.loss import CrossEntropy
-from src.optimization import build_model, check_precision, parameter_groups
+from src.optimization import build_model, check_precision
 from src.squeezenet import SqueezeNet
 
 RATES = np.array([0.1, 0.2, 0.3], np.float32)
@@ -38,59 +38,11 @@ def one_step(optimizer: OptimizerConfig, rate: float = 0.1) -> dict[str, np.ndar
         ms.set_context(mode=ms.GRAPH_MODE)
 
 
-def test_the_first_steps_of_the_optimizers_are_those_of_their_update_rules():
-    steps = {kind: one_step(OptimizerConfig(kind, weight_decay=0)) for kind in ("sgd", "momentum", "nesterov", "adam")}
-    for name, gradient_step in steps["sgd"].items():
-        assert np.abs(gradient_step).max() > 1e-6, name
-        np.testing.assert_allclose(steps["momentum"][name], gradient_step, rtol=1e-3, atol=1e-6, err_msg=name)
-        np.testing.assert_allclose(steps["nesterov"][name], 1.9 * gradient_step, rtol=1e-3, atol=1e-6, err_msg=name)
-        clear = np.abs(gradient_step) > 1e-5
-        np.testing.assert_allclose(
-            steps["adam"][name][clear], 0.1 * np.sign(gradient_step[clear]), rtol=2e-2, err_msg=name
-        )
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov"])
-def test_weight_decay_adds_its_share_of_each_parameter_to_the_gradient(optimizer):
-    plain = one_step(OptimizerConfig(optimizer, momentum=0.0, weight_decay=0))
-    decayed = one_step(OptimizerConfig(optimizer, momentum=0.0, weight_decay=0.5))
-    bias = "classifier.1.bias"
-    np.testing.assert_allclose(decayed[bias] - plain[bias], np.full(4, -0.1 * 0.5 * 0.5), atol=1e-5)
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov"])
-def test_decay_biases_false_leaves_biases_without_weight_decay_and_decays_the_weights(optimizer):
-    plain = one_step(OptimizerConfig(optimizer, weight_decay=0))
-    decayed = one_step(OptimizerConfig(optimizer, weight_decay=0.5, decay_biases=False))
-    for name, step in plain.items():
-        if name.endswith(".bias"):
-            np.testing.assert_allclose(decayed[name], step, atol=1e-6, err_msg=name)
-        else:
-            assert np.abs(decayed[name] - step).max() > 1e-4, name
-
-
 @pytest.mark.parametrize("optimizer", ["momentum", "muon"])
 def test_a_loss_scale_does_not_change_the_step(optimizer):
     plain, scaled = (one_step(OptimizerConfig(optimizer, loss_scale=scale, amp_level="O0")) for scale in (1.0, 1024.0))
     for name, step in plain.items():
         np.testing.assert_allclose(scaled[name], step, rtol=1e-3, atol=1e-6, err_msg=name)
-
-
-def test_parameter_groups_put_biases_and_batch_norm_apart_and_lose_none():
-    net = SqueezeNet(10, "cifar", batch_norm="squeeze")
-    decayed, plain, order = parameter_groups(net, OptimizerConfig(decay_biases=False, weight_decay=0.1), RATES)
-    endings = {p.name.rsplit(".", 1)[1] for p in plain["params"]}
-    assert endings == {"bias", "gamma", "beta"} and plain["weight_decay"] == 0
-    assert {p.name.rsplit(".", 1)[1] for p in decayed["params"]} == {"weight"} and decayed["weight_decay"] == 0.1
-    names = [p.name for p in net.trainable_params()]
-    assert sorted(p.name for group in (decayed, plain) for p in group["params"]) == sorted(names)
-    assert [p.name for p in order["order_params"]] == names
-
-
-@pytest.mark.parametrize("decay", [{"decay_biases": True}, {"decay_biases": False, "weight_decay": 0.0}])
-def test_parameter_groups_are_one_where_all_are_treated_alike(decay):
-    net = SqueezeNet(10, "cifar")
-    assert parameter_groups(net, OptimizerConfig(**decay), RATES) == net.trainable_params()
 
 
 @pytest.mark.parametrize(
