@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
+from typing import Iterator
+
 import mindspore as ms
 import numpy as np
 from mindspore import Model, Tensor, nn
@@ -11,6 +16,7 @@ from src.errors import UserError
 from src.job import ALONE, Job
 from src.loss import CrossEntropy
 from src.metrics import Classification
+from src.network.input_layer import InputLayer
 from src.optimizers import OPTIMIZERS
 from src.optimizers.groups import parameter_groups
 
@@ -24,8 +30,27 @@ def build_model(
         scale["loss_scale_manager"] = ms.amp.DynamicLossScaleManager()
     elif config.loss_scale != 1:
         scale["loss_scale_manager"] = ms.amp.FixedLossScaleManager(config.loss_scale, drop_overflow_update=False)
-    metrics = {"evaluation": Classification(job)}
-    return Model(net, loss, optimizer, metrics=metrics, amp_level=config.amp_level, **scale)
+    metrics, names = {"evaluation": Classification(job)}, [parameter.name for parameter in net.get_parameters()]
+    with _rewriting_elsewhere() if config.amp_level == "O1" else contextlib.nullcontext() as folder:
+        model = Model(net, loss, optimizer, metrics=metrics, amp_level=config.amp_level, **scale)
+    model.train_network.rewritten = folder  # Read again when that is compiled, and removed with it.
+    for parameter, name in zip(net.get_parameters(), names):
+        parameter.name = name  # O1 renames those of a network within another, and checkpoints go by names.
+    for _, cell in net.cells_and_names():
+        if isinstance(cell, InputLayer):
+            cell.to_float(ms.float32)  # O2 and O3 make all of the network float16.
+    return model
+
+
+@contextlib.contextmanager
+def _rewriting_elsewhere() -> Iterator[tempfile.TemporaryDirectory]:
+    """Give a temporary folder to what MindSpore's rewriting for O1 writes into the current one."""
+    folder, before = tempfile.TemporaryDirectory(prefix="rewritten_network_"), os.getcwd()
+    os.chdir(folder.name)
+    try:
+        yield folder
+    finally:
+        os.chdir(before)
 
 
 def make_optimizer(net: nn.Cell, config: OptimizerConfig, rates: np.ndarray) -> nn.Optimizer:
