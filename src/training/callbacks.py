@@ -226,6 +226,6 @@ class DeadStartWarning(Callback):
             self._said = True
             relu = "--final_relu false, " if self.final_relu else ""
             self.say(
-                f"warning: {what} {self.level:.4f}, that of logits of zero. What helps: {relu}--batch_norm squeeze, a lower "
-                "--lr_max, more --warmup_epochs, another --seed"
+                f"warning: {what} {self.level:.4f}, that of logits of zero. What helps: {relu}--batch_norm squeeze, a "
+                "lower --lr_max, more --warmup_epochs, another --seed"
             )

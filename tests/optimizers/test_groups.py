@@ -8,7 +8,7 @@ import pytest
 from src.config import OptimizerConfig
 from src.optimizers.groups import layer_factors, parameter_groups
 from src.squeezenet import SqueezeNet
-from tests.test_optimization import RATES, one_step
+from tests.training.steps import RATES, one_step
 
 
 def net_of_two_fires() -> SqueezeNet:
