@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from src.cli.errors import UserError
 from src.cli.signals import Interrupted
 from src.config import with_keys
+from src.training.resume import newest, read_saved
 from src.training.run import train
 from tests.programs import ROOT
 from tests.runs import SMALL, assert_same, configuration, content, metrics_rows, stop_at, without_pictures
@@ -223,8 +225,6 @@ def test_checkpoints_of_another_run_in_the_folder_are_refused(copy, tmp_path):
 
 
 def test_another_number_of_devices_goes_on_from_an_epochs_end(stopped):
-    from src.training.resume import newest
-
     assert newest(stopped / "checkpoints", 1)[0].state.step == 6
     assert newest(stopped / "checkpoints", 2)[0].state.step == 4
 
@@ -285,21 +285,29 @@ def test_a_signal_lets_the_step_end_saves_and_exits_with_its_status(tmp_path, nu
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path, faults):
-    whole = program(tmp_path / "whole")
+    whole, run = program(tmp_path / "whole"), tmp_path / "run"
     assert whole.wait(timeout=300) == 0
-    chance = random.Random(0)
-    with faults("SIGKILLs of a training", "ended bit-identical") as inject:
+    chance, reached = random.Random(0), [0]
+    with faults("SIGKILLs of a training", "left no less than there was before") as inject:
         for _ in range(6):
-            process = program(tmp_path / "run", "--resume")
-            wait_for(process, "step ")
-            time.sleep(chance.uniform(0, 2))
+            process = program(run, "--resume")
+            # Log lines come every third step, of 120; the run must not be over before it is killed.
+            wait_for(process, f"step {3 * (reached[-1] // 3 + chance.randint(1, 4))}/")
+            time.sleep(chance.uniform(0, 0.05))
             process.kill()
             process.communicate()
-        for _ in range(6):
-            with inject.fault("killed in a random moment"):
-                if not (tmp_path / "run" / "result.json").exists():
-                    assert program(tmp_path / "run", "--resume").communicate(timeout=300) and True
-                assert_same(tmp_path / "run", tmp_path / "whole")
+            with inject.fault(f"killed after step {reached[-1]}"):
+                assert process.returncode == -signal.SIGKILL, "over before it was killed"
+                assert not (run / "result.json").exists()
+                saved = [read_saved(file).state.step for file in (run / "checkpoints").glob("SqueezeNet-*.ckpt")]
+                reached.append(max(saved, default=0))
+                assert reached[-1] >= reached[-2]
+    assert reached[-1] > 0
+    last = program(run, "--resume")
+    _, errors = last.communicate(timeout=300)
+    assert last.returncode == 0, errors
+    assert_same(run, tmp_path / "whole")
+    assert set(json.loads((run / "result.json").read_text())["resumed_at_steps"]) <= set(reached)
 
 
 @pytest.mark.slow
