@@ -205,7 +205,7 @@ def test_ctrl_c_ends_training_with_one_word_and_no_traceback(tmp_path):
             if line.startswith("step "):
                 process.send_signal(signal.SIGINT)
                 break
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate()
     assert process.returncode == 128 + signal.SIGINT
     assert errors.split("\n") == ["", "stopping after this step; once more to stop at once", "interrupted", ""]
     assert (Path(tmp_path) / "run" / "train.log").is_file()

@@ -20,8 +20,6 @@ from PIL import Image
 
 from tests.programs import one_line_error
 
-SECONDS = 60
-
 
 def strange_contents(models: SimpleNamespace) -> dict[str, bytes]:
     """What may lie under the name of a model and is none; the models themselves under their kind."""
@@ -325,5 +323,5 @@ def test_the_programs_themselves_end_in_one_line_and_do_not_wait(faults, script,
     with faults("files that are none, given to the programs", "one line, exit code 2") as inject:
         for what, (name, arguments) in runs.items():
             with inject.fault(what):
-                one_line_error(script(name, *arguments, cwd=place, timeout=SECONDS))
+                one_line_error(script(name, *arguments, cwd=place))
                 assert sorted(place.iterdir()) == before
