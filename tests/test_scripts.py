@@ -61,7 +61,9 @@ def test_a_launcher_exits_with_the_status_of_the_program(fake_python):
 
 
 @pytest.mark.parametrize(
-    "script", [*LAUNCHERS, *(ROOT / "scripts" / name for name in ("quickstart.sh", "test.sh"))], ids=lambda p: p.stem
+    "script",
+    [*LAUNCHERS, *(ROOT / "scripts" / name for name in ("quickstart.sh", "test.sh", "test_versions.sh"))],
+    ids=lambda p: p.stem,
 )
 def test_help_shows_the_head_comment_without_running_anything(script, fake_python):
     done = run(script, "--help", PYTHON=fake_python)
