@@ -14,6 +14,7 @@ from tests.programs import ROOT
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 LAUNCHERS = [path for path in SCRIPTS if path.name.startswith("run_") and path.name != "run_program.sh"]
+OTHERS = [ROOT / "scripts" / name for name in ("quickstart.sh", "test.sh", "test_versions.sh")]
 PROGRAMS = {"run_standalone_train": "train.py", "run_eval": "eval.py", "run_export": "export.py"}
 DISTRIBUTED = "run_distribute_train"
 DEVICES = {"ascend": "Ascend", "gpu": "GPU", "cpu": "CPU"}
