@@ -15,6 +15,7 @@ from src.dataset.mindrecord import DESCRIPTION, MAX_ROW_BYTES, SCHEMA, SUFFIX
 from src.dataset.source import FileSource, printable
 from src.dataset.splits import open_source, splits
 from src.files.atomic import sync_folder, write_json
+from src.files.bounded import open_file
 
 _BATCH = 64  # Rows handed to the writer together.
 
@@ -70,7 +71,7 @@ def _rows(source: FileSource, indices: range, config) -> Iterator[dict]:
     for index in indices:
         file = source.file(index)
         try:
-            with open(file, "rb") as stream:
+            with open_file(file) as stream:
                 content = stream.read(MAX_ROW_BYTES + 1)
             problem = "" if content else "is empty"
             problem = problem or ("is larger than a page of MindRecord" if len(content) > MAX_ROW_BYTES else "")

@@ -17,7 +17,7 @@ from src.dataset.image_folder import image_files
 from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import load_image, printable
 from src.devices.device import select_device
-from src.files.atomic import write_json
+from src.files.atomic import write_json, written
 from src.files.run_folder import output_folder
 from src.inference.exported_model import ExportedModel, read_spec
 
@@ -111,7 +111,7 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
     )
     folder = Path(config.output_path)
     results, features, shown, overlays = [], [], [], []
-    with output_folder(folder):
+    with output_folder(folder, PREDICTIONS, GALLERY, *([FEATURES] if config.features else [])):
         for batch in _batches(files, config.batch_size, classifier.prepare, len(files) + len(missing)):
             outputs = classifier([read.inputs for read in batch])
             features += [outputs.features.asnumpy()] if config.features else []
@@ -134,9 +134,8 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
 
 
 def _write_features(path: Path, files: np.ndarray, features: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}")
-    np.savez(temporary, files=files, features=features)
-    os.replace(temporary, path)
+    with written(path) as temporary:
+        np.savez(temporary, files=files, features=features)
 
 
 def _write_gallery(path: Path, shown: list[np.ndarray], overlays: list[np.ndarray], predicted: list[str]) -> None:

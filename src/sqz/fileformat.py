@@ -29,6 +29,7 @@ _CHECKSUM = struct.Struct("<I")
 MAX_LANES = 4096
 # Bounds on what a file may claim, far above any SqueezeNet, so that a wrong number cannot ask for all memory.
 MAX_WEIGHTS, MAX_TENSORS, MAX_DIMENSIONS, MAX_CARD = 1 << 26, 1 << 16, 8, 1 << 24
+MAX_BYTES = 5 * MAX_WEIGHTS + MAX_CARD  # Of the file.
 # Symbols a lane; fewer would make the lanes' states a notable share of the file, more would make numpy slow.
 _SYMBOLS_A_LANE = 1024
 

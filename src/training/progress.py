@@ -16,6 +16,7 @@ from src.devices.processes import ProcessGroup
 from src.loss import CrossEntropy
 from src.training.callbacks import Evaluator
 
+MAX_HISTORY_BYTES = 1 << 30
 HISTORY_COLUMNS = ("step", "epoch", "lr", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
 
 
@@ -59,12 +60,18 @@ class History:
 
 
 def read_history(text: str) -> list[dict]:
-    """Return the rows of History in a text of metrics.csv."""
+    """Return the rows of History in a text of metrics.csv. Raises ValueError for another text."""
     whole = {"step", "epoch"}
-    return [
-        {name: int(value) if name in whole else float(value) for name, value in row.items() if value}
-        for row in csv.DictReader(text.splitlines())
-    ]
+    reader = csv.DictReader(text.splitlines())
+    if not whole <= set(reader.fieldnames or whole) <= set(HISTORY_COLUMNS):
+        raise ValueError("its columns are others")
+    try:
+        return [
+            {name: int(value) if name in whole else float(value) for name, value in row.items() if value}
+            for row in reader
+        ]
+    except (csv.Error, TypeError) as error:
+        raise ValueError("it is no table") from error
 
 
 class ProgressLogger(Callback):

@@ -12,12 +12,13 @@ import numpy as np
 from mindspore import Model, Tensor, nn
 from mindspore.train import Callback
 
-from src.checkpoint import CARD_KEY, not_finite, read_checkpoint, read_json, save_checkpoint
+from src.checkpoint import not_finite, read_card, read_checkpoint, read_json, save_checkpoint
 from src.cli import signals
 from src.cli.errors import UserError
 from src.cli.signals import Interrupted
 from src.config import RUN_CONFIG, TrainConfig, changed_keys, parse_train
 from src.devices.processes import ProcessGroup, set_vector, vector
+from src.files.atomic import remove_leftovers
 from src.model_card import ModelCard
 from src.training.write_failures import Writing
 
@@ -163,8 +164,7 @@ def newest(folder: Path, devices: int) -> tuple[Saved | None, list[tuple[Path, b
     Those that cannot be read are named and passed over. Another number of devices goes on from an epoch's end.
     Raises UserError when there are checkpoints, and none can be used.
     """
-    for half_written in folder.glob(f".{CHECKPOINT_PREFIX}-*"):
-        half_written.unlink()
+    remove_leftovers(folder)
     paths, found = list(folder.glob(f"{CHECKPOINT_PREFIX}-*.ckpt")), []
     for path in paths:
         try:
@@ -192,9 +192,9 @@ def read_saved(path: Path) -> Saved:
     parameters = read_checkpoint(path)
     try:
         state = State(**read_json(parameters, STATE_KEY))
-        return Saved(path, state, ModelCard.from_json(read_json(parameters, CARD_KEY)), parameters)
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: it says nothing of the run that it belongs to") from None
+    return Saved(path, state, read_card(parameters, path), parameters)
 
 
 def begun_run(folder: Path, job: ProcessGroup) -> TrainConfig | None:

@@ -185,7 +185,7 @@ def test_a_missing_file_is_one_line_and_exit_code_2(folder, script):
     done = script("compress.py", "--decompress", "missing.sqz", cwd=folder)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: missing.sqz: cannot read it")
+    assert line.startswith("error: missing.sqz: cannot be read")
 
 
 def test_labels_that_do_not_fit_are_named(folder):

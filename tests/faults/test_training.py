@@ -133,7 +133,7 @@ GROWTH = """
     from src.training.run import train
     from tests.training.test_run import configuration
 
-    visualize._save = lambda figure, path: None
+    visualize.save = lambda figure, path: None
     process, seen = psutil.Process(), {}
     original = StepCounter.on_train_step_end
 

@@ -50,7 +50,7 @@ def digits(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Leave out the galleries, which take as long as all the rest."""
-    monkeypatch.setattr("src.visualize._save", lambda figure, path: None)
+    monkeypatch.setattr("src.visualize.save", lambda figure, path: None)
 
 
 def classify(digits, output: Path, model: str = "ckpt", images=None, **keys) -> tuple:

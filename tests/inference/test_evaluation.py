@@ -28,7 +28,7 @@ def tiny():
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr("src.visualize._save", lambda figure, path: None)
+    monkeypatch.setattr("src.visualize.save", lambda figure, path: None)
 
 
 @pytest.fixture(scope="module")

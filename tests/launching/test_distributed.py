@@ -88,7 +88,7 @@ from src.training.resume import Checkpoints
 
 rank, step, plans, stop = int(os.environ["RANK_ID"]), 0, [], None
 check_precision, prepare, step_end = plan_module.check_precision, training.prepare, Checkpoints.on_train_step_end
-visualize._save = lambda figure, path: None
+visualize.save = lambda figure, path: None
 progress.time = SimpleNamespace(perf_counter=lambda: float(step))
 
 def keeping(config):
