@@ -11,6 +11,7 @@ from typing import Any, Mapping, Tuple
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
+from mindspore.nn.utils import no_init_parameters
 
 from src.cli.errors import UserError, first_line
 from src.devices.silence import quiet, silent
@@ -100,8 +101,9 @@ def build_network(
     Raises UserError, which says that they are from `path`, when they do not fit.
     """
     try:
-        net = card.build()
-    except (ValueError, TypeError, KeyError) as error:
+        with no_init_parameters():  # The file's card could ask for any amount of memory, and the file's weights come.
+            net = card.build()
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise unreadable_card(path, error) from None
     given = {name: p if isinstance(p, ms.Parameter) else ms.Parameter(p, name=name) for name, p in parameters.items()}
     load_weights(net, given, path)

@@ -295,6 +295,8 @@ def _shrink_residuals(fires: list[Fire]) -> None:
     """Let what Fire modules add to their shortcuts start so small that the sum of all is as large as one alone."""
     for fire in fires:
         for expand in (fire.expand1x1, fire.expand3x3):
+            if expand.conv.weight.has_init:  # Its values are still to come, from a checkpoint.
+                continue
             expand.conv.weight.set_data(expand.conv.weight / len(fires) ** 0.5)
 
 

@@ -53,9 +53,8 @@ def read_onnx(path: Path) -> Foreign:
     card = None
     if spec_path(path).is_file():
         spec = read_spec(path)
-        card = ModelCard.read(
-            {field.name: spec.get(field.name) for field in dataclasses.fields(ModelCard)}, spec_path(path)
-        )
+        names = [field.name for field in dataclasses.fields(ModelCard) if field.name in spec]
+        card = ModelCard.read({name: spec[name] for name in names}, spec_path(path))
     return Foreign(tensors, facts, card, size, lambda net: _check(net, content, (batch, 3, size, size)))
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import shutil
 import stat
 import tempfile
 from pathlib import Path
-from typing import Any, Iterator, TextIO
+from typing import Any, Iterator, Mapping, TextIO
+
+import numpy as np
 
 from src.cli.errors import UserError, first_line
 
@@ -96,6 +99,13 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by name as numpy's .npz."""
+    stream = io.BytesIO()  # numpy prints a traceback of its own where a disk is full.
+    np.savez(stream, **arrays)
+    write_bytes(path, stream.getvalue())
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -45,7 +45,7 @@ def read_spec(model_path: Path) -> dict[str, Any]:
         spec = json.loads(content)
         _check(spec)
         return spec
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         raise UserError(f"{path}: not the specification that export.py writes; export the model again") from None
 
 

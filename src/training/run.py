@@ -22,11 +22,13 @@ from src.inference.evaluation import evaluate
 from src.training.plan import (
     BATCH_PICTURE,
     BEST,
+    CHECKPOINTS,
     LAST,
     PREDICTIONS_PICTURE,
     RATE_PICTURE,
     RESULT,
     RUN_ENTRIES,
+    SCALARS,
     Plan,
     initialize_weights,
     prepare,
