@@ -43,6 +43,8 @@ class ModelCard:
         texts = (card.dataset, card.mindspore_version, card.configuration)
         if not (all(isinstance(text, str) for text in texts) and 0 <= card.val_split < 1):
             raise ValueError("it says nothing of the training images")
+        if not all(value is None or isinstance(value, (str, int, float)) for value in card.model.values()):
+            raise ValueError("an argument of its network is a list")
         named = isinstance(card.classes, list) and all(isinstance(name, str) for name in card.classes)
         if not named or card.model.get("num_classes") != len(card.classes):
             raise ValueError("its classes are not those of its network")
