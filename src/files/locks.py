@@ -44,7 +44,8 @@ def held(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # The folder may be gone, or read-only by now.
+                    path.unlink()
             return
         finally:
             os.close(descriptor)

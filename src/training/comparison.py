@@ -33,10 +33,7 @@ def accuracy_over_time(folder: Path) -> list[tuple[float, float]]:
     Raises UserError for a folder without a run, and for a run that has neither.
     """
     from src.training.plan import METRICS
-    from src.training.progress import (  # Here, because MindSpore takes seconds to import.
-        MAX_HISTORY_BYTES,
-        read_history,
-    )
+    from src.training.progress import MAX_HISTORY_BYTES, read_history  # MindSpore takes seconds to import.
 
     file = folder / METRICS
     try:

@@ -55,7 +55,7 @@ RECIPES: dict[str, dict] = {
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(visualize, "_save", lambda figure, path: None)
+    monkeypatch.setattr(visualize, "save", lambda figure, path: None)
 
 
 def stop_at(monkeypatch, step: int | None) -> None:
@@ -133,7 +133,7 @@ def stopped(tmp_path_factory):
     """The folder of a run that was stopped at step 6, with checkpoints at steps 4 and 6; not to be changed."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(visualize, "_save", lambda figure, path: None)
+        patch.setattr(visualize, "save", lambda figure, path: None)
         stop_at(patch, 6)
         with pytest.raises(Interrupted):
             train(configuration(**SMALL, output_path=str(folder)))
@@ -190,10 +190,10 @@ def test_other_training_images_are_refused(copy):
 def test_a_complete_run_is_left_as_it_is(copy, capsys):
     folder, config = copy
     result = train(config)
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert train(config) == result
     assert "the run is complete; give more --epochs" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"} == before
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 def test_resume_without_a_run_starts_one(tmp_path, capsys):

@@ -29,7 +29,7 @@ from tests.training.test_run import configuration, metrics_rows
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(visualize, "_save", lambda figure, path: None)
+    monkeypatch.setattr(visualize, "save", lambda figure, path: None)
 
 
 def with_spikes(monkeypatch, *steps: int, height: float = 1e30) -> None:

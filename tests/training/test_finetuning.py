@@ -38,7 +38,7 @@ def net_of_two_fires() -> SqueezeNet:
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(visualize, "_save", lambda figure, path: None)
+    monkeypatch.setattr(visualize, "save", lambda figure, path: None)
 
 
 # Freezing
@@ -136,7 +136,7 @@ def tuned(tmp_path_factory):
     preprocessing = dataclasses.replace(plan.card.preprocessing, **OTHER)
     save_checkpoint(plan.net, folder / "pretrained.ckpt", dataclasses.replace(plan.card, preprocessing=preprocessing))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(visualize, "_save", lambda figure, path: None)
+        patch.setattr(visualize, "save", lambda figure, path: None)
         train(config)
     return SimpleNamespace(config=config, pretrained=plan.net, folder=folder)
 

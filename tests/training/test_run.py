@@ -73,7 +73,7 @@ def tiny():
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Leave out the pictures, which take as long as the training of a tiny run."""
-    monkeypatch.setattr(visualize, "_save", lambda figure, path: None)
+    monkeypatch.setattr(visualize, "save", lambda figure, path: None)
 
 
 def metrics_rows(folder: Path) -> list[dict]:
@@ -199,7 +199,7 @@ def overwritten(tmp_path_factory):
     for name in ("notes.txt", "best.ckpt", "predictions.png", "result.json", "checkpoints/SqueezeNet-9_9.ckpt"):
         (folder / name).write_text("old")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(visualize, "_save", lambda figure, path: None)
+        patch.setattr(visualize, "save", lambda figure, path: None)
         return folder, train(configuration(**BRIEF, output_path=str(folder), overwrite=True))
 
 

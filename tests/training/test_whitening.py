@@ -71,7 +71,7 @@ def test_images_smaller_than_the_filters_are_refused():
 
 
 def test_a_run_starts_with_it_keeps_it_when_frozen_and_goes_on_with_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(visualize, "_save", lambda figure, path: None)
+    monkeypatch.setattr(visualize, "save", lambda figure, path: None)
     brief = {**BRIEF, "batch_norm": "squeeze", "output_path": str(tmp_path / "run")}
     config = configuration(**brief, whiten_stem=True, freeze=["features.0"])
     config.check()
