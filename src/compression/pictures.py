@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from src.visualize import save
 
 # More lines than that would hide the histogram.
 _MOST_LINES = 256
@@ -30,7 +31,7 @@ def histograms(path: Path, layers: Sequence[tuple[str, np.ndarray, np.ndarray]])
         axes.set_title(title, fontsize=8)
         axes.tick_params(labelsize=6)
         axes.set_yticks([])
-    _save(figure, path)
+    save(figure, path)
 
 
 def layer_bytes(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -45,7 +46,7 @@ def layer_bytes(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     axes.set_xlabel("bytes")
     axes.tick_params(axis="y", labelsize=7)
     axes.grid(alpha=0.3, axis="x")
-    _save(figure, path)
+    save(figure, path)
 
 
 def curve(path: Path, points: Sequence[dict[str, Any]]) -> None:
@@ -64,11 +65,4 @@ def curve(path: Path, points: Sequence[dict[str, Any]]) -> None:
         axes.set_ylabel({"accuracy": "top-1 accuracy", "agreement": "top-1 agreement with the original"}.get(key, key))
         axes.grid(alpha=0.3)
         axes.legend()
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.tight_layout()
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=110, format=path.suffix[1:])
-    os.replace(temporary, path)
+    save(figure, path)

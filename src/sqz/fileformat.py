@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
 import numpy as np
 
@@ -28,7 +28,8 @@ _HEADER = struct.Struct("<8sHHIIIII")
 _CHECKSUM = struct.Struct("<I")
 MAX_LANES = 4096
 # Bounds on what a file may claim, far above any SqueezeNet, so that a wrong number cannot ask for all memory.
-MAX_WEIGHTS, MAX_TENSORS, MAX_DIMENSIONS, MAX_CARD = 1 << 26, 1 << 16, 8, 1 << 24
+MAX_WEIGHTS, MAX_TENSORS, MAX_DIMENSIONS, MAX_CARD = 1 << 26, 1 << 12, 8, 1 << 24
+MAX_BYTES = 5 * MAX_WEIGHTS + MAX_CARD  # Of the file.
 # Symbols a lane; fewer would make the lanes' states a notable share of the file, more would make numpy slow.
 _SYMBOLS_A_LANE = 1024
 
@@ -87,15 +88,6 @@ def decode(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return parameters, card
 
 
-def read_card(data: bytes) -> dict[str, Any]:
-    """Return the card of a file alone. Raises FormatError as decode does."""
-    _, length, text_length, card_length, *_ = _checked_header(data)
-    end = length - _CHECKSUM.size
-    if card_length > end - _HEADER.size:
-        raise FormatError("its parts are larger than the file")
-    return _card(data[end - card_length : end], text_length)
-
-
 def _checked_header(data: bytes) -> tuple[int, ...]:
     """Return the number of lanes and the lengths of a file that is whole."""
     if not data:
@@ -132,13 +124,14 @@ def _card(packed: bytes, length: int) -> dict[str, Any]:
     return card
 
 
-def _tables(alphabets: list[int], root: np.ndarray, decoder: Decoder) -> list[Table]:
-    """Return the tables of all segments, whose levels are the first thing coded."""
+def _tables(alphabets: list[int], root: np.ndarray, decoder: Decoder) -> Iterator[Table]:
+    """Return the tables of all segments, whose levels are the first thing coded.
+
+    They are made one by one: all together take a thousand times the memory of the file.
+    """
     total = sum(alphabets)
-    if not total:
-        return []
-    levels = decoder.segment(total, Table(frequencies_of(root)))
-    return [Table(frequencies_of(levels_of(part))) for part in np.split(levels, np.cumsum(alphabets)[:-1])]
+    levels = decoder.segment(total, Table(frequencies_of(root))) if total else np.zeros(0, np.uint16)
+    return (Table(frequencies_of(levels_of(part))) for part in np.split(levels, np.cumsum(alphabets)[:-1]))
 
 
 def _lanes(symbols: int) -> int:
