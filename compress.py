@@ -22,10 +22,10 @@ def main() -> int:
     signals.watch()
     configuration = parse_compress(sys.argv[1:], "Compress a network.")
 
-    from src.compression.compressing import compress, decompress  # After the arguments are checked.
+    from src.compression.compress import compress, decompress  # After the arguments are checked.
     from src.compression.int8 import comparison_table
     from src.compression.report import table
-    from src.compression.steps import step_line
+    from src.compression.pipeline import step_line
 
     if configuration.compress.decompress:
         print(f"checkpoint: {decompress(configuration.compress)}")

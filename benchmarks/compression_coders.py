@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 import src  # noqa: F401  Before mindspore, as every entry point does.
-from src.compression.compressing import convolutions
+from src.compression.compress import convolutions
 from src.compression.reading import read_weights
-from src.compression.share import share
+from src.compression.quantize import quantize
 from src.sqz.fileformat import decode, pack
 from src.sqz.layout import Layout, lay_out
 from src.sqz.tables import entropy_bits, frequencies_of
@@ -161,7 +161,7 @@ def main() -> None:
     parameters, _ = read_weights(arguments.ckpt_path)
     if arguments.bits:
         for name in convolutions(parameters):
-            parameters[name] = share(parameters[name], arguments.bits)
+            parameters[name] = quantize(parameters[name], arguments.bits)
     layout = lay_out(parameters)
     data, plain = pack(layout), plain_bytes(layout)
     least = sum(entropy_bits(s.counts) for s in layout.segments) / 8 + len(layout.raw)

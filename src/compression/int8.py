@@ -10,7 +10,7 @@ from typing import Any, Callable, Iterable, Mapping, Optional
 
 import numpy as np
 
-from src.compression.measuring import Measure
+from src.compression.evaluator import Evaluator
 from src.config import DeviceConfig, ExportConfig
 from src.devices.silence import quiet, silent
 from src.files.atomic import write_json
@@ -88,7 +88,7 @@ def quantise(source: Path, target: Path, inputs: Iterable[np.ndarray]) -> None:
 
 
 def comparison(
-    models: tuple[ExportedModel, ExportedModel], compressed: Path, last_step: Mapping[str, Any], measure: Measure
+    models: tuple[ExportedModel, ExportedModel], compressed: Path, last_step: Mapping[str, Any], measure: Evaluator
 ) -> list[dict[str, Any]]:
     """Return bytes, milliseconds an image and accuracy of the float32 model, the int8 model and the compressed file.
 

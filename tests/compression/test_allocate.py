@@ -5,7 +5,7 @@ import pytest
 
 from src.compression.allocate import Curvature, allocate, codebook_at, descend
 from src.compression.prune import prune, sparsities_for
-from src.compression.share import histogram
+from src.compression.quantize import histogram
 from src.sqz.fileformat import encode
 
 
@@ -25,8 +25,8 @@ def test_a_higher_price_gives_fewer_bits_and_values_and_more_error(weights):
     found = []
     for price in (1e-4, 1e-2, 1.0):
         codebook, bits, total = codebook_at(*histogram(weights), 1.0, price, 256)
-        codes = ((weights.ravel()[:, None] - codebook) ** 2 + price * bits).argmin(1)
-        found.append((len(codebook), total, np.square(codebook[codes] - weights.ravel()).mean()))
+        indices = ((weights.ravel()[:, None] - codebook) ** 2 + price * bits).argmin(1)
+        found.append((len(codebook), total, np.square(codebook[indices] - weights.ravel()).mean()))
         assert (np.diff(codebook) > 0).all() and np.sum(2.0**-bits) < 1
     (values, bits, errors) = zip(*found)
     assert values[0] > values[1] > values[2] and bits[0] > bits[1] > bits[2] and errors[0] < errors[1] < errors[2]
@@ -73,6 +73,17 @@ def network():
         parameters[f"{name}.bias"] = random.standard_normal(64).astype(np.float32)
         curvatures[f"{name}.weight"] = Curvature(np.full(64, row), np.eye(289) / 289)
     return parameters, curvatures
+
+
+def test_a_target_just_below_the_largest_codebooks_is_reached(network):
+    parameters, curvatures = network
+
+    def size_of(found):
+        return len(encode(found))
+
+    largest = size_of(allocate(parameters, curvatures, 10**6, size_of))
+    for target in (largest, largest - 28, largest - largest // 100):
+        assert 0.995 * target < size_of(allocate(parameters, curvatures, target, size_of)) <= target
 
 
 def test_a_file_comes_close_below_its_target_and_bits_go_where_they_matter(network):

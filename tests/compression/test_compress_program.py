@@ -16,9 +16,9 @@ from PIL import Image
 
 from src.checkpoint import load_network, read_compressed, save_checkpoint
 from src.cli.errors import UserError
-from src.compression.compressing import compress, decompress, missed
+from src.compression.compress import compress, decompress, missed
 from src.compression.config import CompressConfig, Compression, MeasureConfig, RetrainConfig, parse_compress
-from src.compression.share import rounded
+from src.compression.quantize import round_bfloat16
 from src.config import DeviceConfig
 from src.dataset.preprocessing import Preprocessing
 from src.inference.exported_model import ExportedModel, read_spec
@@ -85,7 +85,7 @@ def test_each_layer_has_the_sparsity_and_the_bits_that_it_was_given(folder, comp
     assert card == folded_card
     for name, array in parameters.items():
         if array.ndim < 4:
-            np.testing.assert_array_equal(array, rounded(original[name]))
+            np.testing.assert_array_equal(array, round_bfloat16(original[name]))
             continue
         zero = 0.0 if name.startswith("classifier") else 0.5
         assert np.mean(array == 0) == pytest.approx(zero, abs=1 / array.size), name
@@ -189,7 +189,7 @@ def test_a_missing_file_is_one_line_and_exit_code_2(folder, script):
 
 
 def test_labels_that_do_not_fit_are_named(folder):
-    from src.compression.measuring import Measure
+    from src.compression.evaluator import Evaluator
 
     _, card = load_network(folder / "net.ckpt")
     for text, message in (
@@ -199,7 +199,7 @@ def test_labels_that_do_not_fit_are_named(folder):
     ):
         (folder / "wrong.csv").write_text(text)
         with pytest.raises(UserError, match=message):
-            Measure(MeasureConfig(images=str(folder / "photos"), labels=str(folder / "wrong.csv")), card)
+            Evaluator(MeasureConfig(images=str(folder / "photos"), labels=str(folder / "wrong.csv")), card)
 
 
 @pytest.fixture(scope="module")

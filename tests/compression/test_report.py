@@ -5,7 +5,7 @@ import pytest
 
 from src.compression.prune import prune
 from src.compression.report import ALEXNET_BYTES, layer_rows, table, totals
-from src.compression.share import share
+from src.compression.quantize import quantize
 from src.sqz.fileformat import encode, pack
 from src.sqz.layout import lay_out
 
@@ -15,8 +15,8 @@ def parameters():
     weights = np.random.RandomState(0).laplace(size=(64, 32, 3, 3)).astype(np.float32)
     half_the_kernels = weights * (np.arange(32) % 2).reshape(1, -1, 1, 1).astype(np.float32)
     return {
-        "a.weight": share(prune(half_the_kernels, sparsity=0.7), 5),
-        "b.weight": share(weights, 6),
+        "a.weight": quantize(prune(half_the_kernels, sparsity=0.7), 5),
+        "b.weight": quantize(weights, 6),
         "c.weight": weights[:8],
         "a.bias": weights[:, 0, 0, 0].copy(),
     }

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from src.compression.prune import prune
-from src.compression.share import share
+from src.compression.quantize import quantize
 from src.squeezenet import SqueezeNet
 from src.sqz.fileformat import MAX_WEIGHTS, decode, encode, read_card
 from src.sqz.layout import lay_out
@@ -32,8 +32,8 @@ def small_parameters():
     random = np.random.RandomState(0)
     weights = random.standard_normal((16, 8, 3, 3)).astype(np.float32)
     return {
-        "features.0.conv.weight": share(weights, 4),
-        "features.1.conv.weight": share(prune(weights, sparsity=0.7), 5),
+        "features.0.conv.weight": quantize(weights, 4),
+        "features.1.conv.weight": quantize(prune(weights, sparsity=0.7), 5),
         "features.1.conv.bias": random.standard_normal(16).astype(np.float32),
         "zeros": np.zeros((5, 7), np.float32),
         "ones": np.ones(64, np.float32),
@@ -92,7 +92,7 @@ def weights_of(arguments) -> dict[str, np.ndarray]:
 def check_bit_widths(parameters, widths):
     size = sum(array.nbytes for array in parameters.values())
     for bits in widths:
-        shared = {name: share(a, bits, "linear") if a.ndim == 4 else a for name, a in parameters.items()}
+        shared = {name: quantize(a, bits, "linear") if a.ndim == 4 else a for name, a in parameters.items()}
         data = encode(shared)
         assert_equal_bit_for_bit(decode(data)[0], shared)
         assert len(data) < size * (bits + 2) / 32
@@ -122,8 +122,8 @@ def test_the_file_is_within_two_percent_of_what_its_parts_claim(bits):
     random = np.random.RandomState(0)
     weights = random.laplace(size=(128, 64, 3, 3)).astype(np.float32)
     parameters = {
-        "weight": share(prune(weights, sparsity=0.6), bits),
-        "dense": share(weights[:32], bits),
+        "weight": quantize(prune(weights, sparsity=0.6), bits),
+        "dense": quantize(weights[:32], bits),
         "bias": random.standard_normal(128).astype(np.float32),
     }
     layout = lay_out(parameters)

@@ -9,10 +9,10 @@ from src.checkpoint import build_network, read_compressed, save_checkpoint
 from src.cli.errors import UserError
 from src.compression import int8
 from src.compression.config import CompressConfig, Compression
-from src.compression.measuring import Measure, make_measure
+from src.compression.evaluator import Evaluator, make_evaluator
 from src.compression.reading import read_weights
 from src.compression.report import layer_rows, totals
-from src.compression.steps import Parameters, Steps, accuracy, pruned, shared
+from src.compression.pipeline import Parameters, Steps, accuracy, pruned, shared
 from src.devices.device import select_device
 from src.files.atomic import write_bytes, write_json
 from src.files.run_folder import check_run_folder, make_run_folder, output_folder
@@ -41,7 +41,7 @@ def compress(configuration: Compression, say: Callable[[str], None] = print) -> 
     file = folder / f"{source.stem}{SUFFIX}"
     if measuring.images or measuring.dataset or config.target_bytes:
         select_device(device)
-    measure = make_measure(measuring, card)
+    measure = make_evaluator(measuring, card)
     if measure is None:
         say("no images are given (--images or --dataset): sizes only, no accuracy")
     onnx = [source.stem + ending for ending in (int8.FLOAT32_ENDING, int8.INT8_ENDING)]
@@ -119,7 +119,7 @@ def _curve(
     original: Parameters,
     card: ModelCard,
     config: CompressConfig,
-    measure: Optional[Measure],
+    measure: Optional[Evaluator],
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """Return size and accuracy for each bit width at each sparsity."""
