@@ -11,10 +11,12 @@ python convert.py --to torchvision squeezenet.pth --ckpt_path squeezenet.ckpt
 import sys
 
 from src.cli.errors import run
-from src.conversion.config import parse_convert
 
 
 def main() -> None:
+    # Here, so that Ctrl-C is one line while MindSpore is imported, which takes seconds.
+    from src.conversion.config import parse_convert
+
     config = parse_convert(sys.argv[1:], "Convert weights: --from FORMAT FILE, or --to FORMAT FILE, and --ckpt_path.")
 
     from src.conversion.converting import convert  # After the arguments are checked.

@@ -7,14 +7,17 @@ python eval.py --ckpt_path runs/squeezenet_cifar10/squeezenet.ckpt --data_path .
 import sys
 
 from src.cli.errors import run
-from src.config import DeviceConfig, EvalConfig, parse
 
 # Of more classes than fit on a screen or two, these many are shown.
 MOST_CLASSES, FEWEST = 100, 10
 
 
 def main() -> None:
-    config, device = parse(sys.argv[1:], "Evaluate a checkpoint.", EvalConfig, DeviceConfig)
+    # Here, so that Ctrl-C is one line while MindSpore is imported, which takes seconds.
+    from src.config import DeviceConfig, parse
+    from src.inference.config import CHECKPOINTS, EvalConfig
+
+    config, device = parse(sys.argv[1:], "Evaluate a checkpoint.", EvalConfig, DeviceConfig, positional=CHECKPOINTS)
 
     from src.inference.evaluation import evaluate_checkpoint  # After the arguments are checked.
 

@@ -7,11 +7,14 @@ python export.py --ckpt_path best.ckpt --file_format ONNX --dynamic_batch --uint
 import sys
 
 from src.cli.errors import run
-from src.config import DeviceConfig, ExportConfig, parse
 
 
 def main() -> None:
-    config, device = parse(sys.argv[1:], "Export a checkpoint.", ExportConfig, DeviceConfig)
+    # Here, so that Ctrl-C is one line while MindSpore is imported, which takes seconds.
+    from src.config import DeviceConfig, parse
+    from src.inference.config import CHECKPOINTS, ExportConfig
+
+    config, device = parse(sys.argv[1:], "Export a checkpoint.", ExportConfig, DeviceConfig, positional=CHECKPOINTS)
 
     from src.inference.export import export_checkpoint  # After the arguments are checked.
 

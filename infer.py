@@ -11,11 +11,14 @@ there was nothing to classify.
 import sys
 
 from src.cli.errors import run
-from src.config import DeviceConfig, InferConfig, parse
 
 
 def main() -> int:
-    config, device = parse(sys.argv[1:], "Classify images.", InferConfig, DeviceConfig)
+    # Here, so that Ctrl-C is one line while MindSpore is imported, which takes seconds.
+    from src.config import DeviceConfig, parse
+    from src.inference.config import MODELS_AND_IMAGES, InferConfig
+
+    config, device = parse(sys.argv[1:], "Classify images.", InferConfig, DeviceConfig, positional=MODELS_AND_IMAGES)
 
     from src.dataset.source import printable  # After the arguments are checked.
     from src.inference.classify import infer

@@ -7,10 +7,12 @@ python train.py --config config/squeezenet_imagenet_v1_0.yaml --dataset mindreco
 import sys
 
 from src.cli.errors import run
-from src.config import MindRecordConfig, parse
 
 
 def main() -> None:
+    # Here, so that Ctrl-C is one line while MindSpore is imported, which takes seconds.
+    from src.config import MindRecordConfig, parse
+
     (config,) = parse(sys.argv[1:], "Pack a data set of image files into MindRecord.", MindRecordConfig)
 
     from src.dataset.packing import pack  # After the arguments are checked.

@@ -9,14 +9,16 @@ import sys
 
 from src.cli import signals
 from src.cli.errors import run
-from src.config import parse_train
 
 
 def main() -> None:
     signals.watch()
+    # Here, so that Ctrl-C is one line while MindSpore is imported, which takes seconds.
+    from src.config import parse_train
+
     config = parse_train(sys.argv[1:], "Train a SqueezeNet.")
 
-    from src.training.run import train  # After the arguments are checked: MindSpore takes seconds to import.
+    from src.training.run import train  # After the arguments are checked.
 
     result = train(config)
     for split in ("validation", "test"):

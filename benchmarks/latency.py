@@ -43,8 +43,9 @@ def prepare(folder: Path, name: str) -> None:
     from mindspore import Tensor
 
     from src.checkpoint import save_checkpoint
-    from src.config import DeviceConfig, ExportConfig
+    from src.config import DeviceConfig
     from src.dataset.preprocessing import Preprocessing
+    from src.inference.config import ExportConfig
     from src.inference.export import export_checkpoint
     from src.model_card import ModelCard
 

@@ -15,8 +15,9 @@ import argparse
 import csv
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple, Sequence
+from typing import Callable, NamedTuple
 
 import numpy as np
 
@@ -28,11 +29,12 @@ import src  # noqa: F401  Before mindspore, as every entry point does.
 import mindspore as ms
 
 from src.checkpoint import load_network, save_checkpoint
-from src.config import DeviceConfig, ExportConfig
+from src.config import DeviceConfig
 from src.conversion.config import ConvertConfig
 from src.conversion.converting import import_network
 from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import load_image
+from src.inference.config import ExportConfig
 from src.inference.export import export_checkpoint
 from src.inference.exported_model import ExportedModel, read_spec
 

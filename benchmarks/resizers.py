@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from src.cli.errors import run
 from src.compression.photographs import open_photographs
 from src.compression.reading import read_weights
-from src.config import Resizer
 from src.dataset import evaluation_pipeline
+from src.keys import Resizer
 
 BATCH = 50
 

@@ -21,13 +21,11 @@ LAYERS = (
 MOST_MODULES, MOST_LINES, MOST_LINES_OF_THE_NETWORK = 12, 350, 200
 # What is not so yet; what has become so must leave these lists.
 KNOWN_IMPORTS: set[tuple[str, str]] = {
-    ("src.config", "src.compression.config"),
-    ("src.config", "src.conversion.config"),
     ("src.dataset", "src.config"),
     ("src.network.summary", "src.config"),
 }
-KNOWN_CIRCLES: set[frozenset[str]] = {frozenset(("src.compression.config", "src.config", "src.conversion.config"))}
-KNOWN_LARGE: set[str] = {"src.config", "src.squeezenet"}
+KNOWN_CIRCLES: set[frozenset[str]] = set()
+KNOWN_LARGE: set[str] = {"src.squeezenet"}
 
 
 def name_of(file: Path) -> str:

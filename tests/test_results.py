@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from src.checkpoint import load_network
-from src.config import DeviceConfig, EvalConfig, parse_train
+from src.config import DeviceConfig, parse_train
 from src.dataset.cifar10 import open_cifar10
+from src.inference.config import EvalConfig
 from src.inference.evaluation import evaluate_checkpoint
 from src.network.summary import summarize, totals
 from tests.programs import ROOT

@@ -48,7 +48,9 @@ def test_there_is_a_launcher_for_every_program_and_device():
 @pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda path: path.stem)
 def test_a_launcher_passes_device_and_all_flags_on_from_any_folder(launcher, fake_python, tmp_path):
     name, device = launcher.stem.rsplit("_", 1)
-    done = run(launcher, "--config", "squeezenet a.yaml", "--lr_max=0.1", "--overwrite", cwd=tmp_path, PYTHON=fake_python)
+    done = run(
+        launcher, "--config", "squeezenet a.yaml", "--lr_max=0.1", "--overwrite", cwd=tmp_path, PYTHON=fake_python
+    )
     assert done.returncode == 0, done.stderr
     if name == DISTRIBUTED:  # Its module says the rest to train.py (tests/launching/test_launch.py).
         start = ["-m", "src.launching.launch", "--start_folder", str(tmp_path), "--device_target", DEVICES[device]]

@@ -132,7 +132,7 @@ def allocate(
         size = size_of(found)
         files[log_price] = size, found
         fits = size <= target_bytes
-        if fits and size >= (1 - _CLOSE) * target_bytes or log_price == (_FREE if fits else _DEAREST):
+        if (fits and size >= (1 - _CLOSE) * target_bytes) or log_price == (_FREE if fits else _DEAREST):
             break
         low, high = (low, log_price) if fits else (log_price, high)
         # The rest of the file, positions and tables, hardly depends on the price.

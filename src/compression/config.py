@@ -1,88 +1,84 @@
-"""The configuration of compress.py."""
+"""Configuration of compress.py."""
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from typing import List, Literal, NamedTuple, Optional, Union, get_type_hints
+from typing import Literal, NamedTuple, Optional, get_type_hints
 
 from src.cli.errors import UserError
-from src.config import (
-    Amount,
-    Augmentation,
-    Count,
-    CountOrZero,
-    Dataset,
-    DeviceConfig,
-    Padding,
-    Share,
-    parse,
-)
+from src.cli.flags import limited
+from src.config import DeviceConfig, parse
+from src.keys import Amount, Augmentations, Count, CountOrZero, DataLoadingConfig, Dataset, Fraction, Padding
 
-Bits = Literal[1, 2, 3, 4, 5, 6, 7, 8]
+# Suffixes of what may stand without its flag.
+INPUTS = {".ckpt": "ckpt_path", ".sqz": "ckpt_path", ".net": "ckpt_path"}
+Bits = limited(int, "a whole number from 1 to 8", ge=1, le=8)
+
+
+class Choice(NamedTuple):
+    """Sparsity and bits of a convolution; None for no pruning and for no quantization."""
+
+    sparsity: Optional[float]
+    bits: Optional[int]
 
 
 @dataclasses.dataclass(frozen=True)
 class CompressConfig:
-    """What compress.py compresses, and how."""
+    """Compression: the network to compress, and how."""
 
     ckpt_path: Optional[str] = None
-    """what to compress: a checkpoint, a compressed file (.sqz), or the authors' compressed_SqueezeNet.net"""
+    """network to compress: a checkpoint, a compressed file (.sqz), or the authors' compressed_SqueezeNet.net"""
     decompress: Optional[str] = None
-    """instead: a compressed file (.sqz) to turn back into a checkpoint"""
+    """compressed file (.sqz) to turn back into a checkpoint, instead of compressing one"""
     output_path: Optional[str] = None
-    """folder for the file, the report and the pictures; null: compressed_<name> beside what is read"""
+    """folder for the file, the report and the pictures; null: compressed_<name> next to the input"""
     overwrite: bool = False
-    """replace what an earlier run left in output_path"""
-    sparsity: Optional[Share] = None
-    """share of the weights of each convolution to prune, the smallest; null: none, or as many as tolerance allows"""
-    tolerance: Optional[Share] = None
-    """prune as many weights of each convolution as together have this share of its norm"""
-    layer_sparsity: List[str] = dataclasses.field(default_factory=list)
-    """sparsity of some convolutions, such as features.0.*=0 *.expand3x3.*=0.7; the last that fits a name counts"""
+    """replace the results of an earlier run in output_path"""
+    sparsity: Optional[Fraction] = None
+    """fraction of the weights of each convolution to prune, the smallest first; null: none, or as many as tolerance
+    allows"""
+    tolerance: Optional[Fraction] = None
+    """prune as many weights of each convolution as together have this fraction of its norm"""
+    layer_sparsity: list[str] = dataclasses.field(default_factory=list)
+    """sparsity of some convolutions, such as features.0.*=0 *.expand3x3.*=0.7; the last match counts"""
     bits: Optional[Bits] = 6
-    """bits of a code: each convolution gets 2^bits values besides zero; null: its values stay as they are. With
-    target_bytes: of an average code, by which it is planned how much to prune"""
-    layer_bits: List[str] = dataclasses.field(default_factory=list)
-    """bits of some convolutions, such as features.0.*=8 *.squeeze.*=7; the last that fits a name counts"""
+    """bits of an index: each convolution has a codebook of 2^bits values besides zero; null: no quantization. With
+    target_bytes: the average to plan the pruning with"""
+    layer_bits: list[str] = dataclasses.field(default_factory=list)
+    """bits of some convolutions, such as features.0.*=8 *.squeeze.*=7; the last match counts"""
     target_bytes: Optional[Count] = None
-    """size of the file: each convolution gets the bits that it is worth, up to 8, and with train_epochs as many weights
-    are pruned as it takes"""
-    max_drop: Optional[Share] = None
-    """by how much accuracy may be lower than the original's (0.005: half a point); more is reported, exit status 1"""
+    """size of the file to reach: bits are allocated to the convolutions by their importance, up to 8 each; with
+    train_epochs weights are pruned too"""
+    max_drop: Optional[Fraction] = None
+    """largest drop in accuracy to accept (0.005: half a point); a larger one is reported, with exit status 1"""
     calibration: Optional[str] = None
-    """folder of images, without labels, on which target_bytes and int8 measure what matters; null: training images for
-    int8 and where something is trained, made images elsewhere"""
+    """folder of images without labels to calibrate target_bytes and int8 with; null: training images for int8 and when
+    something is trained, synthetic images otherwise"""
     int8: bool = False
-    """besides, export the original as ONNX and as ONNX with 8 bits, calibrated on `calibration` or training images,
-    and compare their sizes, speeds and accuracies with the compressed file's"""
+    """also export the original to ONNX and to 8-bit ONNX, calibrated on `calibration` or training images, and compare
+    sizes, speeds and accuracies with the compressed file's"""
     start: Literal["optimal", "linear", "density", "random"] = "optimal"
-    """what k-means begins with: the least error, values even over the range, over the weights, or drawn from them"""
+    """initial centroids of k-means: least error, even over the range, even over the weights, or drawn from them"""
     seed: CountOrZero = 1
-    """of the random start"""
+    """seed of the random start"""
     classes: Optional[str] = None
-    """text file with a class name a line, for the authors' file, which has none"""
-    curve: bool = False
-    """measure size and accuracy over curve_bits and curve_sparsities, besides"""
-    curve_bits: List[Bits] = dataclasses.field(default_factory=lambda: [8, 7, 6, 5, 4, 3])
-    """bit widths of the curve"""
-    curve_sparsities: List[Share] = dataclasses.field(default_factory=lambda: [0.0])
-    """sparsities of the curve"""
+    """text file with one class name per line, for the authors' file, which has none"""
 
     def check(self) -> None:
         """Raise UserError for values that do not fit together."""
         if bool(self.ckpt_path) == bool(self.decompress):
-            raise UserError("give either --ckpt_path (what to compress) or --decompress (a .sqz file to turn back)")
+            raise UserError("give either --ckpt_path (a network to compress) or --decompress (a .sqz file)")
         if self.sparsity is not None and self.tolerance is not None:
-            raise UserError("sparsity and tolerance both say how many weights are pruned: give one of the two")
+            raise UserError("sparsity and tolerance both set how many weights are pruned: give one of the two")
         if self.target_bytes is not None and self.bits is None:
-            raise UserError("target_bytes: is reached by sharing values, and bits null shares none; leave bits out")
+            raise UserError("target_bytes: needs quantization, and bits null means none; leave bits out")
         if self.target_bytes is not None and self.layer_bits:
-            raise UserError("layer_bits and target_bytes both say what bits a convolution gets: give one of the two")
+            raise UserError("layer_bits and target_bytes both set the bits of a convolution: give one of the two")
         self.layer_choices([])
 
-    def layer_choices(self, names: list[str]) -> dict[str, tuple[float | None, int | None]]:
-        """Return sparsity and bits of each convolution by its weight's name. Raises UserError for what cannot be."""
+    def layer_choices(self, names: list[str]) -> dict[str, Choice]:
+        """Return sparsity and bits of each convolution by its weight's name. Raises UserError for invalid patterns."""
         sparsities = _choices("layer_sparsity", self.layer_sparsity, float, lambda v: 0 <= v < 1, "0 to below 1")
         bits = _choices("layer_bits", self.layer_bits, int, lambda v: 1 <= v <= 8, "a whole number from 1 to 8")
         if names:
@@ -90,29 +86,23 @@ class CompressConfig:
                 for pattern, _ in choices:
                     if not fnmatch.filter(names, pattern):
                         raise UserError(f"{key}: {pattern!r} fits no convolution; they are {', '.join(names[:3])}, ...")
-        return {name: (_last(sparsities, name, self.sparsity), _last(bits, name, self.bits)) for name in names}
+        return {name: Choice(_last(sparsities, name, self.sparsity), _last(bits, name, self.bits)) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
-class MeasureConfig:
-    """Images on which accuracy is measured before and after; without any it is not."""
+class MeasureConfig(DataLoadingConfig):
+    """Measurement: images to measure accuracy on, before and after; without any it is not measured."""
 
     images: Optional[str] = None
     """folder of photographs"""
     labels: Optional[str] = None
-    """CSV file with the classes of `images`; without it only the agreement with the original is measured"""
-    csv_columns: List[str] = dataclasses.field(default_factory=lambda: ["image", "label"])
-    """columns of labels, or of image_csv's val.csv, with the file name and with the class"""
+    """CSV file with the classes of `images`, read by csv_columns; null: measure only the agreement with the original"""
     dataset: Optional[Dataset] = None
-    """instead of images: a data set"""
-    data_path: str = "./data"
-    """folder that holds the data set"""
+    """data set, instead of images"""
     split: Literal["train", "val", "test"] = "test"
-    """which of its images"""
+    """split of the data set to measure on"""
     batch_size: Count = 50
-    """images a step"""
-    num_workers: CountOrZero = 0
-    """threads that load images; 0: as many as cores, at most 8"""
+    """images per step"""
 
     def check(self) -> None:
         """Raise UserError for values that do not fit together."""
@@ -120,34 +110,33 @@ class MeasureConfig:
             raise UserError("give either --images (a folder of photographs) or --dataset")
         if self.labels and not self.images:
             raise UserError("labels: they are those of --images, a folder of photographs; give it too")
-        if len(self.csv_columns) != 2:
-            raise UserError(f"csv_columns: {self.csv_columns} is not allowed: two names, of file and of class")
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrainConfig:
-    """Training while the network is compressed, on the training images of `dataset`."""
+    """Retraining while the network is compressed, on the training images of `dataset`."""
 
     train_epochs: CountOrZero = 0
-    """epochs in which the network is pruned gradually and trained on, with the pruned weights held at zero"""
+    """epochs of training with gradual pruning; pruned weights stay zero"""
     centroid_epochs: CountOrZero = 0
-    """epochs in which the shared values are trained, each by the summed gradients of its weights"""
+    """epochs of training the codebooks, each value by the summed gradients of its weights"""
     optimizer: Literal["momentum", "nesterov", "sgd", "adam"] = "nesterov"
     """update rule while pruning"""
     lr_max: Amount = 0.01
     """learning rate at the start of pruning; it falls to 0 on half a cosine"""
     centroid_lr: Amount = 0.0002
-    """learning rate at the start of training the values, with Adam; it falls likewise"""
+    """learning rate at the start of training the codebooks, with Adam; it falls likewise"""
     weight_decay: Amount = 1e-4
-    """L2 penalty while pruning, not on biases and batch norm"""
-    label_smoothing: Share = 0.0
-    """share of the target spread over all classes"""
+    """L2 penalty while pruning, but not on biases and batch norm"""
+    label_smoothing: Fraction = 0.0
+    """fraction of the target spread over all classes"""
     train_batch_size: Count = 128
-    """images a training step"""
+    """images per training step"""
     train_images: Optional[Count] = None
-    """use only so many training images, evenly over the classes"""
-    augment: Union[Literal["none"], Augmentation, List[Augmentation]] = "crop_flip"
-    """training augmentations, one or a list: crop_flip, color_jitter, cutout, mixup, cutmix (both with alpha 1)"""
+    """use only this many training images, evenly over the classes"""
+    augment: Optional[Augmentations] = None
+    """training augmentations, one or several: none, crop_flip, color_jitter, cutout, mixup, cutmix (both with alpha 1);
+    null: with crop_padding as in the config.yaml next to the checkpoint, or crop_flip when there is none"""
     crop_padding: Optional[Padding] = None
     """zeros around an image before crop_flip crops it; null: an eighth of its size"""
 
@@ -158,7 +147,7 @@ class RetrainConfig:
 
 
 class Compression(NamedTuple):
-    """The whole configuration of compress.py, one dataclass per concern."""
+    """Configuration of compress.py, one dataclass per concern."""
 
     compress: CompressConfig
     measure: MeasureConfig
@@ -176,7 +165,7 @@ class Compression(NamedTuple):
                 "train_epochs: there is nothing to prune; give --target_bytes, --sparsity, --layer_sparsity"
             )
         if retrain.centroid_epochs and config.bits is None:
-            raise UserError("centroid_epochs: with bits null no values are shared; leave bits out")
+            raise UserError("centroid_epochs: with bits null there are no codebooks to train; leave bits out")
         if retrain.trains and not measure.dataset:
             raise UserError("train_epochs and centroid_epochs need training images: give --dataset and --data_path")
         if config.int8 and not (measure.dataset or (config.calibration and measure.images)):
@@ -189,7 +178,7 @@ class Compression(NamedTuple):
 
 def parse_compress(argv: list[str], description: str) -> Compression:
     """Return the checked configuration of compress.py. Raises UserError, one line."""
-    config = Compression(*parse(argv, description, *get_type_hints(Compression).values()))
+    config = Compression(*parse(argv, description, *get_type_hints(Compression).values(), positional=INPUTS))
     config.check()
     return config
 

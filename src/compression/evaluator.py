@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any, Callable, Optional
 
 import mindspore as ms
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from src.cli.errors import UserError
 from src.compression.config import MeasureConfig
 from src.compression.photographs import Photographs, open_photographs
-from src.config import DataConfig
+from src.config import data_config
 from src.dataset import evaluation_pipeline, open_source
 from src.inference.evaluation import evaluate
 from src.inference.metrics import Classification, Evaluation
@@ -25,17 +26,16 @@ class Evaluator:
     """
 
     def __init__(self, config: MeasureConfig, card: ModelCard):
-        self._config = config
+        self._loading = {
+            "batch_size": config.batch_size,
+            "num_workers": config.num_workers,
+            "max_broken_images": config.max_broken_images,
+        }
         self._preprocessing = card.preprocessing.on_host()
         if config.images:
             self._source = open_photographs(config.images, config.labels, tuple(config.csv_columns), card.classes)
         else:
-            data = DataConfig(
-                dataset=config.dataset,
-                data_path=config.data_path,
-                val_split=card.val_split_of(config.dataset),
-                csv_columns=config.csv_columns,
-            )
+            data = data_config(config, val_split=card.val_split_of(config.dataset))
             self._source = open_source(data, config.split)
             if self._source.classes != card.classes[: len(self._source.classes)]:
                 raise UserError(
@@ -54,15 +54,12 @@ class Evaluator:
         for name, parameter in net.parameters_and_names():
             if name in parameters:
                 parameter.set_data(ms.Tensor(parameters[name]))
-        config = self._config
-        return self._figures(
-            evaluate(net, self._source, self._preprocessing, config.batch_size, config.num_workers)
-        )
+        return self._figures(evaluate(net, self._source, self._preprocessing, **self._loading))
 
     def of_model(self, run: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
         """Return the figures of a model that turns inputs (N, 3, H, W) into logits (N, classes)."""
-        config, metric = self._config, Classification()
-        pipeline = evaluation_pipeline(self._source, self._preprocessing, config.batch_size, config.num_workers)
+        metric = Classification()
+        pipeline = evaluation_pipeline(self._source, self._preprocessing, **self._loading)
         for batch in pipeline.create_dict_iterator(num_epochs=1):
             metric.update(ms.Tensor(run(batch["image"].asnumpy())), batch["label"])
         return self._figures(metric.eval())

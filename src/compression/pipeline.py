@@ -1,20 +1,21 @@
-"""The compression pipeline: from the original's weights to those that are coded, with size and accuracy of each stage."""
+"""Compress the weights of a network step by step, and record size and accuracy after each step."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
 from src.checkpoint import build_network
 from src.compression.allocate import allocate
 from src.compression.calibration import calibration_inputs
-from src.compression.config import Compression
+from src.compression.config import Choice, Compression
 from src.compression.evaluator import Evaluator
 from src.compression.prune import prune, sparsities_for
 from src.compression.quantize import quantize, round_bfloat16
-from src.config import RUN_CONFIG, DataConfig, load_yaml
+from src.config import RUN_CONFIG, DataConfig, data_config, parse_train
 from src.dataset import open_source
 from src.dataset.source import Source
 from src.inference.fold import fold_batch_norm
@@ -29,15 +30,8 @@ _DEFAULT_AUGMENTATION = "crop_flip"
 Parameters = Mapping[str, np.ndarray]
 
 
-class Choice(NamedTuple):
-    """Sparsity and bits of a convolution; None for no pruning and for no quantization."""
-
-    sparsity: Optional[float]
-    bits: Optional[int]
-
-
 class CompressedNetwork(NamedTuple):
-    """The weights to be coded with their card, and a record of each stage of the pipeline."""
+    """The weights to be coded with their card, and a record of each step."""
 
     parameters: Parameters
     card: ModelCard
@@ -47,7 +41,7 @@ class CompressedNetwork(NamedTuple):
 class Pipeline:
     """Compresses a network as a configuration says.
 
-    choices: by the name of each convolution's weight. report: prints a line of progress.
+    choices: by the name of each convolution's weight. log: prints a line of progress.
     """
 
     def __init__(
@@ -55,10 +49,10 @@ class Pipeline:
         configuration: Compression,
         choices: Mapping[str, Choice],
         evaluator: Optional[Evaluator],
-        report: Callable[[str], None],
+        log: Callable[[str], None],
     ):
         self.config, self.measuring, self.retrain, _ = configuration
-        self.choices, self.evaluator, self.report = choices, evaluator, report
+        self.choices, self.evaluator, self.log = choices, evaluator, log
         self.steps: list[dict[str, Any]] = []
         self.training: Optional[Source] = None
 
@@ -93,7 +87,7 @@ class Pipeline:
     def _record(self, name: str, parameters: Parameters, card: ModelCard) -> None:
         figures = {} if self.evaluator is None else self.evaluator(parameters, card)
         self.steps.append({"step": name, "file_bytes": len(encode(parameters, card.to_json())), **figures})
-        self.report(step_line(self.steps[-1]))
+        self.log(step_line(self.steps[-1]))
 
     def _prune(self, parameters: Parameters) -> dict[str, np.ndarray]:
         pruned = dict(parameters)
@@ -143,34 +137,31 @@ class Pipeline:
 
     def _data(self, card: ModelCard) -> DataConfig:
         """Return the configuration of the training images, without those that were its validation images."""
-        measuring, retrain = self.measuring, self.retrain
-        augment, crop_padding = retrain.augment, retrain.crop_padding
-        if augment is None:
-            augment, crop_padding = self._augmentation_of_run(crop_padding)
-        return DataConfig(
-            dataset=measuring.dataset,
-            data_path=measuring.data_path,
-            val_split=card.val_split_of(measuring.dataset),
+        retrain, dataset = self.retrain, self.measuring.dataset
+        augment, crop_padding = self._augmentation()
+        return data_config(
+            self.measuring,
+            val_split=card.val_split_of(dataset),
             train_images=retrain.train_images,
             batch_size=retrain.train_batch_size,
             augment=augment,
             crop_padding=crop_padding,
-            csv_columns=measuring.csv_columns,
-            num_workers=measuring.num_workers,
         )
 
-    def _augmentation_of_run(self, crop_padding: Optional[int]) -> tuple[Any, Optional[int]]:
-        """Return augment and crop_padding of the run that made the checkpoint, where its configuration lies beside."""
-        file = Path(self.config.ckpt_path).with_name(RUN_CONFIG)
+    def _augmentation(self) -> tuple[Any, Optional[int]]:
+        """Return augment and crop_padding as configured, or as in the run that wrote the checkpoint."""
+        retrain, file = self.retrain, Path(self.config.ckpt_path).with_name(RUN_CONFIG)
+        if retrain.augment is not None:
+            return retrain.augment, retrain.crop_padding
         if not file.is_file():
-            return _DEFAULT_AUGMENTATION, crop_padding
-        run = load_yaml(str(file))
-        return run.get("augment", "none"), run.get("crop_padding") if crop_padding is None else crop_padding
+            return _DEFAULT_AUGMENTATION, retrain.crop_padding
+        run = parse_train([f"--config={file}"], "").data
+        return run.augment, run.crop_padding if retrain.crop_padding is None else retrain.crop_padding
 
     def _retraining(self, card: ModelCard):
         from src.compression.retraining import Retraining
 
-        return Retraining(self.retrain, self._data(card), self.training, self.config.seed, self.report)
+        return Retraining(self.retrain, self._data(card), self.training, self.config.seed, self.log)
 
 
 def round_vectors(parameters: Parameters) -> dict[str, np.ndarray]:
@@ -179,7 +170,7 @@ def round_vectors(parameters: Parameters) -> dict[str, np.ndarray]:
 
 
 def step_line(step: Mapping[str, Any]) -> str:
-    """Return the record of a stage as a line of text, with accuracy and agreement where they were measured."""
+    """Return the record of a step as a line of text, with accuracy and agreement where they were measured."""
     words = [f"{step['step']}: {step['file_bytes']:,} bytes"]
     words += [f"top-1 {step['accuracy']:.2%}"] if "accuracy" in step else []
     words += [f"same class as the original {step['agreement']:.1%}"] if "agreement" in step else []

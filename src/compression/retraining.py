@@ -126,9 +126,9 @@ class GradualPruning(Callback):
 class _Progress(Callback):
     """Callback that reports loss and accuracy at the end of each epoch and stops when the loss is not finite."""
 
-    def __init__(self, phase: str, epochs: int, loss: CrossEntropy, say: Callable[[str], None]):
+    def __init__(self, phase: str, epochs: int, loss: CrossEntropy, log: Callable[[str], None]):
         super().__init__()
-        self.phase, self.epochs, self.loss, self.say = phase, epochs, loss, say
+        self.phase, self.epochs, self.loss, self.log = phase, epochs, loss, log
         self._losses: list[float] = []
 
     def on_train_step_end(self, run_context):
@@ -140,7 +140,7 @@ class _Progress(Callback):
     def on_train_epoch_end(self, run_context):
         right = int(self.loss.correct.asnumpy()) / max(1, int(self.loss.seen.asnumpy()))
         epoch = run_context.original_args().cur_epoch_num
-        self.say(f"{self.phase}, epoch {epoch}/{self.epochs}: loss {np.mean(self._losses):.4f}, accuracy {right:.2%}")
+        self.log(f"{self.phase}, epoch {epoch}/{self.epochs}: loss {np.mean(self._losses):.4f}, accuracy {right:.2%}")
         self._losses = []
         self.loss.restart()
 
@@ -148,8 +148,8 @@ class _Progress(Callback):
 class Retraining:
     """Trains networks of a card on a source of images, as configured."""
 
-    def __init__(self, config: RetrainConfig, data: DataConfig, source: Source, seed: int, say: Callable[[str], None]):
-        self.config, self.data, self.source, self.seed, self.say = config, data, source, seed, say
+    def __init__(self, config: RetrainConfig, data: DataConfig, source: Source, seed: int, log: Callable[[str], None]):
+        self.config, self.data, self.source, self.seed, self.log = config, data, source, seed, log
 
     def prune(
         self, parameters: Mapping[str, np.ndarray], card: ModelCard, sparsities: Mapping[str, float]
@@ -171,7 +171,7 @@ class Retraining:
         step = ConstrainedStep(nn.WithLossCell(net, loss), optimizer, masks)
         every = max(1, len(rates) // epochs // _PRUNINGS_AN_EPOCH)
         pruning = GradualPruning(step, sparsities, len(rates), every)
-        self._train(step, epochs, dataset, [pruning, _Progress("pruning", epochs, loss, self.say)])
+        self._train(step, epochs, dataset, [pruning, _Progress("pruning", epochs, loss, self.log)])
         self._recompute_statistics(net, card)
         return _arrays(net)
 
@@ -192,7 +192,7 @@ class Retraining:
         loss = CrossEntropy(self.config.label_smoothing)
         optimizer = make_optimizer(net, OptimizerConfig(optimizer="adam", weight_decay=0.0), rates)
         step = ConstrainedStep(nn.WithLossCell(net, loss), optimizer, masks, indices)
-        self._train(step, epochs, dataset, [_Progress("centroids", epochs, loss, self.say)])
+        self._train(step, epochs, dataset, [_Progress("codebooks", epochs, loss, self.log)])
         trained = _arrays(net)
         for name in indices:
             trained[name] = round_bfloat16(average_entries(trained[name], indices[name], masks[name]))

@@ -1,13 +1,15 @@
-"""The configuration of convert.py."""
+"""Configuration of convert.py."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from typing import Literal, Optional
+from typing import Literal, Optional, get_args
 
 from src.cli.errors import UserError
-from src.config import Padding, Side, parse
+from src.cli.flags import spelled
+from src.cli.help_text import describe
+from src.config import parse
+from src.keys import Bypass, Padding, Side, Stem
 
 FromFormat = Literal["torchvision", "safetensors", "net", "npz", "caffemodel", "onnx"]
 ToFormat = Literal["torchvision", "safetensors", "npz"]
@@ -15,37 +17,37 @@ ToFormat = Literal["torchvision", "safetensors", "npz"]
 
 @dataclasses.dataclass(frozen=True)
 class ConvertConfig:
-    """What convert.py converts, and what a file of weights does not tell of its network."""
+    """Conversion: the files, and what a file of weights does not say about its network."""
 
     file: str
     """file of the other system"""
     ckpt_path: str
-    """checkpoint to write, or with to_format the one to read"""
+    """checkpoint to write, or with to_format to read"""
     from_format: Optional[FromFormat] = None
-    """format of a file to make a checkpoint of; with `file` also given as --from FORMAT FILE"""
+    """format of a file to convert into a checkpoint; with `file` also given as --from FORMAT FILE"""
     to_format: Optional[ToFormat] = None
-    """format of a file to make of a checkpoint; with `file` also given as --to FORMAT FILE"""
+    """format of a file to convert a checkpoint into; with `file` also given as --to FORMAT FILE"""
     overwrite: bool = False
-    """replace what is written, if it is there"""
-    bypass: Optional[Literal["none", "simple", "complex"]] = None
-    """connections around Fire modules, which weights alone do not tell when they are identities; null: none then"""
-    stem: Optional[Literal["imagenet", "small"]] = None
-    """first convolution, which in v1.1 weights alone do not tell; null: the version's own then"""
+    """replace the output if it exists"""
+    bypass: Optional[Bypass] = None
+    """connections around Fire modules, which weights do not show if they are identities; null: none then"""
+    stem: Optional[Stem] = None
+    """first convolution, which the weights of v1.1 do not show; null: the version's own then"""
     classifier_padding: Optional[Padding] = None
     """zeros around the input of the last convolution (the authors' Caffe release of v1.0: 1, torchvision: 0)"""
     ceil_mode: Optional[bool] = None
-    """sizes of pooled maps are rounded up (torchvision and Caffe: true)"""
+    """round the sizes of pooled maps up (torchvision and Caffe: true)"""
     final_relu: Optional[bool] = None
-    """ReLU after the last convolution; null: as the file says, or yes"""
+    """apply ReLU after the last convolution; null: as the file says, or true"""
     input: Optional[Literal["rgb", "bgr"]] = None
-    """what the network takes: rgb, from 0 to 1, normalised by ImageNet's mean and deviation; bgr, from 0 to 255
-    less 104, 117, 123, as Caffe has it: the first convolution is turned to RGB; null: as is usual for the format"""
+    """input of the network: rgb, from 0 to 1, normalised by ImageNet's mean and deviation; bgr, from 0 to 255 less
+    104, 117, 123, as in Caffe: the first convolution is turned to RGB; null: the format's usual one"""
     fold_input: bool = False
-    """fold Caffe's scale and mean into the first convolution, so that the network takes what `rgb` ones take"""
+    """fold Caffe's scale and mean into the first convolution, so that the network takes the input of `rgb`"""
     image_size: Optional[Side] = None
     """side of the images in pixels; null: 227 for Caffe's formats, 224 for others"""
     classes: Optional[str] = None
-    """text file with a class name a line; null: ImageNet's names for 1,000 classes, numbers for others"""
+    """text file with one class name per line; null: ImageNet's names for 1,000 classes, numbers for others"""
 
     def check(self) -> None:
         """Raise UserError for values that do not fit together."""
@@ -59,15 +61,17 @@ def parse_convert(argv: list[str], description: str) -> ConvertConfig:
     `--from FORMAT FILE` and `--to FORMAT FILE` stand for --from_format or --to_format, and --file.
     """
     tokens = list(argv)
-    for short in ("--from", "--to"):
+    for short, formats in (("--from", FromFormat), ("--to", ToFormat)):
         if short in tokens:
             at = tokens.index(short)
+            words = [token for token in tokens[at + 1 : at + 3] if not token.startswith("--")]
+            if not words:
+                raise UserError(f"{short}: a value is missing ({short} FORMAT FILE); it takes {describe(formats)}")
+            if spelled(words[0], formats) not in get_args(formats):
+                raise UserError(f"{short}: {words[0]!r} is not allowed; it takes {describe(formats)}")
             tokens[at] = f"{short}_format"
-            if at + 2 < len(tokens) and not tokens[at + 2].startswith("--"):
+            if len(words) == 2:
                 tokens.insert(at + 2, "--file")
-    try:
-        (config,) = parse(tokens, description, ConvertConfig)
-    except UserError as error:  # Named as it was given.
-        raise UserError(re.sub(r"^(from|to)_format: (.*?)(, or null)?$", r"--\1: \2", str(error))) from None
+    (config,) = parse(tokens, description, ConvertConfig)
     config.check()
     return config

@@ -7,8 +7,8 @@ run could not go on with their numbers (see Drawn).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from random import Random
-from typing import Sequence
 
 import numpy as np
 
@@ -18,11 +18,11 @@ METHODS = ("mixup", "cutmix")
 class Mixing:
     """Mixes each image of a batch with the one before it.
 
-    methods: of METHODS; of several each image draws one.
+    alphas: of each method of METHODS, of which each image draws one.
         mixup, the weighted mean of both, with the weight λ on the image (Zhang et al. 2017, section 2).
         cutmix, a rectangle of the other, of the share 1 - λ of the area before it is cut at the border, in the place of
         the image's own (Yun et al. 2019, section 3.1).
-    alpha: λ is drawn from Beta(alpha, alpha), anew for every image; for small ones it is mostly close to 0 or 1.
+        λ is drawn from Beta(alpha, alpha), anew for every image; for a small alpha it is mostly close to 0 or 1.
     classes: how many there are.
     channels: axis of an image that has the channels, 0 or 2.
 
@@ -30,8 +30,8 @@ class Mixing:
     global batch, the other image does depend on the number of devices.
     """
 
-    def __init__(self, methods: Sequence[str], alpha: float, classes: int, seed: int, channels: int):
-        self.methods, self.alpha, self.classes, self.seed, self.channels = methods, alpha, classes, seed, channels
+    def __init__(self, alphas: Mapping[str, float], classes: int, seed: int, channels: int):
+        self.alphas, self.classes, self.seed, self.channels = list(alphas.items()), classes, seed, channels
 
     def __call__(self, images: np.ndarray, labels: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the mixed images of a batch, and their targets (N, classes) float32, the shares of the classes.
@@ -43,8 +43,8 @@ class Mixing:
         shares = np.empty((len(images), 1), np.float32)
         for i, draw in enumerate(draws):
             random = Random(f"{self.seed} mix {draw}")
-            method = self.methods[int(random.random() * len(self.methods))]
-            own = random.betavariate(self.alpha, self.alpha)
+            method, alpha = self.alphas[int(random.random() * len(self.alphas))]
+            own = random.betavariate(alpha, alpha)
             if method == "mixup":
                 mean = own * views[i] + (1 - own) * others[i - 1]
                 views[i] = np.round(mean) if images.dtype == np.uint8 else mean

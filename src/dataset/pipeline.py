@@ -80,10 +80,10 @@ def training_pipeline(
             else:
                 images = images.map(stage, "image", num_parallel_workers=workers)
         batches = images.batch(config.batch_size, drop_remainder=True)
-    methods = [method for method in mixing.METHODS if method in augment]
-    if methods:
+    alphas = {name: getattr(config, f"{name}_alpha") for name in mixing.METHODS if name in augment}
+    if alphas:
         channels = 2 if preprocessing.on_device else 0
-        mix = mixing.Mixing(methods, config.mix_alpha, len(source.classes), seed, channels)
+        mix = mixing.Mixing(alphas, len(source.classes), seed, channels)
         batches = batches.map(mix, columns, columns[:2], num_parallel_workers=1, python_multiprocessing=False)
     return batches.project(columns[:2])
 

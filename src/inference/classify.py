@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from src.checkpoint import load_network
 from src.cli.errors import UserError
-from src.config import DeviceConfig, InferConfig
+from src.config import DeviceConfig
 from src.dataset.image_folder import image_files
 from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import load_image, printable
 from src.devices.device import select_device
 from src.files.atomic import write_json
 from src.files.run_folder import output_folder
+from src.inference.config import InferConfig
 from src.inference.exported_model import ExportedModel, read_spec
 
 PREDICTIONS, GALLERY, FEATURES = "predictions.json", "predictions.png", "features.npz"

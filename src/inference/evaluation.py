@@ -10,7 +10,7 @@ from mindspore import Model, nn, ops
 
 from src.checkpoint import load_network
 from src.cli.errors import UserError
-from src.config import DataConfig, DeviceConfig, EvalConfig
+from src.config import DeviceConfig, data_config
 from src.dataset import evaluation_pipeline, open_source, splits
 from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import Source
@@ -18,6 +18,7 @@ from src.devices.device import select_device
 from src.devices.processes import ALONE, ProcessGroup
 from src.files.atomic import write_json, write_text
 from src.files.run_folder import output_folder
+from src.inference.config import EvalConfig
 from src.inference.metrics import Classification, Evaluation
 from src.loss import CrossEntropy
 from src.network.input_layer import with_input_layer
@@ -64,13 +65,7 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
     target = select_device(device)
     job = ProcessGroup.join()
     net, card = load_network(config.ckpt_path)
-    data = DataConfig(
-        dataset=config.dataset or card.dataset,
-        data_path=config.data_path,
-        val_split=card.val_split_of(config.dataset),
-        csv_columns=config.csv_columns,
-        val_labels=config.val_labels,
-    )
+    data = data_config(config, dataset=config.dataset or card.dataset, val_split=card.val_split_of(config.dataset))
     present = splits(data)
     split = config.split or next((name for name in ("test", "val") if name in present), "val")
     source = open_source(data, split)
@@ -84,7 +79,7 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
             f"resizer: device takes images that all have one size; {config.ckpt_path} was trained on images of any"
         )
     preprocessing = dataclasses.replace(card.preprocessing, resizer=config.resizer or card.preprocessing.resizer)
-    net = Flipped(net) if config.flip else net
+    net = Flipped(net) if config.tta == "flip" else net
     checkpoint = Path(config.ckpt_path)
     folder = Path(config.output_path or checkpoint.with_name(f"eval_{checkpoint.stem}_{split}"))
     with output_folder(folder) if job.is_main_process else contextlib.nullcontext():
@@ -96,7 +91,7 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
         "dataset": data.dataset,
         "split": split,
         "resizer": preprocessing.resizer,
-        "flip": config.flip,
+        "tta": config.tta,
         **evaluation.summary(),
         "broken_images": len(source) - len(evaluation.labels),
         "accuracy_per_class": dict(zip(card.classes, evaluation.accuracy_per_class())),

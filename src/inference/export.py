@@ -13,11 +13,12 @@ from mindspore import Tensor, nn, ops
 
 from src.checkpoint import load_network
 from src.cli.errors import UserError
-from src.config import DeviceConfig, ExportConfig
+from src.config import DeviceConfig
 from src.dataset.preprocessing import Preprocessing
 from src.devices.device import select_device
 from src.devices.silence import quiet
 from src.files.atomic import write_json
+from src.inference.config import ExportConfig
 from src.inference.exported_model import ExportedModel, digest, spec_path
 from src.inference.fold import without_batch_norm
 from src.model_card import ModelCard

@@ -8,18 +8,17 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import List
 
 from src.cli.errors import UserError, run
-from src.config import parse
+from src.cli.flags import Parser
 from src.files.run_folder import make_folder
 
 
 @dataclasses.dataclass(frozen=True)
 class ComparisonConfig:
-    """What is compared, and where the picture goes."""
+    """Comparison of runs."""
 
-    runs: List[str]
+    runs: list[str]
     """folders of runs"""
     output_path: str = "comparison.png"
     """picture to write"""
@@ -48,7 +47,7 @@ def accuracy_over_time(folder: Path) -> list[tuple[float, float]]:
 
 def main() -> None:
     """Print each run's accuracies and draw them all."""
-    (config,) = parse(sys.argv[1:], "Compare runs by accuracy and time.", ComparisonConfig)
+    (config,) = Parser("Compare runs by accuracy and time.", [ComparisonConfig]).parse(sys.argv[1:])
     picture = Path(config.output_path)
     if picture.suffix != ".png":
         raise UserError(f"output_path: {config.output_path!r} is not allowed: the name of a picture ends in .png")

@@ -51,9 +51,9 @@ def parameter_groups(net: nn.Cell, config: OptimizerConfig, rates: np.ndarray) -
     rates: learning rate of each step.
     """
     undecayed = (".gamma", ".beta") if config.decay_biases else (".bias", ".gamma", ".beta")
-    if (config.decay_biases or not config.weight_decay) and config.lr_layer_decay == 1:
+    if (config.decay_biases or not config.weight_decay) and config.layer_decay == 1:
         return net.trainable_params()  # Of which MindSpore leaves out gamma and beta by itself.
-    factors = {} if config.lr_layer_decay == 1 else lr_factors(net, config.lr_layer_decay)
+    factors = {} if config.layer_decay == 1 else lr_factors(net, config.layer_decay)
     groups: dict[tuple, list] = {}
     for parameter in net.trainable_params():
         weight_decay = 0.0 if parameter.name.endswith(undecayed) else config.weight_decay
@@ -61,7 +61,7 @@ def parameter_groups(net: nn.Cell, config: OptimizerConfig, rates: np.ndarray) -
     return [
         *(
             {"params": parameters, "weight_decay": weight_decay}
-            | ({} if config.lr_layer_decay == 1 else {"lr": Tensor(rates * np.float32(factor))})
+            | ({} if config.layer_decay == 1 else {"lr": Tensor(rates * np.float32(factor))})
             for (factor, weight_decay), parameters in groups.items()
         ),
         {"order_params": net.trainable_params()},

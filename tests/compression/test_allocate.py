@@ -47,19 +47,19 @@ def test_rounding_together_spares_the_output_and_keeps_zeros(weights):
     codebook, bits, _ = codebook_at(*histogram(pruned[pruned != 0]), 1.0, 0.1, 8)
     errors = []
     for trust in (0.0, 1.0):
-        shared, shift = descend(pruned, codebook, bits, curvature_of(inputs, 16), 0.0, trust)
-        np.testing.assert_array_equal(shared == 0, pruned == 0)
-        assert np.isin(shared[shared != 0], codebook).all()
-        errors.append(np.square(inputs @ (pruned - shared).T - shift).mean())
+        quantized, shift = descend(pruned, codebook, bits, curvature_of(inputs, 16), 0.0, trust)
+        np.testing.assert_array_equal(quantized == 0, pruned == 0)
+        assert np.isin(quantized[quantized != 0], codebook).all()
+        errors.append(np.square(inputs @ (pruned - quantized).T - shift).mean())
     assert errors[1] < 0.5 * errors[0]
 
 
 def test_each_weight_for_itself_takes_the_nearest_value_where_bits_are_free(weights):
     codebook, bits, _ = codebook_at(*histogram(weights), 1.0, 0.05, 16)
     diagonal = Curvature(np.ones(16), np.eye(25) / 25)
-    shared, shift = descend(weights.astype(np.float64), codebook, bits, diagonal, 0.0, 0.0)
+    quantized, shift = descend(weights.astype(np.float64), codebook, bits, diagonal, 0.0, 0.0)
     nearest = codebook[np.abs(weights[..., None] - codebook).argmin(-1)]
-    np.testing.assert_array_equal(shared, nearest)
+    np.testing.assert_array_equal(quantized, nearest)
     np.testing.assert_array_equal(shift, 0)
 
 

@@ -14,8 +14,9 @@ from tests.conversion.made_weights import SMALL
 def small_onnx(tmp_path_factory) -> SimpleNamespace:
     """Paths of a small net with simple bypass, which rounds up, and of its ONNX export, without the specification."""
     from src.checkpoint import save_checkpoint
-    from src.config import DeviceConfig, ExportConfig
+    from src.config import DeviceConfig
     from src.dataset.preprocessing import Preprocessing
+    from src.inference.config import ExportConfig
     from src.inference.export import export_checkpoint
     from src.inference.exported_model import spec_path
     from src.model_card import ModelCard

@@ -1,4 +1,4 @@
-"""The authors' compressed SqueezeNet: read, coded again without loss, and shared with fewer bits."""
+"""The authors' compressed SqueezeNet: read, coded again without loss, and quantized to fewer bits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from src.cli.errors import UserError
 from src.compression.config import MeasureConfig
 from src.compression.evaluator import Evaluator
-from src.compression.reading import read_weights
 from src.compression.quantize import quantize
+from src.compression.reading import read_weights
 from src.conversion.deep_compression import decode_published, layers, published_card, read_published
 from src.squeezenet import SqueezeNet
 from src.sqz.fileformat import decode, encode

@@ -73,7 +73,8 @@ def test_torchs_own_export_gives_torchs_network(tmp_path):
 
 @pytest.mark.parametrize("keys", [{"softmax": True, "dynamic_batch": True}, {"batch_size": 3}])
 def test_exports_with_probabilities_and_of_several_images_are_read(small_onnx, tmp_path, keys):
-    from src.config import DeviceConfig, ExportConfig
+    from src.config import DeviceConfig
+    from src.inference.config import ExportConfig
     from src.inference.export import export_checkpoint
 
     file = str(tmp_path / "net.onnx")

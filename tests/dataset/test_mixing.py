@@ -36,7 +36,7 @@ def own_shares(targets):
 @pytest.mark.parametrize("channels", [0, 2])
 def test_mixup_is_the_weighted_mean_of_an_image_and_the_one_before_and_so_are_the_labels(channels):
     images = flat_images(channels)
-    mixed, targets = Mixing(["mixup"], 1.0, CLASSES, 1, channels)(images, LABELS, DRAWS)
+    mixed, targets = Mixing({"mixup": 1.0}, CLASSES, 1, channels)(images, LABELS, DRAWS)
     own = own_shares(targets)[:, None, None, None]
     np.testing.assert_allclose(mixed, own * images + (1 - own) * other(images), rtol=1e-5, atol=1e-4)
     assert (mixed.dtype, targets.dtype) == (np.float32, np.float32)
@@ -44,7 +44,7 @@ def test_mixup_is_the_weighted_mean_of_an_image_and_the_one_before_and_so_are_th
 
 def test_mixup_of_pixels_rounds_to_the_nearest():
     images = flat_images(2, np.uint8)
-    mixed, targets = Mixing(["mixup"], 1.0, CLASSES, 1, 2)(images, LABELS, DRAWS)
+    mixed, targets = Mixing({"mixup": 1.0}, CLASSES, 1, 2)(images, LABELS, DRAWS)
     own = own_shares(targets)[:, None, None, None]
     assert mixed.dtype == np.uint8
     assert np.abs(mixed - (own * images + (1 - own) * other(images))).max() < 0.501
@@ -53,7 +53,7 @@ def test_mixup_of_pixels_rounds_to_the_nearest():
 @pytest.mark.parametrize("channels", [0, 2])
 def test_cutmix_puts_a_rectangle_of_the_image_before_in_and_the_labels_have_its_area(channels):
     images = flat_images(channels)
-    mixed, targets = Mixing(["cutmix"], 1.0, CLASSES, 1, channels)(images, LABELS, DRAWS)
+    mixed, targets = Mixing({"cutmix": 1.0}, CLASSES, 1, channels)(images, LABELS, DRAWS)
     maps = np.moveaxis(mixed, channels + 1, 3)
     assert (maps == maps[..., :1]).all(), "all channels are cut alike"
     from_other = maps[..., 0] == other(images).reshape(IMAGES, -1)[:, 0, None, None]
@@ -68,19 +68,19 @@ def test_cutmix_puts_a_rectangle_of_the_image_before_in_and_the_labels_have_its_
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 def test_shares_are_drawn_from_the_beta_distribution(alpha):
-    _, targets = Mixing(["mixup"], alpha, CLASSES, 1, 2)(flat_images(2), LABELS, DRAWS)
+    _, targets = Mixing({"mixup": alpha}, CLASSES, 1, 2)(flat_images(2), LABELS, DRAWS)
     assert stats.kstest(own_shares(targets), stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
 
 def test_of_two_methods_each_image_draws_one():
-    mixed, _ = Mixing(["mixup", "cutmix"], 1.0, CLASSES, 1, 2)(flat_images(2), LABELS, DRAWS)
+    mixed, _ = Mixing({"mixup": 1.0, "cutmix": 1.0}, CLASSES, 1, 2)(flat_images(2), LABELS, DRAWS)
     pure = ((mixed == flat_images(2)) | (mixed == other(flat_images(2)))).all((1, 2, 3))
     assert 0.4 < pure.mean() < 0.6
 
 
 def test_the_same_seed_and_draws_mix_alike_and_others_do_not():
     def mixed(seed, draws):
-        return Mixing(["cutmix"], 1.0, CLASSES, seed, 2)(flat_images(2), LABELS, draws)[1]
+        return Mixing({"cutmix": 1.0}, CLASSES, seed, 2)(flat_images(2), LABELS, draws)[1]
 
     np.testing.assert_array_equal(mixed(1, DRAWS), mixed(1, DRAWS))
     assert (mixed(1, DRAWS) != mixed(2, DRAWS)).any() and (mixed(1, DRAWS) != mixed(1, DRAWS + IMAGES)).any()

@@ -91,8 +91,9 @@ def pytest_terminal_summary(terminalreporter):
 def models(tmp_path_factory) -> SimpleNamespace:
     """Paths of a checkpoint with random weights, for images of 16x16, and of its exports: ckpt, mindir, onnx."""
     from src.checkpoint import save_checkpoint
-    from src.config import DeviceConfig, ExportConfig
+    from src.config import DeviceConfig
     from src.dataset.preprocessing import Preprocessing
+    from src.inference.config import ExportConfig
     from src.inference.export import export_checkpoint
     from src.model_card import ModelCard
     from src.squeezenet import SqueezeNet

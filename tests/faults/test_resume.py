@@ -39,7 +39,7 @@ RECIPES: dict[str, dict] = {
         "batch_norm": "squeeze",
     },
     "muon, its rates falling from layer to layer": {
-        **{"optimizer": "muon", "momentum": 0.6, "batch_norm": "all", "lr_layer_decay": 0.8},
+        **{"optimizer": "muon", "momentum": 0.6, "batch_norm": "all", "layer_decay": 0.8},
     },
     "sgd, pynative mode": {"optimizer": "sgd", "mode": "pynative", "final_relu": False},
 }

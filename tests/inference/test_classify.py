@@ -14,9 +14,10 @@ from PIL import Image
 from src import visualize
 from src.checkpoint import load_network
 from src.cli.errors import UserError
-from src.config import DeviceConfig, ExportConfig, InferConfig
+from src.config import DeviceConfig
 from src.dataset import open_source
 from src.inference.classify import infer
+from src.inference.config import ExportConfig, InferConfig
 from src.inference.evaluation import evaluate
 from src.inference.export import export_checkpoint
 from src.inference.exported_model import digest

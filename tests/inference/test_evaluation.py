@@ -11,8 +11,9 @@ from PIL import Image
 
 from src.checkpoint import load_network, save_checkpoint
 from src.cli.errors import UserError
-from src.config import DeviceConfig, EvalConfig
+from src.config import DeviceConfig
 from src.dataset import open_source
+from src.inference.config import EvalConfig
 from src.inference.evaluation import evaluate, evaluate_checkpoint
 from src.squeezenet import SqueezeNet
 from tests.made_data import write_cifar10, write_image_folder
@@ -116,9 +117,9 @@ def test_flips_are_the_mean_over_an_image_and_its_mirror_image(tiny, evaluated, 
     inputs = np.stack([card.preprocessing(source.image(i)) for i in range(len(source))])
     mirrored = np.ascontiguousarray(inputs[:, :, :, ::-1])
     logits = (net(Tensor(inputs)).asnumpy() + net(Tensor(mirrored)).asnumpy()) / 2
-    config = EvalConfig(str(tiny.folder / "best.ckpt"), batch_size=50, flip=True, output_path=str(tmp_path / "flip"))
+    config = EvalConfig(str(tiny.folder / "best.ckpt"), batch_size=50, tta="flip", output_path=str(tmp_path / "flip"))
     result = evaluate_checkpoint(config, CPU)
-    assert (evaluated[0]["flip"], result["flip"]) == (False, True)
+    assert (evaluated[0]["tta"], result["tta"]) == ("none", "flip")
     assert result["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == source.labels))
     log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     assert result["loss"] == pytest.approx(-log_probabilities[range(359), source.labels].mean(), abs=1e-4)

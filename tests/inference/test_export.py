@@ -12,8 +12,9 @@ from mindspore import Tensor
 
 from src.checkpoint import load_network, save_checkpoint
 from src.cli.errors import UserError
-from src.config import DeviceConfig, ExportConfig
+from src.config import DeviceConfig
 from src.dataset.preprocessing import Preprocessing
+from src.inference.config import ExportConfig
 from src.inference.export import export_checkpoint
 from src.inference.exported_model import ExportedModel, read_spec
 from src.model_card import ModelCard

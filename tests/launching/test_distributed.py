@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from src import visualize
-from src.config import DeviceConfig, EvalConfig, parse_train, with_keys
+from src.config import DeviceConfig, parse_train, with_keys
+from src.inference.config import EvalConfig
 from src.inference.evaluation import evaluate_checkpoint
 from src.training import plan as plan_module
 from src.training import run as training

@@ -12,11 +12,12 @@ from mindspore.dataset.vision import Inter
 
 from src import visualize
 from src.checkpoint import load_network
-from src.config import DataConfig, ExportConfig
+from src.config import DataConfig
 from src.dataset import evaluation_pipeline, open_source, preprocessing_of, training_pipeline
 from src.dataset.augmentation import pixel_changes
 from src.dataset.preprocessing import FITS, NORMALIZATIONS, Preprocessing
 from src.inference.classify import Classifier
+from src.inference.config import ExportConfig
 from src.inference.evaluation import evaluate
 from src.inference.export import export_checkpoint
 from src.network.input_layer import InputLayer, with_input_layer

@@ -106,7 +106,7 @@ def test_filters_have_no_weight_decay():
 
 
 def test_rates_differ_from_layer_to_layer_where_asked_for_and_frozen_layers_stay():
-    config = OptimizerConfig("muon", weight_decay=0, lr_layer_decay=0.1)
+    config = OptimizerConfig("muon", weight_decay=0, layer_decay=0.1)
     training = Training(config, [0.1], frozen=["features.0"])
     stem, before = training.net.features[0].conv.weight.asnumpy().copy(), training.weights
     training.step()

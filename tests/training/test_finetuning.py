@@ -91,7 +91,7 @@ def test_learning_rates_fall_from_the_last_layer_down_by_the_same_factor():
 @pytest.mark.parametrize("optimizer", ["momentum", "nesterov", "adam"])
 def test_a_step_of_each_layer_is_in_proportion_to_its_learning_rate(optimizer):
     alike = one_step(OptimizerConfig(optimizer, weight_decay=0))
-    layered = one_step(OptimizerConfig(optimizer, weight_decay=0, lr_layer_decay=0.5))
+    layered = one_step(OptimizerConfig(optimizer, weight_decay=0, layer_decay=0.5))
     factors = lr_factors(SqueezeNet(4, "cifar", base_e=8, incr_e=8), 0.5)
     for name, step in alike.items():
         np.testing.assert_allclose(layered[name], factors[name] * step, rtol=1e-3, atol=1e-6, err_msg=name)
@@ -99,7 +99,7 @@ def test_a_step_of_each_layer_is_in_proportion_to_its_learning_rate(optimizer):
 
 def test_learning_rates_by_layer_and_weight_decay_by_kind_combine():
     net = net_of_two_fires()
-    config = OptimizerConfig(weight_decay=0.1, decay_biases=False, lr_layer_decay=0.5)
+    config = OptimizerConfig(weight_decay=0.1, decay_biases=False, layer_decay=0.5)
     *groups, order = parameter_groups(net, config, RATES)
     factors, found = lr_factors(net, 0.5), {}
     for group in groups:
@@ -119,7 +119,7 @@ def tuned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
     config = configuration(
         **{**SMALL, "batch_norm": "all", "pretrained": str(folder / "pretrained.ckpt"), "weight_decay": 0.01},
-        **{"freeze": ["features.0-3"], "lr_layer_decay": 0.5, "optimizer": "nesterov", "decay_biases": False},
+        **{"freeze": ["features.0-3"], "layer_decay": 0.5, "optimizer": "nesterov", "decay_biases": False},
         output_path=str(folder / "whole"),
     )
     plan = prepare(with_keys(config, pretrained=None))

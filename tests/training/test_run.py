@@ -14,9 +14,10 @@ from PIL import Image
 
 from src.checkpoint import load_network, save_checkpoint
 from src.cli.errors import UserError
-from src.config import EvalConfig, ExportConfig, parse_train, with_keys
+from src.config import parse_train, with_keys
 from src.dataset import open_source
 from src.files.locks import LOCK
+from src.inference.config import EvalConfig, ExportConfig
 from src.inference.evaluation import evaluate, evaluate_checkpoint
 from src.inference.export import export_checkpoint
 from src.lr_generator import get_lr

@@ -1,0 +1,305 @@
+"""Turn a command line and a YAML file into dataclasses: defaults < YAML file < flags.
+
+The fields of the dataclasses are the keys of the file and the flags; the docstring below a field says what it is for.
+A flag's words are read as its type asks: as they are for a text, as YAML otherwise. Pydantic then validates all values
+at once, and a mistake is a UserError of one line that names the key, the value and what is allowed.
+
+    parser = Parser("Train a network.", [ModelConfig, DataConfig])
+    model, data = parser.parse(["--config", "recipe.yaml", "--epochs", "3"])
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Callable, Literal, NamedTuple, Optional, Union, get_args, get_origin
+from typing import get_type_hints as type_hints
+
+import yaml
+from pydantic import ConfigDict, Field, ValidationError, create_model
+
+from src.cli.errors import UserError
+from src.cli.help_text import default_of, describe, help_text
+from src.cli.yaml_files import STRING, construct, errors_in, flow, read_nodes, scalar, written
+
+_NONE: Mapping = MappingProxyType({})
+_NULLS = ("null", "Null", "NULL", "~")
+
+
+def limited(kind: type, description: str, **limits: Any) -> Any:
+    """Return a type of values within limits (see pydantic.Field); the description says them in words."""
+    return Annotated[kind, Field(description=description, **limits)]
+
+
+class Dialect(NamedTuple):
+    """Spellings that a program takes or explains in addition to its keys.
+
+    synonyms: keys by their names elsewhere, for hints: the first that the program has, or a phrase with spaces.
+    renamed: new names by the old one, which is taken with a warning.
+    retired: former keys that are ignored if they have this value, and refused otherwise.
+    recipes: folder of YAML files that --config finds by their bare name.
+    """
+
+    synonyms: Mapping[str, Sequence[str]] = _NONE
+    renamed: Mapping[str, Sequence[str]] = _NONE
+    retired: Mapping[str, Any] = _NONE
+    recipes: Optional[Path] = None
+
+
+_PLAIN = Dialect()
+
+
+class Parser:
+    """Parser of a program's flags.
+
+    concerns: dataclasses whose fields are the keys; no key is in two of them.
+    positional: key of a word without a flag, by the word's suffix; "" stands for all other words.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        concerns: Sequence[type],
+        dialect: Dialect = _PLAIN,
+        positional: Mapping[str, str] = _NONE,
+    ):
+        self.description, self.concerns, self.dialect, self.positional = description, concerns, dialect, positional
+        self.kinds, self.defaults = {}, {}
+        for concern in concerns:
+            hints = type_hints(concern, include_extras=True)
+            for field in dataclasses.fields(concern):
+                self.kinds[field.name] = hints[field.name]
+                if default_of(field) is not dataclasses.MISSING:
+                    self.defaults[field.name] = default_of(field)
+        self.renamed = {
+            old: [key for key in keys if key in self.kinds]
+            for old, keys in dialect.renamed.items()
+            if any(key in self.kinds for key in keys)
+        }
+        self._schema = create_model(
+            "Keys",
+            __config__=ConfigDict(strict=True, protected_namespaces=()),
+            **{key: (kind, ...) for key, kind in self.kinds.items()},
+        )
+
+    def parse(self, argv: Sequence[str]) -> list:
+        """Return an instance of each dataclass. Exits with 0 after --help."""
+        return self.fill(self.words(argv))
+
+    def words(self, argv: Sequence[str]) -> dict[str, list[str]]:
+        """Return the words given for each key on a command line, of which the last flag counts."""
+        given: dict[str, list[str]] = {}
+        strays, tokens = [], list(argv)
+        if "--help" in tokens:
+            self._help()
+        while tokens:
+            name, equals, value = tokens.pop(0).partition("=")
+            if not name.startswith("--"):
+                strays.append(name + equals + value)
+                continue
+            if name == "--":
+                raise UserError("unexpected argument '--'")
+            words = [value] if equals else []
+            while not equals and tokens and not tokens[0].startswith("--"):
+                words.append(tokens.pop(0))
+            key = self._key(name[2:])
+            if key == "config" or not _items(self._kind(key)):
+                words, strays = words[:1], [*strays, *words[1:]]
+            given[key] = words
+        for word in strays:
+            self._take(word, given)
+        return given
+
+    def fill(self, words: Mapping[str, Sequence[str]]) -> list:
+        """Return an instance of each dataclass, from the words of a command line and the file that `config` names."""
+        values, sources = dict(self.defaults), {}  # Of each value that was given: where, and as it was written.
+        if "config" in words:
+            if not words["config"]:
+                raise UserError("config: a value is missing (--config FILE)")
+            file = self._file(words["config"][0])
+            with errors_in(file):
+                for name, node in self._read(file).items():
+                    for key in self._today(name, f"{file}: ", lambda kind, node=node: _of_node(node, kind)):
+                        values[key] = spelled(_of_node(node, self.kinds[key]), self.kinds[key])
+                        sources[key] = f"{file}: ", written(node)
+        for name, given in words.items():
+            if name == "config":
+                continue
+            if not given and bool not in _options(self._kind(name)):
+                raise UserError(self._missing(name))
+            for key in self._today(name, "", lambda kind, given=given: _of_words(given, kind)):
+                values[key] = spelled(_of_words(given, self.kinds[key]), self.kinds[key])
+                sources[key] = "", given[0] if len(given) == 1 else given
+        return self._validated(values, sources)
+
+    def _validated(self, values: Mapping[str, Any], sources: Mapping[str, tuple[str, Any]]) -> list:
+        try:
+            valid = dict(self._schema.model_validate(values))
+        except ValidationError as error:
+            mistake = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            key = str(mistake["loc"][0])
+            if mistake["type"] == "missing":
+                raise UserError(self._missing(key)) from None
+            where, given = sources[key]
+            raise UserError(f"{where}{key}: {given!r} is not allowed; it takes {describe(self.kinds[key])}") from None
+        return [concern(**{f.name: valid[f.name] for f in dataclasses.fields(concern)}) for concern in self.concerns]
+
+    def _read(self, file: str) -> dict[str, yaml.Node]:
+        try:
+            nodes = read_nodes(file)
+        except UserError as error:
+            recipes = self.dialect.recipes
+            if recipes is None or os.path.exists(file) or os.path.basename(file) != file:
+                raise
+            names = ", ".join(sorted(recipe.stem for recipe in recipes.glob("*.yaml")))
+            raise UserError(f"{error}; {recipes.name}/ has {names}") from None
+        for name in nodes:
+            if name not in self.kinds and name not in self.renamed and name not in self.dialect.retired:
+                raise UserError(f"{file}: {self._unknown(name)}")
+        return nodes
+
+    def _key(self, name: str) -> str:
+        """Return the key that a flag names, with dashes for underscores or not."""
+        for key in (name, name.replace("-", "_")):
+            if key == "config" or key in self.kinds or key in self.renamed or key in self.dialect.retired:
+                return key
+        raise UserError(self._unknown(name))
+
+    def _kind(self, key: str) -> Any:
+        """Return the type of a key; of a renamed one that of today's."""
+        return self.kinds.get(self.renamed.get(key, [key])[0], bool)
+
+    def _today(self, name: str, where: str, read: Callable[[Any], Any]) -> Sequence[str]:
+        """Return the keys that a given one stands for: itself, its new names, or none when it is retired."""
+        if name in self.kinds:
+            return [name]
+        if name in self.renamed:
+            print(f"warning: {where}{name} is now called {' and '.join(self.renamed[name])}", file=sys.stderr)
+            return self.renamed[name]
+        if read(bool) != self.dialect.retired[name]:
+            raise UserError(f"{where}{name}: is not supported any more; leave it out")
+        return []
+
+    def _take(self, word: str, given: dict[str, list[str]]) -> None:
+        """Add a word that stands without a flag to what is given."""
+        if word == "-h":
+            self._help()
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("-") and self._meant(name):
+            raise UserError(f"unexpected argument {word!r}; did you mean '--{self._meant(name)}'?")
+        key = self.positional.get(Path(word).suffix.lower(), self.positional.get(""))
+        many = key in self.kinds and _items(self.kinds[key])
+        if key is None or word.startswith("-") or (key in given and not many):
+            raise UserError(f"unexpected argument {word!r}")
+        given.setdefault(key, []).append(word)
+
+    def _meant(self, name: str) -> Optional[str]:
+        candidates = [name, name.replace("-", "_"), *self.dialect.synonyms.get(name.replace("-", "_").lower(), ())]
+        return next((key for key in candidates if key in self.kinds or key == "config" or " " in key), None)
+
+    def _unknown(self, name: str) -> str:
+        meant = self._meant(name) or next(iter(difflib.get_close_matches(name, self.kinds, 1)), None)
+        if meant in (None, name):
+            return f"unknown key {name!r}; --help lists all"
+        return f"unknown key {name!r}; did you mean {meant if ' ' in meant else repr(meant)}?"
+
+    def _missing(self, key: str) -> str:
+        return f"{key}: a value is missing (--{key} ...); it takes {describe(self._kind(key))}"
+
+    def _file(self, name: str) -> str:
+        """Return the path of a configuration, which may be given by its bare name."""
+        found = self.dialect.recipes / f"{name}.yaml" if self.dialect.recipes else Path(name)
+        return str(found) if os.path.isfile(found) and not os.path.isfile(name) else name
+
+    def _help(self) -> None:
+        print(help_text(self.description, self.concerns))
+        sys.exit(0)
+
+
+def _options(kind: Any) -> list:
+    """Return the types of which a value has one."""
+    if get_origin(kind) is Annotated:
+        return _options(get_args(kind)[0])
+    if get_origin(kind) is Union:
+        return [plain for option in get_args(kind) for plain in _options(option)]
+    return [kind]
+
+
+def _items(kind: Any) -> Any:
+    """Return the type of the items of a list, or None for types without a list."""
+    return next((get_args(option)[0] for option in _options(kind) if get_origin(option) is list), None)
+
+
+def _names(kind: Any) -> list[str]:
+    """Return the names among which a value is chosen."""
+    return [name for option in _options(kind) if get_origin(option) is Literal for name in get_args(option)]
+
+
+def _is_text(kind: Any) -> bool:
+    return str in _options(kind) or bool(_names(kind))
+
+
+def _of_words(words: Sequence[str], kind: Any) -> Any:
+    """Return the value of a flag."""
+    items = _items(kind)
+    if not words:
+        return True
+    if items is None:
+        return _of_word(words[0], kind)
+    if words[0].startswith("[") and words[-1].endswith("]"):
+        try:
+            return _of_node(flow(" ".join(words)), kind)
+        except Exception:  # PyYAML raises nearly anything.
+            return " ".join(words)
+    if str not in _options(items):  # Names and numbers have no commas.
+        words = [part for word in words for part in word.split(",") if part] or words
+    if len(words) == 1 and get_origin(kind) is Union:
+        return _of_word(words[0], kind)
+    return [_of_word(word, items) for word in words]
+
+
+def _of_word(word: str, kind: Any) -> Any:
+    """Return a text as it is, and anything else as YAML has it."""
+    if word in _NULLS and type(None) in _options(kind):
+        return None
+    if _is_text(kind) or not word.strip():
+        return word
+    try:
+        return construct(scalar(word.strip()))
+    except ValueError:  # More digits than Python converts.
+        return word
+
+
+def _of_node(node: yaml.Node, kind: Any) -> Any:
+    """Return the value that stands in a file; where a text is asked for, 010 and 1e5 are texts."""
+
+    def as_text(item: yaml.Node) -> yaml.Node:
+        plain = isinstance(item, yaml.ScalarNode) and item.tag.rpartition(":")[2] in ("int", "float", "bool")
+        return yaml.ScalarNode(STRING, item.value) if plain else item
+
+    if isinstance(node, yaml.SequenceNode) and _items(kind) and _is_text(_items(kind)):
+        node = yaml.SequenceNode(node.tag, [as_text(item) for item in node.value])
+    elif _is_text(kind):
+        node = as_text(node)
+    return construct(node)
+
+
+def spelled(value: Any, kind: Any) -> Any:
+    """Return a name as its type spells it, whatever the case and the dashes of the one given, if only one fits."""
+    if isinstance(value, list):
+        return [spelled(item, _items(kind)) for item in value] if _items(kind) else value
+    names = _names(kind)
+    if not isinstance(value, str) or value in names:
+        return value
+    alike = [name for name in names if _folded(name) == _folded(value)]
+    return alike[0] if len(alike) == 1 else value
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[-_. ]", "", name).casefold()

@@ -1,0 +1,98 @@
+"""Read and write YAML files of `key: value` lines, with the scalars of YAML 1.2.
+
+`version: 1_0` is a text there and not ten, 1e-4 a number, and 010 ten. A repeated key is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from src.cli.errors import UserError
+
+STRING = "tag:yaml.org,2002:str"
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: ClassVar[dict] = {}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or _Loader would take for something else."""
+
+
+# In YAML 1.1, 010 is eight.
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+):
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def read_nodes(path: str) -> dict[str, yaml.Node]:
+    """Return the values of a file by key, not constructed yet. Raises UserError that names the file and the line."""
+    with errors_in(path):
+        root = yaml.compose(Path(path).read_text(encoding="utf-8"), _Loader)
+        if root is None:
+            return {}
+        if not isinstance(root, yaml.MappingNode) or not all(key.tag == STRING for key, _ in root.value):
+            raise UserError(f"{path}: a configuration is a list of lines `key: value`")
+        nodes: dict[str, yaml.Node] = {}
+        for key, value in root.value:
+            if key.value in nodes:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark)
+            nodes[key.value] = value
+        return nodes
+
+
+@contextlib.contextmanager
+def errors_in(path: str) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into a UserError that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
+    except Exception as error:  # PyYAML raises nearly anything for a value that is not what its !!tag says.
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+
+
+def construct(node: yaml.Node) -> Any:
+    """Return the value of a node. Raises whatever PyYAML raises for one that has none."""
+    return _Loader("").construct_document(node)
+
+
+def flow(text: str) -> yaml.Node:
+    """Return the node of a value on one line, such as [a, b]."""
+    return yaml.compose(text, _Loader)
+
+
+def scalar(text: str) -> yaml.Node:
+    """Return the node of a plain scalar, whatever characters are in it."""
+    return yaml.ScalarNode(_Loader("").resolve(yaml.ScalarNode, text, (True, False)), text)
+
+
+def written(node: yaml.Node) -> str:
+    """Return a node as it stands in its file, on one line."""
+    if isinstance(node, yaml.ScalarNode) and not node.style:
+        return node.value
+    start, end = node.start_mark, node.end_mark
+    return " ".join(start.buffer[start.pointer : end.pointer].split())
+
+
+def dump(values: Mapping[str, Any]) -> str:
+    """Return `key: value` lines that are read back to the same values."""
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False)
