@@ -56,7 +56,7 @@ def test_a_launcher_passes_device_and_all_flags_on_from_any_folder(launcher, fak
         start = ["-m", "src.launching.launch", "--start_folder", str(tmp_path), "--device_target", DEVICES[device]]
     else:
         start = [str(ROOT / PROGRAMS[name]), "--device_target", DEVICES[device], "--strict_device"]
-    assert done.stdout.splitlines() == [*start, "--config", "squeezenet a.yaml", "--lr_max=0.1", "--overwrite"]
+    assert done.stdout.splitlines() == [*start, *flags]
 
 
 @pytest.mark.parametrize(

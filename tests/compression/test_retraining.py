@@ -156,7 +156,7 @@ def test_batch_norm_statistics_are_those_of_the_training_images_after_a_few_prun
 
 
 def test_pruning_follows_the_cubic_schedule_to_three_fifths_and_then_stops():
-    """The fraction of zeros at progress t is s (1 - (1 - t)^3): Zhu and Gupta 2017, equation 1, from no zeros at first."""
+    """The fraction of zeros at progress t is s (1 - (1 - t)^3): Zhu and Gupta 2017, equation 1."""
     net, weights = nn.Conv2d(10, 20, 3), np.random.RandomState(0).standard_normal((20, 10, 3, 3)).astype(np.float32)
     net.weight.set_data(Tensor(weights))
     name, size = net.weight.name, weights.size
