@@ -26,6 +26,7 @@ from src.sqz.fileformat import encode
 # most classes without a signal. (0.3 and 0.5 gave the least divergence on the published network among the tried ones.)
 _TRUST_REAL, _TRUST_SYNTHETIC = 0.5, 0.3
 _DEFAULT_AUGMENTATION = "crop_flip"
+_ORIGINAL = "original"  # The first step.
 
 Parameters = Mapping[str, np.ndarray]
 
@@ -60,9 +61,9 @@ class Pipeline:
         """Return the compressed network. Raises UserError for images that cannot be used."""
         config, retrain = self.config, self.retrain
         if retrain.trains or (config.int8 and not config.calibration):
-            self.training = open_source(self._data(card), "train")
+            self.training = open_source(self.training_data(card), "train")
         parameters = original
-        self._record("original", parameters, card)
+        self._record(_ORIGINAL, parameters, card)
         quantizes = any(choice.bits is not None for choice in self.choices.values())
         prunes = config.tolerance is not None or any(c.sparsity is not None for c in self.choices.values())
         folded, folded_card = fold_batch_norm(parameters, card)
@@ -135,7 +136,7 @@ class Pipeline:
         """Return calibration inputs of a card's network, see calibration_inputs."""
         return calibration_inputs(card, self.config.calibration, self.training, self.config.seed)
 
-    def _data(self, card: ModelCard) -> DataConfig:
+    def training_data(self, card: ModelCard) -> DataConfig:
         """Return the configuration of the training images, without those that were its validation images."""
         retrain, dataset = self.retrain, self.measuring.dataset
         augment, crop_padding = self._augmentation()
@@ -161,7 +162,7 @@ class Pipeline:
     def _retraining(self, card: ModelCard):
         from src.compression.retraining import Retraining
 
-        return Retraining(self.retrain, self._data(card), self.training, self.config.seed, self.log)
+        return Retraining(self.retrain, self.training_data(card), self.training, self.config.seed, self.log)
 
 
 def round_vectors(parameters: Parameters) -> dict[str, np.ndarray]:
@@ -173,5 +174,6 @@ def step_line(step: Mapping[str, Any]) -> str:
     """Return the record of a step as a line of text, with accuracy and agreement where they were measured."""
     words = [f"{step['step']}: {step['file_bytes']:,} bytes"]
     words += [f"top-1 {step['accuracy']:.2%}"] if "accuracy" in step else []
-    words += [f"same class as the original {step['agreement']:.1%}"] if "agreement" in step else []
+    if "agreement" in step and step["step"] != _ORIGINAL:
+        words.append(f"same class as the original {step['agreement']:.1%}")
     return ", ".join(words)

@@ -75,15 +75,17 @@ def network():
     return parameters, curvatures
 
 
-def test_a_target_just_below_the_largest_codebooks_is_reached(network):
+def test_a_target_just_below_the_largest_file_is_reached(network):
     parameters, curvatures = network
+    # Outliers, so that even a free codebook uses far fewer bits than it may.
+    skewed = {name: array**3 if array.ndim == 4 else array for name, array in parameters.items()}
 
     def size_of(found):
         return len(encode(found))
 
-    largest = size_of(allocate(parameters, curvatures, 10**6, size_of))
+    largest = size_of(allocate(skewed, curvatures, 10**6, size_of))
     for target in (largest, largest - 28, largest - largest // 100):
-        assert 0.995 * target < size_of(allocate(parameters, curvatures, target, size_of)) <= target
+        assert 0.995 * target < size_of(allocate(skewed, curvatures, target, size_of)) <= target
 
 
 def test_a_file_comes_close_below_its_target_and_bits_go_where_they_matter(network):

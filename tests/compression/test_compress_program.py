@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from src.checkpoint import load_network, read_compressed, save_checkpoint
 from src.cli.errors import UserError
 from src.compression.compress import compress, decompress, missed
 from src.compression.config import CompressConfig, Compression, MeasureConfig, RetrainConfig, parse_compress
+from src.compression.pipeline import Pipeline
 from src.compression.quantize import round_bfloat16
 from src.config import DeviceConfig
 from src.dataset.preprocessing import Preprocessing
@@ -72,8 +74,9 @@ def test_a_run_writes_the_file_the_report_and_pictures_and_says_what_they_cost(f
     assert [step["step"] for step in report["steps"]] == ["original", "pruned", "quantized"]
     assert all(step["images"] == 4 and 0 <= step["accuracy"] <= 1 for step in report["steps"])
     assert report["steps"][0]["agreement"] == 1 and report["steps"][-1]["file_bytes"] == report["totals"]["file_bytes"]
-    steps, file = compressed.stdout.splitlines()[:-1], compressed.stdout.splitlines()[-1]
-    assert [line.split(":")[0] for line in steps] == ["original", "pruned", "quantized"]
+    *lines, file = compressed.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["device", "original", "pruned", "quantized"]
+    assert "same class as the original" in lines[-1] and "same class" not in lines[1]
     assert "net.sqz: " in file and "times smaller than float32" in file
     assert (output / "report.txt").read_text().startswith("layer ")
     for picture in ("histograms.png", "bytes.png"):
@@ -248,6 +251,23 @@ def test_int8_is_compared_and_runs_as_an_exported_model(trained):
     spec = read_spec(output / "net.int8.onnx")
     logits = ExportedModel(output / "net.int8.onnx", spec)(np.zeros((2, 3, 16, 16), np.float32))
     assert logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    "given, run, expected",
+    [
+        (None, None, ("crop_flip", None)),
+        (None, "augment: none\ncrop_padding: 2\n", ("none", 2)),
+        ("cutout", "augment: none\ncrop_padding: 2\n", ("cutout", None)),
+    ],
+)
+def test_training_images_are_augmented_as_in_the_run_of_the_checkpoint(tmp_path, given, run, expected):
+    if run:
+        (tmp_path / "config.yaml").write_text(run)
+    config = CompressConfig(ckpt_path=str(tmp_path / "best.ckpt"))
+    configuration = Compression(config, MeasureConfig(dataset="digits"), RetrainConfig(augment=given), DeviceConfig())
+    data = Pipeline(configuration, {}, None, print).training_data(SimpleNamespace(val_split_of=lambda dataset: 0.0))
+    assert (data.augment, data.crop_padding, data.dataset) == (*expected, "digits")
 
 
 def test_targets_that_are_missed_are_named():
