@@ -1,4 +1,4 @@
-"""Allreduce and its cost per training step on CPU workers that the real msrun starts (MindSpore's MCCL).
+"""Allreduce and its cost per training step on CPU workers (MindSpore's MCCL).
 
     timeout 180 python benchmarks/allreduce.py --workers 1 2 [--rounds 5] [--repeats 3]
     timeout 180 python benchmarks/allreduce.py --workers 1 4
@@ -16,20 +16,17 @@ import json
 import os
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Callable, NoReturn
 
-import psutil
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.cli.errors import UserError, run
-from src.launching.launch import find_msrun, worker_environment
-from src.launching.processes import OF_MSRUN
+from src.launching.cluster import Cluster
+from src.launching.workers import Workers
 
 # v1.0 with ten classes, whose gradient does not depend on the size of the images; small ones keep a step short.
 IMAGES, IMAGE_SIZE = 8, 64
@@ -138,24 +135,23 @@ def report(folder: Path, rank: int, name: str, figures: dict) -> None:
         (folder / "new").replace(folder / f"{name}.json")
 
 
-def started(folder: Path, workers: int, repeats: int) -> subprocess.Popen:
-    """Start msrun with so many workers."""
+def started(folder: Path, count: int, repeats: int) -> Workers:
+    """Start a job with so many workers."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    environment = {name: v for name, v in worker_environment(folder).items() if name not in OF_MSRUN}
-    command = [find_msrun(), f"--worker_num={workers}", f"--local_worker_num={workers}", "--master_addr=127.0.0.1"]
-    command += [f"--master_port={port}", f"--log_dir={folder / f'log-{workers}'}", "--join=True", __file__]
-    command += ["--turns", str(folder), "--workers", str(workers), "--repeats", str(repeats)]
-    # A session of its own, or a signal to all of this program's group would end msrun before what it has started.
-    nowhere = subprocess.DEVNULL
-    return subprocess.Popen(command, env=environment, stdout=nowhere, stderr=nowhere, start_new_session=True)
+    logs = folder / f"log-{count}"
+    logs.mkdir()
+    workers = Workers(Cluster(1, 0, count, "127.0.0.1", port), logs)
+    command = [sys.executable, str(Path(__file__).resolve()), "--turns", str(folder)]
+    workers.start([*command, "--workers", str(count), "--repeats", str(repeats)], SECONDS_TO_START)
+    return workers
 
 
-def awaited(folder: Path, name: str, jobs: list[subprocess.Popen], seconds: float) -> dict[str, float]:
+def awaited(folder: Path, name: str, jobs: list[Workers], seconds: float) -> dict[str, float]:
     """Return the figures of that name. Raises RuntimeError when a job has ended early."""
     file, deadline = folder / f"{name}.json", time.monotonic() + seconds
     while not file.exists():
-        if any(job.poll() is not None for job in jobs):
+        if any(len(job.running()) < len(job.ranks) for job in jobs):
             logs = "".join(log.read_text(errors="replace")[-2000:] for log in folder.glob("log-*/worker_0.log"))
             raise RuntimeError(f"a job has ended early: {logs}")
         if time.monotonic() > deadline:
@@ -167,7 +163,7 @@ def awaited(folder: Path, name: str, jobs: list[subprocess.Popen], seconds: floa
 def in_turns(workers: list[int], rounds: int, repeats: int) -> dict[int, list[dict[str, float]]]:
     """Return the figures of each round, by the number of workers."""
     figures: dict[int, list[dict[str, float]]] = {count: [] for count in workers}
-    jobs = []
+    jobs: list[Workers] = []
     with tempfile.TemporaryDirectory(prefix="squeezenet_") as name:
         folder = Path(name)
         try:
@@ -180,19 +176,9 @@ def in_turns(workers: list[int], rounds: int, repeats: int) -> dict[int, list[di
                 (folder / "next").replace(folder / "turn")
                 figures[count].append(awaited(folder, f"turn-{number}", jobs, SECONDS_TO_START))
         finally:
-            end(jobs)
+            for job in jobs:
+                job.close()
     return figures
-
-
-def end(jobs: list[subprocess.Popen]) -> None:
-    """Kill what msrun has started, and msrun."""
-    for job in jobs:
-        left = [psutil.Process(job.pid)] if job.poll() is None else []
-        left += [below for process in left for below in process.children(recursive=True)]
-        for process in left:
-            process.kill()
-        job.wait()
-        psutil.wait_procs(left, timeout=10)
 
 
 def table(figures: dict[int, list[dict[str, float]]]) -> str:

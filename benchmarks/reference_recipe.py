@@ -32,6 +32,7 @@ from src.cli.errors import run
 from src.config import parse_train
 from src.loss import CrossEntropy
 from src.network.dropout import Dropout
+from src.network.geometry import feature_size
 from src.training.model import make_optimizer
 from src.training.plan import prepare
 
@@ -97,7 +98,8 @@ def main() -> None:
     optimizer = config.optimizer
     theirs = [Theirs(plan.card.model, w, optimizer.momentum, optimizer.weight_decay) for w in (weights, nudged)]
     masks = Dropout(config.model.dropout).seeded(config.run.seed).set_train()
-    shape = (config.data.batch_size, net.classifier[1].in_channels, *[net.feature_size(config.data.image_size)] * 2)
+    size = feature_size(net.stem, net.layers, config.data.image_size)
+    shape = (config.data.batch_size, net.classifier[1].in_channels, size, size)
     ones = Tensor(np.ones(shape, np.float32))
     step = nn.TrainOneStepCell(nn.WithLossCell(net, CrossEntropy()), make_optimizer(net, optimizer, plan.rates))
     step.set_train()

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from src.squeezenet import Norm, Pool, architecture
+from src.network.design_space import Norm, Pool, architecture
+from src.squeezenet import VERSIONS
 
 # What MindSpore calls the parameters of a batch norm, and PyTorch.
 _NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
@@ -64,13 +65,13 @@ class SqueezeNet(nn.Module):
         dropout=0.5,
     ):
         super().__init__()
-        (channels, kernel, stride, pad_mode), layers = architecture(version, stem)
+        (channels, kernel, stride, pad_mode), layers = architecture(VERSIONS[version], stem, batch_norm != "none")
         features = [Unit(3, channels, kernel, stride, pad_mode, batch_norm == "all")]
         for layer in layers:
             if isinstance(layer, Pool):
                 features.append(nn.MaxPool2d(*layer))
             elif isinstance(layer, Norm):
-                features += [nn.BatchNorm2d(channels)] if batch_norm != "none" else []
+                features.append(nn.BatchNorm2d(channels))
             else:
                 outputs, shortcut = layer.expand1x1 + layer.expand3x3, None
                 if bypass != "none" and channels == outputs:

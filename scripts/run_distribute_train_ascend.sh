@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on many Ascend NPUs, of one host or of a cluster, with msrun. Without arguments: every NPU of this host
+# Train on many Ascend NPUs, of one host or of a cluster. Without arguments: every NPU of this host
 # (ASCEND_RT_VISIBLE_DEVICES, or npu-smi), the default CIFAR-10 recipe, data in ./data.
 #
 #   bash scripts/run_distribute_train_ascend.sh

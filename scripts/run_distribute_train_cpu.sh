@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Train with several workers on the CPU, of one host or of a cluster, with msrun. Without arguments: two workers, the
-# default CIFAR-10 recipe, data in ./data.
+# Train with several workers on the CPU, of one host or of a cluster. Without arguments: two workers, the default
+# CIFAR-10 recipe, data in ./data.
 #
 #   bash scripts/run_distribute_train_cpu.sh --config config/squeezenet_digits.yaml
 #   bash scripts/run_distribute_train_cpu.sh --devices 4 --config config/squeezenet_cifar10_small.yaml --data_path ./data

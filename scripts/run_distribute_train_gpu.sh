@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Train on many GPUs, of one host or of a cluster, with msrun. Without arguments: every GPU of this host
-# (CUDA_VISIBLE_DEVICES, or nvidia-smi), the default CIFAR-10 recipe, data in ./data.
+# Train on many GPUs, of one host or of a cluster. Without arguments: every GPU of this host (CUDA_VISIBLE_DEVICES, or
+# nvidia-smi), the default CIFAR-10 recipe, data in ./data.
 #
 #   bash scripts/run_distribute_train_gpu.sh
 #   bash scripts/run_distribute_train_gpu.sh --devices 4 --config config/squeezenet_cifar10.yaml --data_path ./data

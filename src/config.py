@@ -34,6 +34,7 @@ from src.keys import (
     Filters,
     Fit,
     Fraction,
+    Loss,
     NewFolderConfig,
     Normalization,
     OpenFraction,
@@ -131,6 +132,8 @@ class DataConfig(DataLoadingConfig):
 class OptimizerConfig:
     """Loss and optimizer."""
 
+    loss: Loss = "cross_entropy"
+    """cross_entropy, over all classes, or bce, binary cross entropy of each class by itself"""
     optimizer: Optimizer = "momentum"
     """update rule; muon: src/optimizers/muon.py"""
     momentum: Fraction = 0.9
@@ -141,7 +144,7 @@ class OptimizerConfig:
     """apply weight decay to biases too; MindSpore never applies it to batch norm parameters"""
     freeze: list[str] = dataclasses.field(default_factory=list)
     """layers of the pretrained network, or the whitened stem, to keep as they are: features, or names listed by
-    `python -m src.network.summary`, such as features.0, or a range, such as features.0-4"""
+    `python -m src.summary`, such as features.0, or a range, such as features.0-4"""
     layer_decay: Ratio = 1.0
     """learning rate of a layer relative to that of the layer above it; the last layer has the schedule's"""
     label_smoothing: Fraction = 0.0

@@ -13,10 +13,9 @@ from src.cli.flags import Dialect, limited
 from src.dataset.augmentation import AUGMENTATIONS
 from src.dataset.preprocessing import FITS, NORMALIZATIONS, RESIZERS
 from src.dataset.registry import DATASETS
+from src.loss import LOSSES
+from src.optimizers import OPTIMIZERS
 from src.squeezenet import BATCH_NORMS, BYPASSES, STEMS, VERSIONS
-
-# The registry of optimizers will be imported here, as those of the data sets are above.
-OPTIMIZERS = ("momentum", "nesterov", "muon", "sgd", "adam")
 
 Count = limited(int, "a whole number, at least 1", ge=1, lt=2**31)
 CountOrZero = limited(int, "a whole number, at least 0", ge=0, lt=2**31)
@@ -50,7 +49,8 @@ Augmentations = Union[Literal["none"], Augmentation, list[Augmentation]]
 Resizer = Literal[tuple(name for name in RESIZERS if name != "device")]  # The device: preprocess.
 Fit = Literal[FITS]
 Normalization = Literal[NORMALIZATIONS]
-Optimizer = Literal[OPTIMIZERS]
+Optimizer = Literal[tuple(OPTIMIZERS)]
+Loss = Literal[tuple(LOSSES)]
 
 # What other programs call a key.
 _OTHERS_WORDS = {

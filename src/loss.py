@@ -1,28 +1,44 @@
-"""Softmax cross entropy with label smoothing, which also counts how many training images were right."""
+"""Losses of a classifier, with label smoothing; they also count how many training images were classified right.
+
+A new loss is a subclass with `mean_loss` and `untrained`, and a line in LOSSES.
+"""
+
+from __future__ import annotations
+
+import math
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
 
-class CrossEntropy(nn.LossBase):
-    """Mean softmax cross entropy of logits (N, num_classes) and labels.
+class ClassificationLoss(nn.LossBase):
+    """Base class: turn labels into smoothed targets, and count the images that were classified right.
 
-    The labels are classes, (N,) int32, or of mixed images the shares of the first classes, (N, classes) float32.
+    Input: logits (N, num_classes), and either labels, (N,) int32, or soft labels of mixed images, (N, classes) float32,
+    which may leave out the network's last classes. Output: the mean loss, a scalar.
 
-    label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2015, section 7).
+    label_smoothing: fraction of the target spread evenly over all classes (Szegedy et al. 2015, section 7).
 
     While the network trains, `correct` and `seen` count the images classified right and the images seen, and `loss_sum`
     adds up their losses, inside the graph: this costs no second forward pass, and loses no step where a device is fed
-    several at a time.
+    several at a time. A mixed image is right where its largest soft label is predicted.
     """
 
     def __init__(self, label_smoothing: float = 0.0):
         super().__init__()
         self.label_smoothing = label_smoothing
-        self.cross_entropy = nn.SoftmaxCrossEntropyWithLogits(reduction="mean")
         self.correct = Parameter(Tensor(0, ms.int32), name="train_correct", requires_grad=False)
         self.seen = Parameter(Tensor(0, ms.int32), name="train_seen", requires_grad=False)
         self.loss_sum = Parameter(Tensor(0, ms.float32), name="train_loss_sum", requires_grad=False)
+
+    @staticmethod
+    def untrained(num_classes: int) -> float:
+        """Return the loss of logits that are all 0, where a dead start stays."""
+        raise NotImplementedError
+
+    def mean_loss(self, logits, targets):
+        """Return the mean loss of logits and targets, both (N, num_classes) float32."""
+        raise NotImplementedError
 
     def restart(self) -> None:
         """Count from 0 again."""
@@ -30,22 +46,58 @@ class CrossEntropy(nn.LossBase):
             counter.set_data(Tensor(0, counter.dtype))
 
     def construct(self, logits, labels):
-        mixed = labels.ndim == 2
+        soft = labels.ndim == 2
         if self.training:
-            expected = labels.argmax(1).astype(ms.int32) if mixed else labels
+            expected = labels.argmax(1).astype(ms.int32) if soft else labels
             right = (logits.argmax(1).astype(ms.int32) == expected).astype(ms.float32).sum()
             self.correct = self.correct + right.astype(ms.int32)
             self.seen = self.seen + labels.shape[0]
-        # Not `sparse=True`, whose loss is infinite on the CPU from a logit 87 above the label's on.
         classes = logits.shape[1]
         off = self.label_smoothing / classes
-        if mixed:
-            shares = ops.pad(labels, (0, classes - labels.shape[1]))
-            targets = shares * (1 - self.label_smoothing) + off
+        if soft:
+            if labels.shape[1] < classes:
+                labels = ops.pad(labels, (0, classes - labels.shape[1]))
+            targets = labels * (1 - self.label_smoothing) + off
         else:
             on = Tensor(1 - self.label_smoothing + off, ms.float32)
             targets = ops.one_hot(labels, classes, on, Tensor(off, ms.float32))
-        loss = self.cross_entropy(logits, targets)
+        loss = self.mean_loss(logits, targets)
         if self.training:
             self.loss_sum = self.loss_sum + loss * labels.shape[0]
         return loss
+
+
+class CrossEntropy(ClassificationLoss):
+    """Softmax cross entropy; see ClassificationLoss."""
+
+    untrained = staticmethod(math.log)
+
+    def __init__(self, label_smoothing: float = 0.0):
+        super().__init__(label_smoothing)
+        # Not `sparse=True`, whose loss is infinite on the CPU from a logit 87 above the label's on.
+        self.cross_entropy = nn.SoftmaxCrossEntropyWithLogits(reduction="mean")
+
+    def mean_loss(self, logits, targets):
+        """Return the mean over the images."""
+        return self.cross_entropy(logits, targets)
+
+
+class BinaryCrossEntropy(ClassificationLoss):
+    """Sigmoid cross entropy of each class by itself; see ClassificationLoss.
+
+    Wightman et al. 2021 (https://arxiv.org/abs/2110.00476, section 2.2), as timm has it.
+    """
+
+    @staticmethod
+    def untrained(num_classes: int) -> float:
+        """Return the logarithm of 2, whatever the number of classes."""
+        return math.log(2)
+
+    def mean_loss(self, logits, targets):
+        """Return the mean over images and classes."""
+        # log(1 + exp(x)) without overflow, less x for the target.
+        losses = ops.relu(logits) - logits * targets + ops.log1p(ops.exp(-ops.abs(logits)))
+        return losses.mean()
+
+
+LOSSES = {"cross_entropy": CrossEntropy, "bce": BinaryCrossEntropy}

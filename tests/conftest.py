@@ -29,6 +29,18 @@ SLOW_SECONDS = 1800
 SHARED = Path(os.environ.get("SQUEEZENET_SHARED", ROOT.parent / "shared"))
 
 
+@pytest.fixture(autouse=True)
+def pynative_mode() -> None:
+    """PYNATIVE_MODE for what a test runs itself: no graph is compiled, and no test depends on the one before it."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+@pytest.fixture
+def graph_mode(pynative_mode) -> None:
+    """GRAPH_MODE, the programs' default."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real data for development; tests that need it are skipped without it."""

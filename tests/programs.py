@@ -19,7 +19,7 @@ from src.cli.errors import run
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run_script(script: str, *arguments, cwd: Path = ROOT, timeout: int = 600, **environment) -> SimpleNamespace:
+def run_script(script: str, *arguments, cwd: Path = ROOT, **environment) -> SimpleNamespace:
     """Run one of the project's programs in a folder, as a user does; return returncode, stdout and stderr."""
     done = subprocess.run(
         [sys.executable, str(ROOT / script), *map(str, arguments)],
@@ -27,7 +27,6 @@ def run_script(script: str, *arguments, cwd: Path = ROOT, timeout: int = 600, **
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=timeout,
     )
     return SimpleNamespace(returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)
 

@@ -30,7 +30,9 @@ from src.config import (
 )
 from src.inference.config import CHECKPOINTS, MODELS_AND_IMAGES, EvalConfig, ExportConfig, InferConfig
 from src.lr_generator import LR_DECAY_MODES
-from src.squeezenet import BATCH_NORMS, BYPASSES, STEMS, VERSIONS, SqueezeNet
+from src.network.design_space import STEMS
+from src.network.geometry import feature_size
+from src.squeezenet import BATCH_NORMS, BYPASSES, VERSIONS, SqueezeNet
 from src.training.plan import learning_rates
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -605,7 +607,7 @@ def test_a_recipe_describes_a_run_that_can_start(recipe):
         assert key in KEYS, key
         assert value not in ("", None), key
     net = SqueezeNet(**{**dataclasses.asdict(config.model), "num_classes": config.model.num_classes or 10})
-    assert net.feature_size(config.data.image_size) >= 1
+    assert feature_size(net.stem, net.layers, config.data.image_size, net.ceil_mode) >= 1
     rates = learning_rates(config, 10, 8)
     assert np.isfinite(rates).all() and rates.max() > 0
     assert config.run.output_path == f"runs/{recipe.stem}"

@@ -27,7 +27,7 @@ PROGRAMS = {
     "infer.py": ["--images", "x.png", "--ckpt_path", "x.ckpt"],
     "export.py": ["--ckpt_path", "x.ckpt"],
     "to_mindrecord.py": ["--output_path", "x"],
-    "-m": ["src.network.summary"],
+    "-m": ["src.summary"],
 }
 
 

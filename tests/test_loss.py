@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.loss import CrossEntropy
+from src.loss import LOSSES, BinaryCrossEntropy, ClassificationLoss, CrossEntropy
 
 IMAGES, CLASSES = 12, 7
 LABELS = np.arange(IMAGES) % CLASSES
@@ -63,12 +63,12 @@ def test_untrained_logits_cost_the_logarithm_of_the_classes():
         assert float(loss.asnumpy()) == pytest.approx(np.log(CLASSES), rel=1e-6)
 
 
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_images_seen_and_recognised_are_counted_in_training_only(mode, label_smoothing):
+@pytest.mark.parametrize("name", LOSSES)
+def test_images_seen_and_recognised_are_counted_in_training_only(mode, name):
     logits = made_logits()
     right = logits.argmax(1) == LABELS
     assert 0 < right[:5].sum() < 5 and right.sum() != right[:5].sum(), "the example must tell right from wrong"
-    loss = CrossEntropy(label_smoothing)
+    loss = LOSSES[name]()
 
     def counts_after(training):
         loss.set_train(training)
@@ -83,21 +83,21 @@ def test_images_seen_and_recognised_are_counted_in_training_only(mode, label_smo
 
 
 def mixed_labels(classes: int) -> np.ndarray:
-    """Return the shares of the first classes in images that were mixed from two."""
+    """Return soft labels of images that were mixed from two."""
     labels = np.minimum(LABELS, classes - 1)
-    shares = np.linspace(0.05, 0.95, IMAGES)[:, None]
+    lam = np.linspace(0.05, 0.95, IMAGES)[:, None]
     one_hot = np.eye(classes)[labels]
-    return (shares * one_hot + (1 - shares) * np.roll(one_hot, 1, axis=0)).astype(np.float32)
+    return (lam * one_hot + (1 - lam) * np.roll(one_hot, 1, axis=0)).astype(np.float32)
 
 
 @pytest.mark.parametrize("classes", [CLASSES, CLASSES - 3])  # A network may have more classes than the data set.
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_labels_of_mixed_images_are_smoothed_and_counted_by_their_largest_share(mode, label_smoothing, classes):
+def test_soft_labels_are_smoothed_and_counted_by_their_largest(mode, label_smoothing, classes):
     logits, labels = made_logits(), mixed_labels(classes)
     loss = CrossEntropy(label_smoothing).set_train()
     value = loss(Tensor(logits), Tensor(labels))
-    shares = np.pad(labels.astype(np.float64), ((0, 0), (0, CLASSES - classes)))
-    smoothed = (1 - label_smoothing) * shares + label_smoothing / CLASSES
+    padded = np.pad(labels.astype(np.float64), ((0, 0), (0, CLASSES - classes)))
+    smoothed = (1 - label_smoothing) * padded + label_smoothing / CLASSES
     expected = -(smoothed * log_softmax(logits)).sum(1).mean()
     assert float(value.asnumpy()) == pytest.approx(expected, rel=1e-5)  # float32
     assert int(loss.correct.asnumpy()) == (logits.argmax(1) == labels.argmax(1)).sum()
@@ -106,5 +106,55 @@ def test_labels_of_mixed_images_are_smoothed_and_counted_by_their_largest_share(
     np.testing.assert_allclose(gradient, (np.exp(log_softmax(logits)) - smoothed) / IMAGES, rtol=1e-4, atol=1e-7)
 
 
-def test_counters_are_no_weights_to_train():
-    assert list(CrossEntropy().trainable_params()) == []
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("scale", [3.0, 300.0])  # exp(300) is infinite in float32.
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_binary_cross_entropy_is_that_of_torch(mode, label_smoothing, scale, soft):
+    torch = pytest.importorskip("torch")
+    logits, labels = made_logits(scale), mixed_labels(CLASSES)
+    target = (1 - label_smoothing) * labels + label_smoothing / CLASSES if soft else targets(label_smoothing)
+    theirs = torch.tensor(logits, requires_grad=True)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(theirs, torch.tensor(target, dtype=torch.float32))
+    expected.backward()
+    loss = BinaryCrossEntropy(label_smoothing).set_train()
+    value, gradient = ms.value_and_grad(loss)(Tensor(logits), Tensor(labels if soft else LABELS.astype(np.int32)))
+    assert float(value.asnumpy()) == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(gradient.asnumpy(), theirs.grad.numpy(), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name, value", [("cross_entropy", np.log(CLASSES)), ("bce", np.log(2))])
+def test_each_loss_of_the_registry_tells_what_untrained_logits_cost(name, value):
+    zeros = Tensor(np.zeros((IMAGES, CLASSES), np.float32))
+    assert float(LOSSES[name]()(zeros, Tensor(LABELS, ms.int32)).asnumpy()) == pytest.approx(value, rel=1e-6)
+    assert LOSSES[name].untrained(CLASSES) == pytest.approx(value)
+
+
+def test_a_new_loss_is_its_formula_alone(mode):
+    class SquaredError(ClassificationLoss):
+        def mean_loss(self, logits, targets):
+            return ((logits - targets) ** 2).mean()
+
+    logits, loss = made_logits(), SquaredError().set_train()
+    value = float(loss(Tensor(logits), Tensor(LABELS, ms.int32)).asnumpy())
+    assert value == pytest.approx(((logits - targets(0.0)) ** 2).mean(), rel=1e-5)
+    assert int(loss.seen.asnumpy()) == IMAGES and int(loss.correct.asnumpy()) == (logits.argmax(1) == LABELS).sum()
+
+
+@pytest.mark.parametrize("classes, pads", [(CLASSES, False), (CLASSES - 3, True)])
+def test_soft_labels_are_padded_only_where_the_network_has_more_classes(monkeypatch, classes, pads):
+    padded, pad = [], ms.ops.pad
+    monkeypatch.setattr(ms.ops, "pad", lambda *arguments: padded.append(arguments) or pad(*arguments))
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        CrossEntropy()(Tensor(made_logits()), Tensor(mixed_labels(classes)))
+    finally:
+        ms.set_context(mode=before)
+    assert bool(padded) == pads
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_counters_are_no_weights_to_train(name):
+    loss = LOSSES[name]()
+    assert list(loss.trainable_params()) == []
+    assert [parameter.name for parameter in loss.get_parameters()] == ["train_correct", "train_seen"]

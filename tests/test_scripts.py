@@ -15,6 +15,7 @@ from tests.programs import ROOT
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 ZOO_NAMES = [ROOT / "scripts" / f"run_{name}.sh" for name in ("standalone_train", "distribute_train", "eval")]
 LAUNCHERS = [p for p in SCRIPTS if p.name.startswith("run_") and p.name != "run_program.sh" and p not in ZOO_NAMES]
+OTHERS = [ROOT / "scripts" / name for name in ("quickstart.sh", "test.sh", "test_versions.sh")]
 PROGRAMS = {"run_standalone_train": "train.py", "run_eval": "eval.py", "run_export": "export.py"}
 DISTRIBUTED = "run_distribute_train"
 DEVICES = {"ascend": "Ascend", "gpu": "GPU", "cpu": "CPU"}
@@ -48,9 +49,8 @@ def test_there_is_a_launcher_for_every_program_and_device():
 @pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda path: path.stem)
 def test_a_launcher_passes_device_and_all_flags_on_from_any_folder(launcher, fake_python, tmp_path):
     name, device = launcher.stem.rsplit("_", 1)
-    done = run(
-        launcher, "--config", "squeezenet a.yaml", "--lr_max=0.1", "--overwrite", cwd=tmp_path, PYTHON=fake_python
-    )
+    flags = ["--config", "squeezenet a.yaml", "--lr_max=0.1", "--overwrite"]
+    done = run(launcher, *flags, cwd=tmp_path, PYTHON=fake_python)
     assert done.returncode == 0, done.stderr
     if name == DISTRIBUTED:  # Its module says the rest to train.py (tests/launching/test_launch.py).
         start = ["-m", "src.launching.launch", "--start_folder", str(tmp_path), "--device_target", DEVICES[device]]
@@ -115,7 +115,9 @@ def test_a_launcher_exits_with_the_status_of_the_program(fake_python):
 
 
 @pytest.mark.parametrize(
-    "script", [*LAUNCHERS, *(ROOT / "scripts" / name for name in ("quickstart.sh", "test.sh"))], ids=lambda p: p.stem
+    "script",
+    [*LAUNCHERS, *(ROOT / "scripts" / name for name in ("quickstart.sh", "test.sh", "test_versions.sh"))],
+    ids=lambda p: p.stem,
 )
 def test_help_shows_the_head_comment_without_running_anything(script, fake_python):
     done = run(script, "--help", PYTHON=fake_python)

@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
-
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+from src.network.design_space import STEMS
 from src.squeezenet import (
     BATCH_NORMS,
     BYPASSES,
-    STEMS,
     VERSIONS,
-    CeilMaxPool2d,
     ConvUnit,
     Fire,
     SqueezeNet,
-    Widths,
-    fires_from_metaparameters,
+    squeezenet1_0,
+    squeezenet1_1,
 )
+from tests.network.test_geometry import noise
 
-# Every listed variant: one that is added to the tables of src/squeezenet.py is tested from then on.
-VARIANTS = list(itertools.product(VERSIONS, BYPASSES, BATCH_NORMS))
-
-# Squeeze, 1x1 and 3x3 filters as printed: the paper's table 1 (v1.1 kept them), and the small CIFAR net.
-PAPER_FIRES = [
-    *[(16, 64, 64)] * 2,
-    *[(32, 128, 128)] * 2,
-    *[(48, 192, 192)] * 2,
-    *[(64, 256, 256)] * 2,
+# Pairwise: every version with every bypass and every batch norm, and each two of these together. A version that is
+# added to the tables is tested from then on.
+VARIANTS = [
+    (version, bypass, BATCH_NORMS[(i + j) % len(BATCH_NORMS)])
+    for i, version in enumerate(VERSIONS)
+    for j, bypass in enumerate(BYPASSES)
 ]
-CIFAR_FIRES = [*[(32, 64, 64)] * 2, *[(32, 128, 128)] * 2]
-DEEP_FIRES = [*[(32, 64, 64)] * 3, *[(64, 128, 128)] * 6]
-WIDE_FIRES = [(32, 16, 64), *[(64, 24, 160)] * 2, *[(128, 64, 192)] * 2]
-# Channels and side of the first convolution, and the Fire modules.
-PRINTED = {
-    "1_0": (96, 7, PAPER_FIRES),
-    "1_1": (64, 3, PAPER_FIRES),
-    "cifar": (64, 3, CIFAR_FIRES),
-    "cifar_deep": (64, 3, DEEP_FIRES),
-    "cifar_wide": (64, 3, WIDE_FIRES),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -58,10 +42,6 @@ def pynative():
 def imagenet_net() -> SqueezeNet:
     ms.set_seed(1)
     return SqueezeNet(num_classes=1000).set_train(False)
-
-
-def noise(*shape: int) -> Tensor:
-    return Tensor(np.random.RandomState(0).standard_normal(shape).astype(np.float32))
 
 
 def parameter_count(net: nn.Cell) -> int:
@@ -113,27 +93,6 @@ def test_fire_with_6_5_and_4_filters_on_96_channels_has_822_weights():
     assert sum(weight.size for weight in weights) == 822
 
 
-@pytest.mark.parametrize("stem", STEMS)
-@pytest.mark.parametrize("version, bypass, batch_norm", VARIANTS)
-def test_parameter_count_is_that_of_the_printed_tables(version, bypass, batch_norm, stem):
-    def conv(inputs, outputs, side, normalised):
-        return inputs * outputs * side**2 + (2 * outputs if normalised else outputs)
-
-    everywhere, in_squeeze = batch_norm == "all", batch_norm != "none"
-    channels, side, fires = PRINTED[version]
-    expected = conv(3, channels, 3 if stem == "small" else side, everywhere)
-    for squeeze, expand1x1, expand3x3 in fires:
-        expected += conv(channels, squeeze, 1, in_squeeze)
-        expected += conv(squeeze, expand1x1, 1, everywhere) + conv(squeeze, expand3x3, 3, everywhere)
-        if bypass == "complex" and channels != expand1x1 + expand3x3:
-            expected += conv(channels, expand1x1 + expand3x3, 1, everywhere)
-        channels = expand1x1 + expand3x3
-    if version in ("cifar_deep", "cifar_wide") and in_squeeze:
-        expected += 2 * channels
-    expected += conv(channels, 10, 1, False)
-    assert parameter_count(SqueezeNet(10, version, bypass, batch_norm, stem)) == expected
-
-
 @pytest.mark.parametrize(
     "size, arguments",
     [
@@ -159,28 +118,6 @@ def test_logits_are_float32_of_images_by_classes(size, arguments):
     assert logits.shape == (2, 7)
     assert logits.dtype == ms.float32
     assert np.isfinite(logits.asnumpy()).all()
-
-
-@pytest.mark.parametrize("ceil_mode", [False, True])
-@pytest.mark.parametrize("stem", STEMS)
-@pytest.mark.parametrize("version", VERSIONS)
-def test_feature_size_is_the_side_of_the_true_feature_map(version, stem, ceil_mode):
-    net = SqueezeNet(2, version, stem=stem, ceil_mode=ceil_mode, base_e=4, incr_e=0)
-    smallest = next(size for size in range(1, 100) if net.feature_size(size) >= 1)
-    keeps_resolution = net.stem.stride == 1
-    for size in (smallest, *range(35, 38), *(() if keeps_resolution else (227,))):
-        side = net.feature_size(size)
-        assert net.features(noise(1, 3, size, size)).shape[2:] == (side, side), size
-    if smallest > 1:
-        with pytest.raises(ValueError, match="must be"):
-            net.features(noise(1, 3, smallest - 1, smallest - 1))
-
-
-def test_feature_sizes_of_v1_0_are_the_published_ones():
-    """13x13 at 227 (the paper's Caffe net) whichever way sizes are rounded; 13x13 at 224 in torchvision, 12x12 here."""
-    floor, ceil = SqueezeNet(2), SqueezeNet(2, ceil_mode=True)
-    assert [floor.feature_size(227), ceil.feature_size(227), ceil.feature_size(224)] == [13, 13, 13]
-    assert floor.feature_size(224) == 12
 
 
 @pytest.mark.parametrize("version, bypass, batch_norm", VARIANTS)
@@ -223,16 +160,6 @@ def test_graph_and_pynative_mode_give_the_same_logits(arguments):
     assert np.abs(logits[ms.PYNATIVE_MODE]).max() > 0
     # The order of additions may differ between the two.
     np.testing.assert_allclose(logits[ms.GRAPH_MODE], logits[ms.PYNATIVE_MODE], rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("kernel_size", [2, 3])
-@pytest.mark.parametrize("size", range(3, 9))
-def test_ceil_pooling_equals_mindspores_for_odd_and_even_sizes(size, kernel_size):
-    images = noise(2, 3, size, size) - 10  # All negative: zeros that crept in would win.
-    expected = nn.MaxPool2d(kernel_size, 2, pad_mode="pad", padding=0, ceil_mode=True)(images).asnumpy()
-    pooled = CeilMaxPool2d(kernel_size, 2)(images).asnumpy()
-    assert pooled.max() < 0
-    np.testing.assert_array_equal(pooled, expected)
 
 
 @pytest.mark.parametrize("shortcut", ["none", "identity", "convolution"])
@@ -368,42 +295,17 @@ def test_an_unsupported_value_is_refused_with_those_supported(name, value, suppo
     assert all(choice in str(refusal.value) for choice in supported)
 
 
-def test_default_metaparameters_give_the_fires_of_the_papers_table_1():
-    assert fires_from_metaparameters(8) == [Widths(*fire) for fire in PAPER_FIRES]
-    shapes = [
-        [(p.name, p.shape) for p in SqueezeNet(10, **arguments).get_parameters()]
-        for arguments in ({}, {"base_e": 128}, {"base_e": None, "squeeze_ratio": None})
-    ]
-    assert shapes[0] == shapes[1] == shapes[2]
+def test_what_is_no_number_of_classes_is_refused_with_an_example():
+    with pytest.raises(
+        TypeError, match=r"^num_classes: '1_1' is not an integer, as in SqueezeNet\(10, version='1_1'\)$"
+    ):
+        SqueezeNet("1_1")
+    with pytest.raises(TypeError, match=r"SqueezeNet.*'pretrained'"):
+        SqueezeNet(pretrained=True)
 
 
-def test_metaparameters_follow_the_formula_of_section_5_1():
-    fires = fires_from_metaparameters(5, base_e=100, incr_e=40, freq=2, pct_3x3=0.25, squeeze_ratio=0.3)
-    assert fires == [(30, 75, 25), (30, 75, 25), (42, 105, 35), (42, 105, 35), (54, 135, 45)]
-
-
-@pytest.mark.parametrize(
-    "metaparameters, fire",
-    [
-        ({"base_e": 10, "pct_3x3": 0.26, "squeeze_ratio": 0.26}, (3, 7, 3)),  # 2.6 filters are 3.
-        ({"base_e": 10, "pct_3x3": 0.24, "squeeze_ratio": 0.24}, (2, 8, 2)),
-        ({"base_e": 10, "pct_3x3": 0.01, "squeeze_ratio": 0.01}, (1, 9, 1)),
-        ({"base_e": 10, "pct_3x3": 0.99, "squeeze_ratio": 2.0}, (20, 1, 9)),
-        ({"base_e": 2, "pct_3x3": 0.5}, (1, 1, 1)),
-        ({"base_e": 1}, (1, 1, 1)),
-    ],
-)
-def test_metaparameters_round_to_whole_filters_and_leave_one_of_each(metaparameters, fire):
-    assert fires_from_metaparameters(1, **metaparameters) == [fire]
-
-
-@pytest.mark.parametrize("version, fires", [("1_0", 8), ("1_1", 8), ("cifar", 4)])
-def test_metaparameters_replace_the_fires_and_leave_stem_and_pools(version, fires):
-    net = SqueezeNet(10, version, base_e=8, incr_e=4, freq=1, pct_3x3=0.25, squeeze_ratio=0.5)
-    widths = [layer for layer in net.layers if isinstance(layer, Widths)]
-    expands = [8 + 4 * i for i in range(fires)]
-    assert [fire.expand1x1 + fire.expand3x3 for fire in widths] == expands
-    assert [(fire.squeeze, fire.expand3x3) for fire in widths] == [(e // 2, e // 4) for e in expands]
-    stem, layers = VERSIONS[version]
-    assert net.stem == stem
-    assert [type(layer) for layer in net.layers] == [type(layer) for layer in layers]
+@pytest.mark.parametrize("factory, version", [(squeezenet1_0, "1_0"), (squeezenet1_1, "1_1")])
+def test_the_factories_give_the_published_nets_with_1000_classes(factory, version):
+    made, expected = factory(), SqueezeNet(1000, version)
+    assert [(p.name, p.shape) for p in made.get_parameters()] == [(p.name, p.shape) for p in expected.get_parameters()]
+    assert factory(10, bypass="complex").classifier[1].out_channels == 10

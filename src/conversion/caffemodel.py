@@ -9,7 +9,8 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from src.conversion.source import Foreign, read_bytes
-from src.squeezenet import Pool, SqueezeNet, Widths
+from src.network.design_space import Pool, Widths
+from src.squeezenet import SqueezeNet
 
 # Of caffe.proto what is used here: message: field: (number, type, is it repeated). The rest is skipped.
 _MESSAGES = {

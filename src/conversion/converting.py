@@ -119,8 +119,8 @@ def import_network(config: ConvertConfig) -> tuple[SqueezeNet, ModelCard]:
         if missing and not foreign.card:
             raise UserError(f"{path}: weights do not tell all of a network: say the rest with {' and '.join(missing)}")
         card = foreign.card or _card(model, config, foreign.image_size or form.image_size)
+        check_image_size(card.model, card.preprocessing.image_size)
         net = card.build()
-        check_image_size(net, card.preprocessing.image_size)
         weights = {p.own: ms.Parameter(ms.Tensor(foreign.tensors[p.name]), name=p.own) for p in found}
         load_weights(net, weights, path)
         net.set_train(False)

@@ -17,6 +17,7 @@ from src.conversion import names
 from src.conversion.source import Foreign, read_bytes
 from src.dataset.preprocessing import Preprocessing
 from src.model_card import ModelCard
+from src.network.convolutions import convolutions
 
 SUFFIX = ".net"
 CLASSES = 1000
@@ -37,7 +38,7 @@ class Layer(NamedTuple):
 
 def layers() -> list[Layer]:
     """Return the 26 convolutions in the file's order, which is the network's."""
-    return [Layer(convolution.layer, convolution.shape) for convolution in names.convolutions(**MODEL)]
+    return [Layer(convolution.layer, convolution.shape) for convolution in convolutions(MODEL)]
 
 
 def read_published(path: str | Path) -> dict[str, np.ndarray]:

@@ -2,63 +2,9 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from typing import Any, NamedTuple
 
-from src.squeezenet import Norm, Widths, architecture, fires_from_metaparameters
-
-FIRST_FIRE = 2  # The paper's layer 1 is the first convolution.
-
-
-METAPARAMETERS = tuple(signature(fires_from_metaparameters).parameters)[1:]
-
-
-class Convolution(NamedTuple):
-    """A convolution of SqueezeNet.
-
-    layer: its name in SqueezeNet, without .weight; a batch norm may follow where it ends in .conv.
-    part: "stem", "last", or of a Fire module "squeeze", "expand1x1", "expand3x3" or "shortcut".
-    index: its place in `features`; the last one has that behind them.
-    number: the paper's: 1, then 2 for fire2, and so on.
-    shape: of its weights, (outputs, inputs, kernel, kernel).
-    normalised: whether a batch norm precedes it, in nets that have batch norm.
-    """
-
-    layer: str
-    part: str
-    index: int
-    number: int
-    shape: tuple[int, int, int, int]
-    normalised: bool = False
-
-
-def convolutions(
-    num_classes: int,
-    version: str = "1_0",
-    bypass: str = "none",
-    stem: str = "imagenet",
-    in_channels: int = 3,
-    **others: Any,
-) -> list[Convolution]:
-    """Return the convolutions of SqueezeNet with these arguments, in the network's order."""
-    first, layers = architecture(version, stem, **{key: others[key] for key in METAPARAMETERS if key in others})
-    kernel, channels, number = first.kernel_size, first.channels, FIRST_FIRE
-    found = [Convolution("features.0.conv", "stem", 0, 1, (channels, in_channels, kernel, kernel))]
-    for index, widths in enumerate(layers, 1):
-        if not isinstance(widths, Widths):
-            continue
-        outputs = widths.expand1x1 + widths.expand3x3
-        shapes = {
-            "squeeze": (widths.squeeze, channels, 1, 1),
-            "expand1x1": (widths.expand1x1, widths.squeeze, 1, 1),
-            "expand3x3": (widths.expand3x3, widths.squeeze, 3, 3),
-        }
-        if bypass == "complex" and channels != outputs:
-            shapes["shortcut"] = (outputs, channels, 1, 1)
-        found += [Convolution(f"features.{index}.{part}.conv", part, index, number, shapes[part]) for part in shapes]
-        channels, number = outputs, number + 1
-    shape = (num_classes, channels, 1, 1)
-    return [*found, Convolution("classifier.1", "last", len(layers) + 1, number, shape, isinstance(layers[-1], Norm))]
+from src.network.convolutions import Convolution, convolutions
 
 
 class Naming(NamedTuple):
@@ -115,12 +61,12 @@ def parameters(model: dict[str, Any], naming: Naming) -> list[Parameter]:
     """Return the parameters of SqueezeNet with the arguments `model`, in the network's order."""
     batch_norm = model.get("batch_norm", "none")
     found = []
-    for convolution in convolutions(**model):
+    for convolution in convolutions(model):
         own, name, vector = convolution.layer, naming.layer(convolution), convolution.shape[:1]
-        if convolution.part == "last" and convolution.normalised and batch_norm != "none":
+        if convolution.normalised:
             found += _norm(f"features.{convolution.index - 1}", f"{name}.input_norm", convolution.shape[1:2])
         found.append(Parameter(f"{own}.{_WEIGHT}", f"{name}.{_WEIGHT}", convolution.shape))
-        if convolution.part != "last" and (batch_norm == "all" or convolution.part == batch_norm):
+        if convolution.has_norm(batch_norm):
             found += _norm(f"{own.rsplit('.', 1)[0]}.norm", f"{name}.norm", vector)
         else:
             found.append(Parameter(f"{own}.{_BIAS}", f"{name}.{_BIAS}", vector))

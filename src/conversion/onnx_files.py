@@ -11,11 +11,12 @@ import onnx
 from mindspore import Tensor
 from onnx import numpy_helper
 
-from src.conversion.names import FIRST_FIRE, NAMINGS
+from src.conversion.names import NAMINGS
 from src.conversion.source import Foreign, read_bytes, to_float32
 from src.inference.classify import softmax
 from src.inference.exported_model import read_spec, spec_path
 from src.model_card import ModelCard
+from src.network.convolutions import FIRST_FIRE
 from src.squeezenet import SqueezeNet
 
 # What a SqueezeNet is exported as.

@@ -8,7 +8,8 @@ from typing import Any, Iterator
 
 from src.checkpoint import Shapes, check_fit, differences
 from src.conversion.names import NAMINGS, Naming, Parameter, parameters
-from src.squeezenet import BATCH_NORMS, STEMS, VERSIONS
+from src.network.design_space import STEMS
+from src.squeezenet import BATCH_NORMS, VERSIONS
 
 # Arguments of SqueezeNet that names and shapes tell, with what is tried, in order of preference. The shapes of a simple
 # bypass are those of none, and a 3x3 stem has those of v1.1's: where they differ, the file or the user has to say.

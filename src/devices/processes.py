@@ -16,14 +16,19 @@ from src.cli.errors import UserError
 
 
 def is_worker() -> bool:
-    """Return whether this process was started as one of a job (by msrun, see src/launching)."""
-    return os.environ.get("MS_ROLE") == "MS_WORKER" or "RANK_TABLE_FILE" in os.environ
+    """Return whether this process is one of a process group, started by src/launching, msrun or with a rank table.
+
+    A rank table alone says nothing: ModelArts and users of the model zoo export it for a single device as well.
+    """
+    size = os.environ.get("RANK_SIZE", "")
+    by_rank_table = {"RANK_TABLE_FILE", "RANK_ID"} <= os.environ.keys() and size.isdigit() and int(size) > 1
+    return os.environ["MS_ROLE"] == "MS_WORKER" if "MS_ROLE" in os.environ else by_rank_table
 
 
 def serve_as_scheduler() -> None:
-    """Where msrun has started this process as the job's scheduler: let the workers find one another, and exit.
+    """Let the workers find one another, and exit, where this process was started as their scheduler.
 
-    msrun runs the same program for it as for the workers.
+    The scheduler runs the same program as the workers do, under src/launching as under msrun.
     """
     if os.environ.get("MS_ROLE") == "MS_SCHED":
         ms.set_device("CPU")

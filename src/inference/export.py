@@ -72,7 +72,7 @@ def export_checkpoint(config: ExportConfig, device: DeviceConfig) -> dict[str, A
         )
     net, card = load_network(config.ckpt_path)
     if config.image_size:
-        check_image_size(net, config.image_size)
+        check_image_size(card.model, config.image_size)
         preprocessing = dataclasses.replace(card.preprocessing, image_size=config.image_size)
         card = dataclasses.replace(card, preprocessing=preprocessing)
     exported = without_batch_norm(net, card)

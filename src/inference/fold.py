@@ -1,15 +1,14 @@
-"""Batch norm folded into the convolutions next to it: the same function, with a bias instead of four vectors."""
+"""Fold batch norm into the convolutions next to it: the same function, with a bias instead of four vectors."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Mapping
+from typing import Any, Mapping
 
 import numpy as np
+from mindspore import Tensor
 
-from src.checkpoint import build_network, weights_of
 from src.cli.errors import UserError
-from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
 
 # MindSpore's own in nn.BatchNorm2d.
@@ -29,9 +28,10 @@ def norm_scales(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return scales
 
 
-def fold_batch_norm(parameters: Mapping[str, np.ndarray], card: ModelCard) -> tuple[dict[str, np.ndarray], ModelCard]:
-    """Return parameters and card of the network without batch norm that computes the same.
+def fold_batch_norm(parameters: Mapping[str, np.ndarray], card: Any) -> tuple[dict[str, np.ndarray], Any]:
+    """Return parameters and model card of the network without batch norm that computes the same.
 
+    card: of the network, a dataclass whose `model` holds the arguments of SqueezeNet.
     Raises UserError for a batch norm whose output is padded with zeros, which no bias makes up for.
     """
     scales, folded = norm_scales(parameters), {}
@@ -57,16 +57,19 @@ def fold_batch_norm(parameters: Mapping[str, np.ndarray], card: ModelCard) -> tu
     return folded, dataclasses.replace(card, model={**card.model, "batch_norm": "none"})
 
 
-def without_batch_norm(net: SqueezeNet, card: ModelCard) -> SqueezeNet:
+def without_batch_norm(net: SqueezeNet, card: Any) -> SqueezeNet:
     """Return the network that computes the same without batch norm, or the network itself where one cannot be folded.
 
-    net: set to evaluation; it is left as it is.
+    net: set to evaluation; it is left as it is. card: as in fold_batch_norm.
     """
     if card.model.get("batch_norm", "none") == "none":
         return net
-    parameters = {name: parameter.asnumpy() for name, parameter in weights_of(net).items()}
+    parameters = {name: parameter.asnumpy() for name, parameter in net.parameters_and_names()}
     try:
         parameters, card = fold_batch_norm(parameters, card)
     except UserError:
         return net
-    return build_network(parameters, card, "the folded network")
+    folded = SqueezeNet(**card.model)
+    for name, parameter in folded.parameters_and_names():
+        parameter.set_data(Tensor(parameters[name]))
+    return folded.set_train(False)

@@ -1,5 +1,6 @@
-"""The launcher of distributed trainings (scripts/run_distribute_train_*.sh): it starts msrun, and watches the job.
+"""The launcher of distributed training (scripts/run_distribute_train_*.sh): starts the workers and watches them.
 
-launch: options, and the msrun command. cluster: devices, ports, and what is checked before anything starts.
-nodes: launchers of several hosts keep in touch. processes: what msrun has started. watch: how the job ends.
+launch: the options and the order of events. cluster: devices, ports, and every check before anything starts.
+workers: the child processes. guardian: kills them if the launcher is killed. nodes: how the launchers of several hosts
+keep in touch. watch: how the job ends.
 """

@@ -1,4 +1,4 @@
-"""Where the workers of a distributed job run: how many devices of which hosts, and which port the scheduler has.
+"""Plan where the workers of a distributed job run: devices and cores of which hosts, and the scheduler's port.
 
 Everything that can be checked before anything is started is checked here, without importing MindSpore.
 """
@@ -8,15 +8,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import ipaddress
+import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 from pathlib import Path
 
 from src.cli.errors import UserError
-from src.launching.nodes import listen
 
 CPU_WORKERS = 2
 # On one host any free port is taken. Above MindSpore's own collectives on the CPU, which listen at 8118 + 256 x rank.
@@ -27,13 +26,14 @@ QUERY_SECONDS = 30
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Where the workers run: on `nodes` hosts with `devices` each, of which this is number `node`."""
+    """`nodes` hosts with `devices` each, of which this is number `node`; the scheduler's address and port."""
 
     nodes: int
     node: int
     devices: int
     address: str
     port: int
+    cores: tuple[set[int], ...] = ()  # The CPU cores of each worker of this host; none: not bound.
 
     @property
     def workers(self) -> int:
@@ -45,7 +45,7 @@ class Cluster:
 
 
 def plan(options: argparse.Namespace) -> Cluster:
-    """Return where the workers run, after all that can be checked before they are started."""
+    """Return where the workers run. Raises UserError for whatever can be seen to be wrong before they start."""
     nodes, node = options.nnodes, options.node_rank
     if nodes < 1:
         raise UserError(f"--nnodes: {nodes} is impossible; it is the number of hosts, 1 or more")
@@ -54,11 +54,31 @@ def plan(options: argparse.Namespace) -> Cluster:
     for name in ("join_timeout", "grace_time"):
         if not getattr(options, name) > 0:
             raise UserError(f"--{name}: {getattr(options, name):g} is impossible; give a number of seconds above 0")
-    if options.bind_core is not None and shutil.which("taskset") is None:
-        raise UserError("--bind_core: taskset is not on PATH; install util-linux, or leave --bind_core out")
     devices = count_devices(options)
-    address, port = _scheduler(options)
-    return Cluster(nodes, node, devices, address, port)
+    cores = () if options.bind_core is None else bound_cores(options.bind_core, devices)
+    return Cluster(nodes, node, devices, *_scheduler(options), cores)
+
+
+def bound_cores(option: str, devices: int) -> tuple[set[int], ...]:
+    """Return the CPU cores of each worker: equal parts of this process's, or as JSON of msrun's form lists them."""
+    available = sorted(os.sched_getaffinity(0))
+    size = len(available) // devices
+    if option == "True" and size:
+        return tuple(set(available[i * size : (i + 1) * size]) for i in range(devices))
+    try:
+        lists = [ranges for name, ranges in json.loads(option).items() if name != "scheduler"]
+        cores = tuple({core for text in ranges for core in _core_range(text)} for ranges in lists)
+    except (ValueError, TypeError, AttributeError):
+        cores = ()
+    if len(cores) != devices or not all(worker and worker <= set(available) for worker in cores):
+        form = f'give each of {devices} workers some of the cores {available}, as {{"device0": ["0-3"], ...}}'
+        raise UserError(f"--bind_core: {option} is impossible; {form}")
+    return cores
+
+
+def _core_range(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 def count_devices(options: argparse.Namespace) -> int:
@@ -69,10 +89,8 @@ def count_devices(options: argparse.Namespace) -> int:
         if wanted is not None:
             raise UserError("--total_devices: give either it or --devices, which counts those of one host")
         if options.total_devices % options.nnodes:
-            raise UserError(
-                f"--total_devices: {options.total_devices} cannot be divided among {options.nnodes} hosts; "
-                "every host takes the same number"
-            )
+            uneven = f"{options.total_devices} cannot be divided among {options.nnodes} hosts"
+            raise UserError(f"--total_devices: {uneven}; every host takes the same number")
         wanted = options.total_devices // options.nnodes
     if wanted is not None and wanted < 1:
         raise UserError(f"{option}: {wanted} is impossible; a host takes part with 1 device or more")
@@ -95,22 +113,21 @@ def visible_devices(target: str) -> tuple[int, str]:
             raise UserError(f"{variable}={os.environ[variable]} hides every device; unset it, or list some: 0,1,2,3")
         return end, variable
     if target == "GPU":
-        count = len(re.findall(r"^GPU \d+:", _output("nvidia-smi", "-L"), re.MULTILINE))
-        return _at_least_one(count, "GPU", "nvidia-smi -L", variable)
-    # NPU ID, Chip ID, Chip Logic ID, [Chip Phy-ID,] Chip Name; a chip that computes nothing has "-" for a logic id, a
-    # broken NPU -1 for an id.
-    rows = [line.split() for line in _output("npu-smi", "info", "-m").splitlines()]
-    count = sum(len(row) > 3 and all(field.isdigit() for field in row[:3]) for row in rows)
-    source = "npu-smi info -m"
-    if count == 0:  # Containers often have the devices without the tool.
-        count, source = len(list(Path("/dev").glob("davinci[0-9]*"))), "/dev/davinci*"
-    return _at_least_one(count, "NPU", "neither npu-smi info -m nor /dev/davinci*" if count == 0 else source, variable)
-
-
-def _at_least_one(count: int, kind: str, source: str, variable: str) -> tuple[int, str]:
+        count, source = len(re.findall(r"^GPU \d+:", _output("nvidia-smi", "-L"), re.MULTILINE)), "nvidia-smi -L"
+    else:
+        # NPU ID, Chip ID, Chip Logic ID, [Chip Phy-ID,] Chip Name; a chip that computes nothing has "-" for a logic id,
+        # a broken NPU -1 for an id.
+        rows = [line.split() for line in _output("npu-smi", "info", "-m").splitlines()]
+        count, source = (
+            sum(len(row) > 3 and all(field.isdigit() for field in row[:3]) for row in rows),
+            "npu-smi info -m",
+        )
+        if count == 0:  # Containers often have the devices without the tool.
+            count, source = len(list(Path("/dev").glob("davinci[0-9]*"))), f"{source} or /dev/davinci*"
     if count == 0:
-        shows = "shows one" if source.startswith("neither") else "shows none"
-        raise UserError(f"no {kind} found: {source} {shows}; check the driver, or list the devices in {variable}")
+        kind = "GPU" if target == "GPU" else "NPU"
+        instead = f"check the driver, list the devices in {variable}, or use run_distribute_train_cpu.sh"
+        raise UserError(f"no {kind} found: none is shown by {source}; {instead}")
     return count, source
 
 
@@ -125,15 +142,20 @@ def _output(*command: str) -> str:
 def _scheduler(options: argparse.Namespace) -> tuple[str, int]:
     """Return address and port of the scheduler, free on this host if it is the scheduler's."""
     address = _address(options)
-    port = options.master_port
-    if port is None:
-        port = CLUSTER_PORT if options.nnodes > 1 else _free_port(address)
-    highest = 65534 if options.nnodes > 1 else 65535
+    port = CLUSTER_PORT if options.master_port is None else options.master_port
+    if options.master_port is None and options.nnodes == 1:
+        with listen(address, 0) as free:
+            port = free.getsockname()[1]
+    ports = (port, port + 1) if options.nnodes > 1 else (port,)
+    highest = 65536 - len(ports)
     if not 1024 <= port <= highest:
         raise UserError(f"--master_port: {port} is impossible; choose one of 1024 to {highest}")
-    if options.node_rank == 0:
-        for number in (port, port + 1) if options.nnodes > 1 else (port,):
-            _check_free(address, number)
+    for number in ports if options.node_rank == 0 else ():
+        try:
+            listen(address, number).close()
+        except OSError as error:
+            reason = f"port {number} of {address} cannot be used: {error.strerror}"
+            raise UserError(f"--master_port: {reason}; choose another one") from None
     return address, port
 
 
@@ -154,31 +176,27 @@ def _address(options: argparse.Namespace) -> str:
     if options.node_rank == 0 and not here:
         raise UserError(f"--master_addr: {address} is no address of this host, where --node_rank 0 has to run")
     if options.node_rank > 0 and here:
-        raise UserError(
-            f"--master_addr: {address} is an address of this host, but --node_rank is {options.node_rank}: each node "
-            "is a host of its own, and host 0 has --node_rank 0"
-        )
+        each = f"--node_rank is {options.node_rank}: each node is a host of its own, and host 0 has --node_rank 0"
+        raise UserError(f"--master_addr: {address} is an address of this host, but {each}")
     return address
 
 
 def _is_of_this_host(address: str) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError:
-            return False
+    try:
+        listen(address, 0).close()
+    except OSError:
+        return False
     return True
 
 
-def _free_port(address: str) -> int:
-    with listen(address, 0) as probe:
-        return probe.getsockname()[1]
-
-
-def _check_free(address: str, port: int) -> None:
+def listen(address: str, port: int) -> socket.socket:
+    """Return a listening socket. Raises OSError. A port that was in use a moment ago is no obstacle."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        listen(address, port).close()
-    except OSError as error:
-        raise UserError(
-            f"--master_port: port {port} of {address} cannot be used: {error.strerror}; choose another one"
-        ) from None
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -1,20 +1,23 @@
-"""The launchers of a cluster keep in touch: who has started, who failed first, who was interrupted.
+"""The connection between the launchers of several hosts: who has started, who failed first, who was interrupted.
 
-MindSpore's own workers notice a lost host after twenty seconds or not at all, and do not say which. So the launcher of
+MindSpore's workers notice a lost host after twenty seconds or not at all, and do not say which. So the launcher of
 every node holds a TCP connection to that of node 0, on the port above the scheduler's, and sends lines of JSON:
 
-    {"hello": {"node": 1, "nodes": 2, "devices": 8}}    node 1 has started
-    {"done": true}                                      its workers have all finished
-    {"failed": {"status": 1, "message": "rank 9 ..."}}  to all: the job has failed
-    {"signal": 2}                                       to all: the job was interrupted
-    {"end": true}                                       from node 0: every node is done
+    {"node": 1, "nodes": 2, "devices": 8}      first, from node 1: it has started
+    {"status": 1, "message": "rank 9 ..."}     how the job ends, passed on to all: it failed, or was interrupted
+    {"status": 0, "message": ""}               to node 0: the sender's workers have finished; from it: everyone's have
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 import time
+from pathlib import Path
+from typing import Iterator
+
+from src.launching.cluster import Cluster, listen
 
 # A host that loses power is noticed after 5 + 3 x 5 s.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
@@ -23,178 +26,124 @@ RETRY_SECONDS = 0.5
 LONGEST_LINE = 2**16
 
 
-class Alone:
-    """One host only: nobody to talk to."""
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """How a job ends: exit status, message to the user, and the log on this host that shows why."""
 
-    def poll(self) -> list[dict]:
-        """Return the messages that have come in. {"lost": node}: its launcher has gone without a word."""
-        return []
+    status: int
+    message: str = ""
+    log: Path | None = None
 
-    def tell(self, message: dict) -> None:
-        """Send a message to the other nodes."""
+
+class Nodes:
+    """The connections of a launcher: node 0's to all others, another's to node 0, none with a single host."""
+
+    def __init__(self, cluster: Cluster):
+        self._cluster = cluster
+        self._others = {0} if cluster.node else set(range(1, cluster.nodes))
+        self._peers: dict[int, _Line] = {}
+        self._strangers: list[_Line] = []
+        self._finished: set[int] = set()
+        self._said_finished = False
+        self._next_try = 0.0
+        self._server = None
+        if cluster.nodes > 1 and cluster.node == 0:
+            self._server = listen(cluster.address, cluster.port + 1)
+            self._server.setblocking(False)
+
+    def poll(self) -> list[Ending]:
+        """Return how other nodes have ended since the last call, by their word or because they have gone."""
+        heard = self._accept() if self._server else self._connect()
+        for node, line in list(self._peers.items()):
+            for message in line.receive():
+                if message["status"] == 0:
+                    self._finished.add(node)
+                else:
+                    heard.append(Ending(**message))
+                    self._send(message, self._peers.keys() - {node})
+            if line.closed:
+                del self._peers[node]
+                if node not in self._finished:
+                    heard.append(Ending(1, f"the launcher of node {node} has gone, or its host; the job was stopped"))
+        return heard
+
+    def tell(self, ending: Ending) -> None:
+        """Tell the other nodes how the job ends."""
+        self._send({"status": ending.status, "message": ending.message}, self._peers.keys())
 
     def missing(self) -> list[int]:
         """Return the nodes that have not started, as far as this one can know."""
+        return sorted(self._others - self._peers.keys() - self._finished)
+
+    def all_finished(self) -> bool:
+        """Say that the workers of this node have finished; return whether those of all others have, too."""
+        complete = self._others <= self._finished
+        if not self._said_finished and (complete or self._cluster.node > 0):
+            self._said_finished = True
+            self.tell(Ending(0))
+        return complete
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in (*self._peers.values(), *self._strangers, *([self._server] if self._server else [])):
+            connection.close()
+
+    def _send(self, message: dict, nodes: set[int]) -> None:
+        for node in nodes:
+            self._peers[node].send(message)
+
+    def _connect(self) -> list[Ending]:
+        """Try to reach node 0, which may be started later."""
+        if not self._peers and not self._finished and self._others and time.monotonic() >= self._next_try:
+            self._next_try = time.monotonic() + RETRY_SECONDS
+            cluster = self._cluster
+            try:
+                connection = socket.create_connection((cluster.address, cluster.port + 1), timeout=SEND_SECONDS)
+            except OSError:
+                return []
+            self._peers[0] = _Line(connection)
+            self._peers[0].send({"node": cluster.node, "nodes": cluster.nodes, "devices": cluster.devices})
         return []
 
-    def released(self) -> bool:
-        """Return whether this node, itself done, may end: every other one is done too."""
-        return True
-
-    def close(self) -> None:
-        """Hang up."""
-
-
-class Master(Alone):
-    """Node 0, which passes on what one node says to the others."""
-
-    def __init__(self, address: str, port: int, nodes: int, devices: int):
-        self._nodes, self._devices = nodes, devices
-        self._lines: dict[int, _Line] = {}
-        self._strangers: list[_Line] = []
-        self._done: set[int] = set()
-        self._socket = listen(address, port)
-        self._socket.setblocking(False)
-
-    def poll(self) -> list[dict]:
-        self._accept()
-        messages = []
+    def _accept(self) -> list[Ending]:
+        """Let launchers that have started take part; return why one cannot, which ends the job."""
+        try:
+            while True:
+                self._strangers.append(_Line(self._server.accept()[0]))
+        except OSError:  # Nobody waits, or whoever did has gone.
+            pass
+        refusals = []
         for line in list(self._strangers):
-            received = line.receive()
-            if received or line.closed:
-                self._strangers.remove(line)
-            if received:
-                messages += self._greet(line, *received)
-        for node, line in list(self._lines.items()):
-            messages += self._hear(node, line.receive())
-            if line.closed:
-                del self._lines[node]
-                messages.append({"lost": node})
-        return messages
-
-    def tell(self, message: dict) -> None:
-        self._pass_on(message, 0)
-
-    def missing(self) -> list[int]:
-        return sorted(set(range(1, self._nodes)) - set(self._lines))
-
-    def released(self) -> bool:
-        return len(self._done) == self._nodes - 1
-
-    def close(self) -> None:
-        for line in (*self._lines.values(), *self._strangers):
+            hello = next(line.receive(), None)
+            if hello is None and not line.closed:
+                continue
+            self._strangers.remove(line)
+            if not isinstance(hello, dict) or hello.keys() != {"node", "nodes", "devices"}:
+                line.close()  # Not one of ours.
+                continue
+            wrong = self._contradiction(**hello)
+            if wrong is None:
+                self._peers[hello["node"]] = line
+                continue
+            refusals.append(Ending(2, wrong))
+            self.tell(refusals[-1])
+            line.send({"status": 2, "message": wrong})
             line.close()
-        self._socket.close()
+        return refusals
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:  # Nobody waits, or whoever did has gone.
-                return
-            self._strangers.append(_Line(connection))
-
-    def _hear(self, node: int, received: list[dict]) -> list[dict]:
-        if any("done" in message for message in received):
-            self._done.add(node)
-        news = [message for message in received if "failed" in message or "signal" in message]
-        for message in news:
-            self._pass_on(message, node)
-        return news
-
-    def _greet(self, line: _Line, first: dict, *rest: dict) -> list[dict]:
-        hello = first.get("hello")
-        if not isinstance(hello, dict) or set(hello) != {"node", "nodes", "devices"}:
-            line.close()  # Not one of ours.
-            return []
-        node = hello["node"]
-        if hello["nodes"] != self._nodes:
-            wrong = f"--nnodes is {hello['nodes']} on node {node} and {self._nodes} on node 0"
-        elif hello["devices"] != self._devices:
-            wrong = (
-                f"node {node} has {hello['devices']} devices and node 0 has {self._devices}; "
+    def _contradiction(self, node: int, nodes: int, devices: int) -> str | None:
+        if nodes != self._cluster.nodes:
+            return f"--nnodes is {nodes} on node {node} and {self._cluster.nodes} on node 0"
+        if devices != self._cluster.devices:
+            return (
+                f"node {node} has {devices} devices and node 0 has {self._cluster.devices}; "
                 "give every node the same number with --devices"
             )
-        elif node in self._lines:
-            wrong = f"two hosts were started with --node_rank {node}"
-        else:
-            self._lines[node] = line
-            return self._hear(node, list(rest))
-        refusal = {"failed": {"status": 2, "message": wrong}}
-        line.send(refusal)
-        line.close()
-        self._pass_on(refusal, 0)
-        return [refusal]
-
-    def _pass_on(self, message: dict, origin: int) -> None:
-        for node, line in self._lines.items():
-            if node != origin:
-                line.send(message)
-
-
-class Member(Alone):
-    """A node other than 0; it keeps trying to reach node 0, which may be started later."""
-
-    def __init__(self, address: str, port: int, node: int, nodes: int, devices: int):
-        self._address = (address, port)
-        self._hello = {"hello": {"node": node, "nodes": nodes, "devices": devices}}
-        self._line: _Line | None = None
-        self._next_try = 0.0
-        self._released = False
-
-    def poll(self) -> list[dict]:
-        if self._line is None:
-            self._connect()
-            return []
-        if self._line.closed:
-            return []
-        messages = self._line.receive()
-        self._released = self._released or any("end" in message for message in messages)
-        heard = [message for message in messages if "failed" in message or "signal" in message]
-        if self._line.closed and not self._released and not heard:
-            heard.append({"lost": 0})
-        return heard
-
-    def tell(self, message: dict) -> None:
-        if self._line is not None:
-            self._line.send(message)
-
-    def missing(self) -> list[int]:
-        return [0] if self._line is None else []
-
-    def released(self) -> bool:
-        return self._released
-
-    def close(self) -> None:
-        if self._line is not None:
-            self._line.close()
-
-    def _connect(self) -> None:
-        if time.monotonic() < self._next_try:
-            return
-        self._next_try = time.monotonic() + RETRY_SECONDS
-        try:
-            self._line = _Line(socket.create_connection(self._address, timeout=SEND_SECONDS))
-        except OSError:
-            return
-        self._line.send(self._hello)
-
-
-def listen(address: str, port: int) -> socket.socket:
-    """Return a listening socket; OSError says why there is none. A port that was in use a moment ago is no obstacle."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
-        listener.listen()
-    except OSError:
-        listener.close()
-        raise
-    return listener
+        return f"two hosts were started with --node_rank {node}" if node in self._peers else None
 
 
 class _Line:
-    """A connection that carries one JSON object a line."""
+    """A connection that carries one JSON value a line."""
 
     def __init__(self, connection: socket.socket):
         self._socket, self._buffer, self.closed = connection, b"", False
@@ -209,9 +158,8 @@ class _Line:
         except OSError:
             pass  # Whoever has gone is noticed when receiving.
 
-    def receive(self) -> list[dict]:
-        """Return the messages that have arrived, and set `closed` when there will be no more."""
-        messages = []
+    def receive(self) -> Iterator:
+        """Yield what has arrived; what is not consumed comes again. Sets `closed` when no more will come."""
         try:
             self._socket.setblocking(False)
             while not self.closed:
@@ -222,19 +170,13 @@ class _Line:
             pass
         except OSError:
             self.closed = True
-        *lines, self._buffer = self._buffer.split(b"\n")
-        for line in lines:
+        while b"\n" in self._buffer:
+            line, _, self._buffer = self._buffer.partition(b"\n")
             try:
-                message = json.loads(line)
+                yield json.loads(line)
             except ValueError:
-                message = None
-            if not isinstance(message, dict):
                 self.close()
-                break
-            messages.append(message)
-        if self.closed:
-            self._socket.close()
-        return messages
+                return
 
     def close(self) -> None:
         self.closed = True

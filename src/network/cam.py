@@ -1,15 +1,16 @@
-"""What a network sees in an image: the features that describe it, and where the evidence for a class lies."""
+"""Class activation maps: the features of an image, and where the evidence for a class lies."""
 
 from __future__ import annotations
 
 import numpy as np
 from mindspore import nn
 
+from src.network.geometry import feature_grid
 from src.squeezenet import SqueezeNet
 
 
 class Activations(nn.Cell):
-    """A network that gives, besides its logits, what they are made of.
+    """Return the features and class activation maps of a network together with its logits.
 
     Input (N, 3, H, W). Output: logits (N, classes); features (N, channels), the mean of the last feature map; and class
     activation maps (N, classes, h, w), the last convolution's output, whose mean the logits are.
@@ -33,7 +34,7 @@ def heat(net: SqueezeNet, activation_map: np.ndarray, image_size: int) -> np.nda
     """
     padding = net.classifier[1].padding
     inner = activation_map[padding : len(activation_map) - padding, padding : activation_map.shape[1] - padding]
-    first, distance = net.feature_grid()
+    first, distance = feature_grid(net.stem, net.layers)
     places = (np.arange(image_size) - first) / distance
 
     def interpolated(rows: np.ndarray) -> np.ndarray:

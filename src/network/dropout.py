@@ -1,4 +1,4 @@
-"""Dropout whose masks can be repeated: the same for the same seed and step, whatever ran before."""
+"""Dropout with reproducible masks: the same for the same seed and step, whatever ran before."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class Dropout(nn.Cell):
         self.spread, self.first, self.second = _int32(0x9E3779B1), _int32(0x85EBCA6B), _int32(0xC2B2AE35)
         self.threshold = _int32(round(p * 2 * _SIGN) - _SIGN)
 
-    def seeded(self, seed: int, shard: int = 0) -> Dropout:
-        """Set the seed, and which part of the global batch this device has; return self."""
+    # No return annotation: MindSpore's rewriting for amp_level O1 renames the class in it, and then does not find it.
+    def seeded(self, seed: int, shard: int = 0):
+        """Set the seed, and the index of this device's part of the global batch; return self."""
         self.seed, self.shard = seed, shard
         return self
 

@@ -1,6 +1,8 @@
-"""The network's input made in the graph, from uint8 pixels: cast, resized and normalised on the device."""
+"""Make the network's input in the graph, from uint8 pixels: cast, resize and normalise on the device."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -13,14 +15,19 @@ class InputLayer(nn.Cell):
     Resizing is two products with constant matrices, which every device is fast at and every format exports. For
     float32 images it gives what MindSpore's bilinear operator gives; for uint8 images that one rounds to whole grey
     levels, and this does not.
+
+    preprocessing: of the network's images, one with `resizer` "device" (src/dataset/transforms.py).
+
+    It computes in float32 whatever the network's precision: at 255, float16 has steps of an eighth of a grey level.
     """
 
-    def __init__(self, preprocessing):
+    def __init__(self, preprocessing: Any):
         super().__init__()
         self.size, self.side = preprocessing.image_size, preprocessing.side
         matrix = preprocessing.resizing()
         self.resizes = matrix is not None
         self.matrix = Tensor(np.ascontiguousarray(matrix.T)) if self.resizes else None
+        self.product = ops.MatMul()  # Not ops.matmul, which MindSpore Lite converts for static shapes only.
         self.per_image = preprocessing.normalize == "per_image"
         mean, std = (np.float32(values).reshape(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
         self.scale, self.shift = Tensor(1 / (255 * std)), Tensor(-mean / std)
@@ -30,9 +37,9 @@ class InputLayer(nn.Cell):
         x = ops.cast(pixels, ms.float32)
         if self.resizes:
             x = ops.transpose(x, (0, 3, 2, 1)).reshape((-1, self.side))
-            x = ops.matmul(x, self.matrix).reshape((-1, 3, self.side, self.size))
+            x = self.product(x, self.matrix).reshape((-1, 3, self.side, self.size))
             x = ops.transpose(x, (0, 1, 3, 2)).reshape((-1, self.side))
-            x = ops.matmul(x, self.matrix).reshape((-1, 3, self.size, self.size))
+            x = self.product(x, self.matrix).reshape((-1, 3, self.size, self.size))
         else:
             x = ops.transpose(x, (0, 3, 1, 2))
         if self.per_image:
@@ -43,7 +50,7 @@ class InputLayer(nn.Cell):
 
 
 class _WithInputLayer(nn.Cell):
-    def __init__(self, net: nn.Cell, preprocessing):
+    def __init__(self, net: nn.Cell, preprocessing: Any):
         super().__init__(auto_prefix=False)  # The network's parameters keep their names.
         self.input_layer, self.net = InputLayer(preprocessing), net
 
@@ -51,6 +58,6 @@ class _WithInputLayer(nn.Cell):
         return self.net(self.input_layer(pixels))
 
 
-def with_input_layer(net: nn.Cell, preprocessing) -> nn.Cell:
+def with_input_layer(net: nn.Cell, preprocessing: Any) -> nn.Cell:
     """Return what takes a pipeline's batches: the network, behind an InputLayer where that makes its input."""
     return _WithInputLayer(net, preprocessing) if preprocessing.on_device else net

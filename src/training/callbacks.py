@@ -18,7 +18,7 @@ from src.devices.processes import ProcessGroup, average_statistics
 from src.inference.metrics import Evaluation
 from src.training.state import DeadStartState, EvaluatorState
 
-# A dead classifier gives logits of exactly 0, and so a loss of ln(classes) to the last float32 digits.
+# A dead classifier gives logits of exactly 0, and so their loss to the last float32 digits.
 DEAD_TOLERANCE, DEAD_STEPS = 1e-5, 20
 # A loss that has hardly moved from there by the end of the first epoch is worth a warning too.
 STUCK_TOLERANCE = 0.01
@@ -180,15 +180,17 @@ class Evaluator(Callback):
 
 
 class DeadStartWarning(Callback):
-    """Says so when a net does not start to learn: its loss stays at ln(classes).
+    """Warn of a network that does not start to learn: its loss stays at that of logits of zero, such as ln(classes).
+
+    level: this loss.
 
     This is the most frequent complaint about SqueezeNet: the ReLU after its last convolution dies, every logit is 0
     and so is every gradient.
     """
 
-    def __init__(self, num_classes: int, final_relu: bool, say: Callable[[str], None]):
+    def __init__(self, level: float, final_relu: bool, say: Callable[[str], None]):
         super().__init__()
-        self.level, self.final_relu, self.say = math.log(num_classes), final_relu, say
+        self.level, self.final_relu, self.say = level, final_relu, say
         self._at_level = 0
         self._epoch_losses: list[float] = []  # Of the first epoch, until it ends.
         self._said = False
@@ -224,6 +226,6 @@ class DeadStartWarning(Callback):
             self._said = True
             relu = "--final_relu false, " if self.final_relu else ""
             self.say(
-                f"warning: {what} ln(classes) = {self.level:.4f}. What helps: {relu}--batch_norm squeeze, a lower "
-                "--lr_max, more --warmup_epochs, another --seed"
+                f"warning: {what} {self.level:.4f}, that of logits of zero. What helps: {relu}--batch_norm squeeze, a "
+                "lower --lr_max, more --warmup_epochs, another --seed"
             )

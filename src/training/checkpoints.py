@@ -81,7 +81,7 @@ class Checkpoints(Callback):
             raise Interrupted(signal)
 
     def _agreed(self) -> tuple[int, bool]:
-        """Return the signal that one of the job's processes got, or 0, and whether to save as time is up."""
+        """Return the signal that one of the processes got, or 0, and whether to save as time is up."""
         due = bool(self.minutes) and self.job.is_main_process and time.monotonic() - self._saved_at >= self.minutes * 60
         number, dues = self.job.all_gather(np.array([signals.received(), due])).max(0)
         return int(number), bool(dues)

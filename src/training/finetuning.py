@@ -1,4 +1,4 @@
-"""Training of a part of a network: layers that stay as they are, and learning rates that fall from layer to layer."""
+"""Fine-tuning: freeze layers of a network."""
 
 from __future__ import annotations
 
@@ -38,20 +38,6 @@ def _layers(net: SqueezeNet, part: str) -> list[nn.Cell]:
     if not layers:
         raise UserError(
             f"freeze: {part!r} is not a part of this network: it has features.0 to features.{len(net.features) - 1} "
-            "(python -m src.network.summary lists them); give one, a range as features.0-4, or features for all"
+            "(python -m src.summary lists them); give one, a range as features.0-4, or features for all"
         )
     return layers
-
-
-def lr_factors(net: SqueezeNet, decay: float) -> dict[str, float]:
-    """Return by which factor each parameter's learning rate differs from the schedule's, by the parameter's name.
-
-    1 for the last convolution, and `decay` times the factor of the layer above for every other layer that has weights
-    (discriminative fine-tuning, Howard and Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.1).
-    """
-    layers = [layer for layer in (*net.features, net.classifier) if list(layer.get_parameters())]
-    return {
-        parameter.name: decay**depth
-        for depth, layer in enumerate(reversed(layers))
-        for parameter in layer.get_parameters()
-    }

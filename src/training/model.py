@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
+from typing import Iterator
+
 import mindspore as ms
 import numpy as np
 from mindspore import Model, Tensor, nn
@@ -9,63 +14,48 @@ from mindspore import Model, Tensor, nn
 from src.cli.errors import UserError
 from src.config import OptimizerConfig
 from src.devices.processes import ALONE, ProcessGroup
-from src.devices.silence import quiet
 from src.inference.metrics import Classification
 from src.loss import CrossEntropy
-from src.optimizers.muon import Muon
-from src.training.finetuning import lr_factors
+from src.network.input_layer import InputLayer
+from src.optimizers import OPTIMIZERS
+from src.optimizers.groups import parameter_groups
 
 
 def build_model(
     net: nn.Cell, loss: CrossEntropy, config: OptimizerConfig, rates: np.ndarray, job: ProcessGroup = ALONE
 ) -> Model:
     """Return MindSpore's Model of a network, with its optimizer, precision and loss scale."""
-    optimizer = make_optimizer(net, config, rates)
-    scale, manager = {}, loss_scale_manager(config)
-    if manager:
-        scale["loss_scale_manager"] = manager
-    metrics = {"evaluation": Classification(job)}
-    return Model(net, loss, optimizer, metrics=metrics, amp_level=config.amp_level, **scale)
+    optimizer, manager = make_optimizer(net, config, rates), loss_scale_manager(config)
+    scale = {"loss_scale_manager": manager} if manager else {}
+    metrics, names = {"evaluation": Classification(job)}, [parameter.name for parameter in net.get_parameters()]
+    with _rewriting_elsewhere() if config.amp_level == "O1" else contextlib.nullcontext() as folder:
+        model = Model(net, loss, optimizer, metrics=metrics, amp_level=config.amp_level, **scale)
+    model.train_network.rewritten = folder  # Read again when that is compiled, and removed with it.
+    for parameter, name in zip(net.get_parameters(), names):
+        parameter.name = name  # O1 renames those of a network within another, and checkpoints go by names.
+    for _, cell in net.cells_and_names():
+        if isinstance(cell, InputLayer):
+            cell.to_float(ms.float32)  # O2 and O3 make all of the network float16.
+    return model
+
+
+@contextlib.contextmanager
+def _rewriting_elsewhere() -> Iterator[tempfile.TemporaryDirectory]:
+    """Give a temporary folder to what MindSpore's rewriting for O1 writes into the current one."""
+    folder, before = tempfile.TemporaryDirectory(prefix="rewritten_network_"), os.getcwd()
+    os.chdir(folder.name)
+    try:
+        yield folder
+    finally:
+        os.chdir(before)
 
 
 def make_optimizer(net: nn.Cell, config: OptimizerConfig, rates: np.ndarray) -> nn.Optimizer:
     """Return the optimizer of a network's parameters, with the learning rate of each step."""
-    common = {"learning_rate": Tensor(rates), "weight_decay": config.weight_decay}
-    parameters = parameter_groups(net, config, rates)
-    if config.optimizer == "adam":
-        with quiet():  # nn.Adam makes operators for sparse gradients too, which MindSpore has deprecated.
-            return nn.Adam(parameters, **common)
-    if config.optimizer == "sgd":
-        return nn.SGD(parameters, **common)
-    if config.optimizer == "nesterov":
-        # Not nn.Momentum(use_nesterov=True), which on the CPU is momentum without Nesterov's part (2.8 and 2.10).
-        return nn.SGD(parameters, momentum=config.momentum, nesterov=config.momentum > 0, **common)
-    if config.optimizer == "muon":
-        return Muon(parameters, momentum=config.momentum, **common)
-    return nn.Momentum(parameters, momentum=config.momentum, **common)
-
-
-def parameter_groups(net: nn.Cell, config: OptimizerConfig, rates: np.ndarray) -> list:
-    """Return what an optimizer trains: all alike, or groups by weight decay and learning rate.
-
-    rates: learning rate of each step.
-    """
-    undecayed = (".gamma", ".beta") if config.decay_biases else (".bias", ".gamma", ".beta")
-    if (config.decay_biases or not config.weight_decay) and config.layer_decay == 1:
-        return net.trainable_params()  # Of which MindSpore leaves out gamma and beta by itself.
-    factors = {} if config.layer_decay == 1 else lr_factors(net, config.layer_decay)
-    groups: dict[tuple, list] = {}
-    for parameter in net.trainable_params():
-        weight_decay = 0.0 if parameter.name.endswith(undecayed) else config.weight_decay
-        groups.setdefault((factors.get(parameter.name, 1), weight_decay), []).append(parameter)
-    return [
-        *(
-            {"params": parameters, "weight_decay": weight_decay}
-            | ({} if config.layer_decay == 1 else {"lr": Tensor(rates * np.float32(factor))})
-            for (factor, weight_decay), parameters in groups.items()
-        ),
-        {"order_params": net.trainable_params()},
-    ]
+    parameters = parameter_groups(net, rates, config.weight_decay, config.decay_biases, config.layer_decay)
+    return OPTIMIZERS[config.optimizer](
+        parameters, Tensor(rates), momentum=config.momentum, weight_decay=config.weight_decay
+    )
 
 
 def loss_scale_manager(config: OptimizerConfig) -> ms.amp.LossScaleManager | None:

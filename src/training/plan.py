@@ -129,14 +129,14 @@ def prepare(config: TrainConfig) -> Plan:
     names = training.classes + [f"class {i}" for i in range(len(training.classes), num_classes)]
     arguments = {**dataclasses.asdict(config.model), "num_classes": num_classes}
     card = ModelCard(arguments, names, preprocessing, config.data.dataset, config.data.val_split)
-    net = card.build()
     for size in (config.data.image_size, config.data.early_size or config.data.image_size):
-        check_image_size(net, size)
+        check_image_size(arguments, size)
+    net = card.build()
     net.classifier[0].seeded(config.run.seed, job.rank)
     batches = training_pipeline(training, config.data, preprocessing, config.run.seed, job.size, job.rank)
     steps_per_epoch = batches.get_dataset_size()
     rates = learning_rates(config, steps_per_epoch, job.size)
-    counts = totals(summarize(net, config.data.image_size))
+    counts = totals(summarize(arguments, config.data.image_size))
     freeze(net, config.optimizer.freeze)
     plan = Plan(config, job, target, net, card, training, validation, test, steps_per_epoch, rates, *counts)
     return plan if config.run.resume else initialize_weights(plan)

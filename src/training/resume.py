@@ -53,7 +53,7 @@ def newest(folder: Path, devices: int) -> tuple[Saved | None, list[tuple[Path, b
 
 
 def newest_for_all(folder: Path, job: ProcessGroup) -> tuple[Saved | None, list[tuple[Path, bool]]]:
-    """Return what `newest` finds for the leading process, to all processes of a job."""
+    """Return what `newest` finds for the leading process, to all processes of a group."""
     saved, earlier = newest(folder, job.size) if job.is_main_process else (None, [])
     if not job.sum(np.float32(saved is not None)):
         return None, []

@@ -17,7 +17,7 @@ from src.cli import signals
 from src.cli.errors import UserError
 from src.config import RUN_CONFIG, TrainConfig, to_yaml
 from src.devices.device import peak_memory_mb
-from src.devices.processes import is_worker
+from src.devices.processes import is_worker, serve_as_scheduler
 from src.files.atomic import write_json, write_text
 from src.files.locks import locked
 from src.files.run_folder import check_run_folder, make_run_folder
@@ -49,6 +49,7 @@ def train(config: TrainConfig) -> dict:
     Raises UserError, before anything is written, for data, checkpoint, device or folder that cannot be used, and
     Interrupted, once the run is saved, after a signal.
     """
+    serve_as_scheduler()  # Before any check that could fail: a worker's message is the one to show.
     start = time.perf_counter()
     folder = Path(config.run.output_path)
     if not is_worker():  # Of several, the one that leads will find out.

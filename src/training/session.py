@@ -19,7 +19,7 @@ from src.cli.errors import UserError
 from src.config import decisive_keys
 from src.dataset import evaluation_pipeline
 from src.inference.metrics import Evaluation
-from src.loss import CrossEntropy
+from src.loss import LOSSES
 from src.network.input_layer import with_input_layer
 from src.training.callbacks import BatchNormStatistics, DeadStartWarning, Evaluator, NonFinite, RunCallbacks
 from src.training.checkpoints import Checkpoints
@@ -67,7 +67,7 @@ class Session:
         self.former = plan.saved.state if plan.saved else None
         self.seconds_before = self.former.seconds if self.former else 0.0
         self.resumed_at = [*self.former.parts.resumed_at, plan.step] if self.former else []
-        self.loss = CrossEntropy(plan.config.optimizer.label_smoothing)
+        self.loss = LOSSES[plan.config.optimizer.loss](plan.config.optimizer.label_smoothing)
         net = with_input_layer(plan.net, plan.card.preprocessing)
         self.model = build_model(net, self.loss, plan.config.optimizer, plan.rates, plan.job)
         if plan.saved:
@@ -145,7 +145,7 @@ class Session:
     def _make_callbacks(self, log: Guarded) -> list:
         plan, run, data = self.plan, self.plan.config.run, self.plan.config.data
         say = self.progress.say
-        dead_start = DeadStartWarning(len(plan.card.classes), plan.config.model.final_relu, say)
+        dead_start = DeadStartWarning(self.loss.untrained(len(plan.card.classes)), plan.config.model.final_relu, say)
         self.parts: dict[str, Any] = {"training": self.progress, "dead_start": dead_start}
         self.evaluator = None
         if plan.validation:

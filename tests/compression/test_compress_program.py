@@ -27,7 +27,7 @@ from src.inference.exported_model import ExportedModel, read_spec
 from src.inference.fold import fold_batch_norm
 from src.model_card import ModelCard
 from src.sqz.fileformat import decode
-from tests.programs import ROOT
+from tests.programs import ROOT, one_line_error, run_script
 
 ON_CPU = ("--device_target", "CPU")
 
@@ -52,8 +52,6 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compressed(folder):
-    from tests.programs import run_script
-
     flags = ("--bits", 5, "--sparsity", 0.5, "--layer_bits", "features.0.*=8", "--layer_sparsity", "classifier.*=0")
     measured = ("--images", "photos", "--labels", "labels.csv", *ON_CPU)
     return run_script("compress.py", "--ckpt_path", "net.ckpt", *flags, *measured, cwd=folder)
@@ -98,14 +96,14 @@ def test_each_layer_has_the_sparsity_and_the_bits_that_it_was_given(folder, comp
         assert len(np.unique(array[array != 0])) <= 2**bits, name
 
 
-def test_decompress_gives_back_a_checkpoint_with_the_same_weights(folder, compressed, script):
-    done = script("compress.py", "--decompress", "compressed_net/net.sqz", "--output_path", "back", cwd=folder)
+def test_decompress_gives_back_a_checkpoint_with_the_same_weights(folder, compressed, program):
+    done = program("compress", "--decompress", "compressed_net/net.sqz", "--output_path", "back", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     expected, card = read_compressed(folder / "compressed_net" / "net.sqz")
     found = weights(folder / "back" / "net.ckpt")
     assert all(found[name].tobytes() == array.tobytes() for name, array in expected.items())
     assert load_network(folder / "back" / "net.ckpt")[1] == card
-    again = script("compress.py", "--decompress", "compressed_net/net.sqz", "--output_path", "back", cwd=folder)
+    again = program("compress", "--decompress", "compressed_net/net.sqz", "--output_path", "back", cwd=folder)
     assert again.returncode == 2 and "is there already" in again.stderr
 
 
@@ -185,11 +183,10 @@ def test_a_damaged_file_is_one_line_and_nothing_is_written(folder, compressed, n
     assert not output.exists()
 
 
-def test_a_missing_file_is_one_line_and_exit_code_2(folder, script):
-    done = script("compress.py", "--decompress", "missing.sqz", cwd=folder)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: missing.sqz: cannot read it")
+def test_a_missing_file_is_one_line_and_exit_code_2(folder, program):
+    assert one_line_error(program("compress", "--decompress", "missing.sqz", cwd=folder)).startswith(
+        "error: missing.sqz: cannot read it"
+    )
 
 
 def test_labels_that_do_not_fit_are_named(folder):
@@ -208,7 +205,7 @@ def test_labels_that_do_not_fit_are_named(folder):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    """One run with everything: pruned while trained, to a size, codebooks trained, int8, an unreachable accuracy."""
+    """One run with everything: pruned while trained, to a size within reach, codebooks trained, and int8."""
     output = folder / "trained"
     configuration = Compression(
         CompressConfig(
@@ -235,8 +232,9 @@ def test_a_trained_run_reports_each_step_and_keeps_what_it_reached(folder, train
     size = report["totals"]["file_bytes"]
     assert (output / "net.sqz").stat().st_size == size == report["steps"][-1]["file_bytes"]
     assert all(np.mean(array == 0) > 0.5 for name, array in parameters.items() if array.ndim == 4 and array.size > 1000)
-    # Header and model card alone take a third of this target: what there is, is kept, and said to be too large.
-    assert size <= 2_000 or any("more than 2,000" in line for line in report["missed"])
+    # Header and model card alone take a third of this target.
+    assert size <= 2_000 < report["steps"][1]["file_bytes"]
+    assert not any(line.startswith("target_bytes") for line in report["missed"])
 
 
 def test_int8_is_compared_and_runs_as_an_exported_model(trained):
@@ -294,6 +292,6 @@ def test_ctrl_c_while_it_trains_writes_nothing(folder, tmp_path):
             if line.startswith("pruning, epoch 1/"):
                 process.send_signal(signal.SIGINT)
                 break
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate()
     assert (process.returncode, errors) == (128 + signal.SIGINT, "interrupted\n")
     assert [entry.name for entry in tmp_path.iterdir()] == ["net.ckpt"]

@@ -8,10 +8,11 @@ from src.compression.curvature import curvatures
 from src.compression.synthetic import dead_leaves
 from src.squeezenet import SqueezeNet
 
+pytestmark = pytest.mark.usefixtures("graph_mode")
+
 
 @pytest.fixture(scope="module")
 def net():
-    ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_seed(1)
     return SqueezeNet(10, "cifar", base_e=8, incr_e=8, final_relu=False).set_train(False)
 

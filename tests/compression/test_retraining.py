@@ -19,12 +19,9 @@ from src.model_card import ModelCard
 from src.training.model import make_optimizer
 from tests.made_data import refusal
 
+pytestmark = pytest.mark.usefixtures("graph_mode")
+
 NAME = "weight"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def graph_mode():
-    ms.set_context(mode=ms.GRAPH_MODE)
 
 
 def linear(weights: np.ndarray) -> nn.Cell:

@@ -6,7 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from src.squeezenet import VERSIONS, Pool
+from src.network.convolutions import layers_of
+from src.network.design_space import Pool
 from tests.conversion.made_weights import random_tensors
 
 MODEL = {"num_classes": 5, "version": "1_1"}
@@ -67,7 +68,7 @@ def caffemodel(bypass=False, pad=0, final_relu=True, old=False, floor=False, fir
     made.convolution("conv1", stride=stride)
     made.add("ReLU", "relu_conv1")
     fire = 1
-    for i, layer in enumerate(VERSIONS["1_1"][1]):
+    for i, layer in enumerate(layers_of({"version": "1_1"})[1]):
         if isinstance(layer, Pool):
             if i or first_pool:
                 made.pool(f"pool{i}", number(13, 1) if floor else b"")

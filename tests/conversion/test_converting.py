@@ -186,10 +186,10 @@ def test_folding_is_refused_where_it_is_not_exact_or_not_needed(tmp_path):
     assert "zeros around" in refusal(import_network, config("npz", path, **TOLD, fold_input=True, input="bgr"))
 
 
-def test_the_program_writes_a_checkpoint_and_no_more_than_that(tmp_path, script):
+def test_the_program_writes_a_checkpoint_and_no_more_than_that(tmp_path, script, program):
     savez(tmp_path / "net.npz", random_tensors(SMALL, "caffe"))
     read = ("--from", "npz", "net.npz", "--ckpt_path", "made/net.ckpt")
-    refused = script("convert.py", *read, cwd=tmp_path)
+    refused = program("convert", *read, cwd=tmp_path)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and not (tmp_path / "made").exists()
     done = script("convert.py", *read, "--ceil_mode", "false", "--classifier_padding", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

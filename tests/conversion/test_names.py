@@ -7,8 +7,10 @@ import itertools
 import pytest
 
 from src.checkpoint import weights_of
-from src.conversion.names import NAMINGS, convolutions, parameters
-from src.squeezenet import BATCH_NORMS, BYPASSES, STEMS, VERSIONS, SqueezeNet
+from src.conversion.names import NAMINGS, parameters
+from src.network.convolutions import convolutions
+from src.network.design_space import STEMS
+from src.squeezenet import BATCH_NORMS, BYPASSES, VERSIONS, SqueezeNet
 
 OTHERS = [{"batch_norm": batch_norm, "stem": stem} for batch_norm, stem in itertools.product(BATCH_NORMS, STEMS)] + [
     {"squeeze_ratio": 0.25, "base_e": 32, "incr_e": 16},
@@ -29,12 +31,14 @@ def test_parameters_are_those_of_the_network(version, bypass):
 
 def test_names_are_those_of_the_published_files():
     """torchvision/models/squeezenet.py; deploy.prototxt of SqueezeNet_v1.0 and of SqueezeNet-Deep-Compression."""
-    found = {key: [naming.layer(layer) for layer in convolutions(1000)] for key, naming in NAMINGS.items()}
+    found = {
+        key: [naming.layer(layer) for layer in convolutions({"num_classes": 1000})] for key, naming in NAMINGS.items()
+    }
     assert found["torchvision"][:2] == ["features.0", "features.3.squeeze"]
     assert found["torchvision"][-2:] == ["features.12.expand3x3", "classifier.1"]
     assert found["caffe"][:3] == ["conv1", "fire2/squeeze1x1", "fire2/expand1x1"]
     assert found["caffe"][-2:] == ["fire9/expand3x3", "conv10"]
     assert found["deep_compression"][-3:] == ["fire9/conv1x1_2", "fire9/conv3x3_2", "conv_final"]
-    later = [NAMINGS["torchvision"].layer(layer) for layer in convolutions(1000, "1_1")]
+    later = [NAMINGS["torchvision"].layer(layer) for layer in convolutions({"num_classes": 1000, "version": "1_1"})]
     fires = [name for name in later if name.endswith("squeeze")]
     assert fires == [f"features.{i}.squeeze" for i in (3, 4, 6, 7, 9, 10, 11, 12)]

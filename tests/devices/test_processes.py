@@ -74,21 +74,38 @@ def together(size: int, act: Callable[[ProcessGroup], Any]) -> list:
 
 
 def test_a_process_that_nobody_started_as_a_worker_is_alone_and_the_main_process(monkeypatch):
-    for name in ("MS_ROLE", "RANK_TABLE_FILE", "DEVICE_ID"):
+    for name in ("MS_ROLE", "RANK_TABLE_FILE", "RANK_ID", "RANK_SIZE", "DEVICE_ID"):
         monkeypatch.delenv(name, raising=False)
     assert not is_worker() and local_device() == 0
     job = ProcessGroup.join()
     assert (job.rank, job.size, job.is_main_process) == (0, 1, True)
 
 
-def test_workers_are_known_by_what_msrun_or_a_rank_table_sets(monkeypatch):
-    monkeypatch.setenv("MS_ROLE", "MS_WORKER")
+@pytest.mark.parametrize(
+    "variables, worker",
+    [
+        ({"MS_ROLE": "MS_WORKER"}, True),
+        ({"MS_ROLE": "MS_SCHED"}, False),
+        ({"MS_ROLE": "MS_SCHED", "RANK_TABLE_FILE": "hccl.json", "RANK_ID": "0", "RANK_SIZE": "8"}, False),
+        ({"RANK_TABLE_FILE": "hccl.json", "RANK_ID": "0", "RANK_SIZE": "8"}, True),
+        ({"RANK_TABLE_FILE": "hccl.json", "RANK_ID": "0", "RANK_SIZE": "1"}, False),
+        ({"RANK_TABLE_FILE": "hccl.json", "RANK_ID": "0"}, False),
+        ({"RANK_TABLE_FILE": "hccl.json", "RANK_SIZE": "8"}, False),
+        ({"RANK_TABLE_FILE": "hccl.json"}, False),
+    ],
+    ids=lambda value: " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
+)
+def test_workers_are_known_by_their_role_or_by_a_rank_table_with_rank_and_size(variables, worker, monkeypatch):
+    for name in ("MS_ROLE", "RANK_TABLE_FILE", "RANK_ID", "RANK_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_worker() == worker
+
+
+def test_a_worker_takes_the_device_of_its_local_rank(monkeypatch):
     monkeypatch.setenv("DEVICE_ID", "5")
-    assert is_worker() and local_device() == 5
-    monkeypatch.setenv("MS_ROLE", "MS_SCHED")
-    assert not is_worker()
-    monkeypatch.setenv("RANK_TABLE_FILE", "hccl.json")
-    assert is_worker()
+    assert local_device() == 5
 
 
 def test_workers_that_join_average_their_gradients(monkeypatch):

@@ -63,7 +63,6 @@ def test_a_process_killed_while_it_saves_leaves_the_newest_complete_checkpoint(t
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     survived, saved = map(int, done.stdout.split())
@@ -84,16 +83,22 @@ def whole(tmp_path_factory):
     return path
 
 
-def refused(path) -> str:
-    """Check that no function takes a file, each for the reason that is returned."""
-    for take in (read_checkpoint, load_network, read_saved, lambda file: load_pretrained(CARD.build(), file, CARD)):
-        with pytest.raises(UserError) as error:
-            take(path)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+@pytest.fixture(scope="module")
+def refused():
+    """A function that checks that nothing takes a file, and returns the reason."""
+    net = CARD.build()
+
+    def require_refusal(path) -> str:
+        for take in (read_checkpoint, load_network, read_saved, lambda file: load_pretrained(net, file, CARD)):
+            with pytest.raises(UserError) as error:
+                take(path)
+            assert "\n" not in str(error.value)
+        return str(error.value)
+
+    return require_refusal
 
 
-def test_every_truncation_is_refused(whole, tmp_path, faults):
+def test_every_truncation_is_refused(whole, refused, tmp_path, faults):
     data, file = whole.read_bytes(), tmp_path / "cut.ckpt"
     names = [data.find(name.encode()) for name in read_checkpoint(whole)]
     # Within and between the records, whose names are found in them; the last bytes, where the checksum is; anywhere.
@@ -106,7 +111,7 @@ def test_every_truncation_is_refused(whole, tmp_path, faults):
                 refused(file)
 
 
-def test_every_flipped_bit_is_refused(whole, tmp_path, faults):
+def test_every_flipped_bit_is_refused(whole, refused, tmp_path, faults):
     data, file, chance = whole.read_bytes(), tmp_path / "flipped.ckpt", random.Random(0)
     anywhere = [chance.randrange(len(data) * 8) for _ in range(300)]
     checksum = range((len(data) - 17) * 8, len(data) * 8)  # Its mark, without which MindSpore checks nothing.

@@ -75,7 +75,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_or_stops_as_configured(tmpfs, f
                             break
                     assert "cannot be written: No space left on device; the training goes on" in line
                     filling.unlink()
-                _, stderr = process.communicate(timeout=200)
+                _, stderr = process.communicate()
                 for file in (run / "checkpoints").glob("*.ckpt"):
                     read_saved(file)
                 assert not list(run.rglob("*.tmp*"))
@@ -86,9 +86,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_or_stops_as_configured(tmpfs, f
                 assert process.returncode == 2 and "Traceback" not in stderr
                 assert "No space left on device" in stderr and "go on with --resume" in stderr
                 filling.unlink()
-                resumed = subprocess.run(
-                    [*PROGRAM, "--resume", "--output_path", run], capture_output=True, text=True, timeout=200
-                )
+                resumed = subprocess.run([*PROGRAM, "--resume", "--output_path", run], capture_output=True, text=True)
                 assert resumed.returncode == 0 and "resuming from" in resumed.stdout
                 load_network(run / "squeezenet.ckpt")
 
@@ -100,7 +98,7 @@ def test_a_folder_deleted_or_made_read_only_meanwhile_does_not_take_the_run(tmp_
             run = tmp_path / "run"
             process = start(flags(run, epochs=40, log_steps=4), "step 8/")
             shutil.rmtree(run)
-            stdout, stderr = process.communicate(timeout=200)
+            stdout, stderr = process.communicate()
             assert process.returncode == 0, stderr
             assert json.loads((run / "result.json").read_text())["steps"] == 160
             load_network(run / "squeezenet.ckpt")
@@ -108,7 +106,7 @@ def test_a_folder_deleted_or_made_read_only_meanwhile_does_not_take_the_run(tmp_
         with inject.fault("read-only"), read_only_later(tmp_path / "second") as (run, lock):
             process = start(flags(run, epochs=40, log_steps=4), "step 8/")
             lock()
-            stdout, stderr = process.communicate(timeout=200)
+            stdout, stderr = process.communicate()
             assert process.returncode == 2 and "Traceback" not in stderr
             assert "warning: checkpoint" in stdout and stderr.startswith("error: ")
             checkpoints = list((run / "checkpoints").glob("*.ckpt"))

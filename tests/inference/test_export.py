@@ -26,14 +26,6 @@ NARROW = {"base_e": 8, "incr_e": 8}
 SUFFIXES = {"MINDIR": ".mindir", "ONNX": ".onnx"}
 
 
-@pytest.fixture(autouse=True)
-def mode():
-    """PYNATIVE_MODE, which export.py is told here, for the networks that the tests run too."""
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
 def write_checkpoint(folder: Path, image_size: int = 16, normalize: str = "dataset", classes: int = 7, **model) -> Path:
     """Save a narrow network with weights that give clearly different logits, and return its file."""
     arguments = {"num_classes": classes, "version": "cifar", "final_relu": False, **NARROW, **model}

@@ -26,7 +26,7 @@ from tests.faults.test_resume import assert_same
 from tests.launching.test_launch import Launcher, note
 from tests.made_data import by_class, write_image_csv, write_image_folder
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow  # Fifteen trainings; that two workers train at all is in tests/launching/test_launch.py.
 
 CPU = ["--device_target", "CPU", "--strict_device"]  # As the launcher has it.
 DIGITS = [
@@ -182,10 +182,8 @@ def no_pictures():
 
 
 @pytest.fixture(scope="module")
-def real_msrun() -> dict:
-    """The environment in which the launcher finds MindSpore's own msrun, and programs find the project."""
-    if not Path(sys.executable).with_name("msrun").exists():
-        pytest.skip("no msrun beside this Python")
+def real() -> dict:
+    """The environment for workers that run MindSpore."""
     return {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
 
 
@@ -214,12 +212,12 @@ def references(tmp_path_factory) -> dict[str, SimpleNamespace]:
 
 
 @pytest.fixture(scope="module")
-def two(real_msrun, tmp_path_factory) -> Trained:
+def two(real, tmp_path_factory) -> Trained:
     """Two workers."""
     folder = tmp_path_factory.mktemp("two")
     alone(folder / "begun on one" / "rank 0", [*FULL, "--epochs", "1"])
     return Trained(
-        *(folder, real_msrun, 2),
+        *(folder, real, 2),
         *((name, name, [*flags, "--batch_size", "16"], None) for name, flags in RECIPES.items()),
         ("whole", "whole", FULL, None),
         ("stopped", "stopped", FULL, [1, STOPPED]),
@@ -231,7 +229,7 @@ def two(real_msrun, tmp_path_factory) -> Trained:
 
 
 @pytest.fixture(scope="module")
-def four(real_msrun, tmp_path_factory, made_images) -> Trained:
+def four(real, tmp_path_factory, made_images) -> Trained:
     """Four workers."""
     folder = tmp_path_factory.mktemp("four")
     images = made_images.train.images
@@ -241,7 +239,7 @@ def four(real_msrun, tmp_path_factory, made_images) -> Trained:
     write_image_folder(folder / "folder", {"train": classes, "val": classes, "test": few})
     brief = ["--epochs", "1", "--warmup_epochs", "0", "--batch_size", "2", "--image_size", "16", "--version", "cifar"]
     return Trained(
-        *(folder, real_msrun, 4),
+        *(folder, real, 4),
         ("plain", "plain", [*RECIPES["plain"], "--batch_size", "8"], None),
         ("validation", "validation", [*brief, "--dataset", "image_csv", "--data_path", "csv"], None),
         ("test", "test", [*brief, "--dataset", "image_folder", "--data_path", "folder"], None),
@@ -410,10 +408,10 @@ def test_a_run_begun_on_one_device_goes_on_on_two(two):
 
 
 @pytest.fixture(scope="module")
-def interrupted(real_msrun, tmp_path_factory) -> Path:
+def interrupted(real, tmp_path_factory) -> Path:
     """A folder with train.py's run of FULL, interrupted by a real SIGTERM in step STOPPED."""
     folder = tmp_path_factory.mktemp("interrupted")
-    job = launched(folder, real_msrun, [], STOPPED)
+    job = launched(folder, real, [], STOPPED)
     job.process.send_signal(signal.SIGTERM)
     assert job.end().status == 143, job.err
     assert job.left() == []
@@ -430,14 +428,14 @@ def launched(folder: Path, environment: dict, flags: list[str], waits_at: int) -
     return job
 
 
-def test_a_job_interrupted_again_and_again_ends_bit_identical(interrupted, two, real_msrun, tmp_path):
+def test_a_job_interrupted_again_and_again_ends_bit_identical(interrupted, two, real, tmp_path):
     folder = tmp_path / "job"
     shutil.copytree(interrupted, folder)
     assert (folder / "run" / "checkpoints" / f"SqueezeNet-2_{STOPPED - FULL_STEPS}.ckpt").exists()
-    again = launched(folder, real_msrun, ["--resume"], STOPPED + 7)
+    again = launched(folder, real, ["--resume"], STOPPED + 7)
     again.process.send_signal(signal.SIGINT)
     assert again.end().status == 130, again.err
-    last = launched(folder, real_msrun, ["--resume"], 0).end()
+    last = launched(folder, real, ["--resume"], 0).end()
     assert last.status == 0, last.err
     result = json.loads((folder / "run" / "result.json").read_text())
     assert result["resumed_at_steps"] == [STOPPED, STOPPED + 7]
@@ -459,11 +457,11 @@ def test_a_job_of_two_goes_on_on_one_device_from_the_end_of_an_epoch(interrupted
 # Evaluation
 
 
-def test_three_workers_evaluate_to_the_last_digit_as_one(two, real_msrun, tmp_path):
+def test_three_workers_evaluate_to_the_last_digit_as_one(two, real, tmp_path):
     checkpoint = two.run("whole") / "best.ckpt"
     (tmp_path / "eval.yaml").write_text(f"ckpt_path: {json.dumps(str(checkpoint))}\n")  # --ckpt_path is the launcher's.
     job = Launcher(
-        *(tmp_path, real_msrun, None, "--program", "eval.py", "--devices", 3, "--config", "eval.yaml"),
+        *(tmp_path, real, None, "--program", "eval.py", "--devices", 3, "--config", "eval.yaml"),
         *("--output_path", "evaluated"),
     ).end()
     assert job.status == 0, job.err

@@ -16,13 +16,14 @@ import pytest
 
 from tests.launching.test_launch import (  # noqa: F401  fixtures
     ALLREDUCE,
+    JOINED,
     SHORT,
     SLEEP,
     STATED_SECONDS,
     Launcher,
     environment,
     note,
-    real_msrun,
+    real,
     stand_ins,
 )
 
@@ -99,7 +100,8 @@ def test_an_interruption_on_one_host_reaches_the_workers_of_both(start, environm
     jobs = both(start, environment, SLEEP.replace("'1'", "str(time.time())"))
     jobs[0].wait_for("started_1")
     jobs[1].wait_for("started_3")
-    time.sleep(2)
+    for job in jobs:
+        job.wait_until_said(JOINED)
     jobs[1].process.send_signal(signal.SIGINT)
     for job in jobs:
         job.end()
@@ -122,7 +124,8 @@ def test_a_launcher_that_is_killed_ends_the_job_on_the_other_host(start, environ
     jobs = both(start, environment, SLEEP.replace("'1'", "str(time.time())"))
     jobs[0].wait_for("started_0")
     jobs[1].wait_for("started_2")
-    time.sleep(2)
+    for job in jobs:
+        job.wait_until_said(JOINED)
     jobs[1].process.kill()
     killed = time.time()
     jobs[0].end()
@@ -133,7 +136,7 @@ def test_a_launcher_that_is_killed_ends_the_job_on_the_other_host(start, environ
 
 def test_a_host_whose_workers_have_finished_waits_for_how_the_others_end(start, environment):  # noqa: F811
     jobs = both(
-        start, environment, SLEEP.replace("time.sleep(300)", "time.sleep(4 if rank == 0 else 0)\nsys.exit(rank == 0)")
+        start, environment, SLEEP.replace("time.sleep(300)", "time.sleep(3 if rank == 0 else 0)\nsys.exit(rank == 0)")
     )
     for job in jobs:
         job.end()
@@ -166,7 +169,8 @@ def test_a_host_that_is_cut_off_ends_the_job_on_both_sides(start, hosts, environ
     jobs = both(start, environment, SLEEP.replace("'1'", "str(time.time())"))
     jobs[0].wait_for("started_0")
     jobs[1].wait_for("started_2")
-    time.sleep(2)
+    for job in jobs:
+        job.wait_until_said(JOINED)
     hosts.unplug()
     cut = time.time()
     for job, other in zip(jobs, (1, 0)):
@@ -178,15 +182,15 @@ def test_a_host_that_is_cut_off_ends_the_job_on_both_sides(start, hosts, environ
 
 
 @pytest.mark.slow
-def test_real_workers_of_two_hosts_add_up(start, real_msrun):  # noqa: F811
-    jobs = both(start, {**real_msrun, "STEPS": "6"}, ALLREDUCE, "--devices", "1")
+def test_real_workers_of_two_hosts_add_up(start, real):  # noqa: F811
+    jobs = both(start, {**real, "STEPS": "6"}, ALLREDUCE, "--devices", "1")
     assert [job.end().status for job in jobs] == [0, 0]
     assert jobs[0].out.splitlines()[-3:] == ["step 0 3.0", "step 1 3.0", "step 2 3.0"]
 
 
 @pytest.mark.slow
-def test_a_real_worker_that_is_killed_ends_the_job_on_both_hosts(start, real_msrun):  # noqa: F811
-    jobs = both(start, {**real_msrun, "KILLED": "1"}, ALLREDUCE, "--devices", "1")
+def test_a_real_worker_that_is_killed_ends_the_job_on_both_hosts(start, real):  # noqa: F811
+    jobs = both(start, {**real, "KILLED": "1"}, ALLREDUCE, "--devices", "1")
     died = jobs[1].wait_for("died", 120)
     for job in jobs:
         job.end()
@@ -197,13 +201,13 @@ def test_a_real_worker_that_is_killed_ends_the_job_on_both_hosts(start, real_msr
 
 
 @pytest.mark.slow
-def test_a_training_on_two_hosts_gives_the_weights_of_one_host(start, real_msrun, tmp_path):  # noqa: F811
+def test_a_training_on_two_hosts_gives_the_weights_of_one_host(start, real, tmp_path):  # noqa: F811
     import mindspore as ms
 
     flags = [*SHORT, "--epochs", "2", "--output_path", "run"]
-    jobs = both(start, real_msrun, None, *flags, "--devices", "1")
+    jobs = both(start, real, None, *flags, "--devices", "1")
     assert [job.end(300).status for job in jobs] == [0, 0], jobs[0].err
-    one = Launcher(tmp_path, real_msrun, None, *flags, "--devices", "2").end(300)
+    one = Launcher(tmp_path, real, None, *flags, "--devices", "2").end(300)
     assert one.status == 0, one.err
     assert not (tmp_path / "node1" / "run").exists()  # Rank 0 alone writes.
     results = [json.loads((folder / "run" / "result.json").read_text()) for folder in (tmp_path, tmp_path / "node0")]

@@ -5,6 +5,7 @@ import pytest
 from mindspore import Tensor
 
 from src.network.cam import Activations, heat
+from src.network.geometry import feature_grid, feature_size
 from src.squeezenet import SqueezeNet
 
 
@@ -20,12 +21,13 @@ from src.squeezenet import SqueezeNet
 )
 def test_the_feature_grid_is_where_the_convolutions_see_the_image(keys, grid):
     net = SqueezeNet(**keys)
-    first, distance = net.feature_grid()
+    first, distance = feature_grid(net.stem, net.layers)
     assert (first, distance) == grid
     for count in (1, 2, 5):
         # The smallest image with so many values a side leaves as much around the first as around the last.
         side = int(2 * first + distance * (count - 1)) + 1
-        assert net.feature_size(side) == count and net.feature_size(side - 1) == count - 1
+        assert feature_size(net.stem, net.layers, side) == count
+        assert feature_size(net.stem, net.layers, side - 1) == count - 1
 
 
 def test_activations_are_what_the_logits_are_made_of():

@@ -7,6 +7,8 @@ from mindspore import Tensor, nn, ops
 
 from src.network.dropout import Dropout
 
+pytestmark = pytest.mark.usefixtures("graph_mode")
+
 
 def masks(dropout: Dropout, count: int, shape=(64, 64)) -> np.ndarray:
     """Return which of ones (shape) are kept in each of `count` steps."""

@@ -236,7 +236,7 @@ def said():
 
 
 def test_a_dead_net_is_named_within_twenty_steps_and_once(said):
-    warning = DeadStartWarning(10, True, said.append)
+    warning = DeadStartWarning(LN_10, True, said.append)
     feed(warning, [2.5] + [LN_10] * (DEAD_STEPS - 1), end=False)
     assert DEAD_STEPS <= 20 and said == []
     feed(warning, [LN_10] * 30)
@@ -245,38 +245,38 @@ def test_a_dead_net_is_named_within_twenty_steps_and_once(said):
 
 
 def test_a_net_that_dies_in_a_later_epoch_is_named_too(said):
-    warning = DeadStartWarning(10, True, said.append)
+    warning = DeadStartWarning(LN_10, True, said.append)
     feed(warning, [2.0, 1.0])
     feed(warning, [LN_10] * 20, epoch=2)
     assert len(said) == 1 and "is dead" in said[0]
 
 
 def test_a_loss_that_touches_the_level_now_and_then_is_not_dead(said):
-    feed(DeadStartWarning(10, True, said.append), ([LN_10] * 19 + [1.5]) * 3 + [1.0] * 60)
+    feed(DeadStartWarning(LN_10, True, said.append), ([LN_10] * 19 + [1.5]) * 3 + [1.0] * 60)
     assert said == []
 
 
 def test_a_net_that_has_not_moved_by_the_end_of_the_first_epoch_is_named(said):
-    feed(DeadStartWarning(10, True, said.append), [LN_10 + 0.004 * (-1) ** i for i in range(40)])
+    feed(DeadStartWarning(LN_10, True, said.append), [LN_10 + 0.004 * (-1) ** i for i in range(40)])
     assert len(said) == 1 and "has not begun to learn" in said[0]
 
 
 def test_a_net_that_learns_is_left_in_peace(said):
-    warning = DeadStartWarning(10, True, said.append)
+    warning = DeadStartWarning(LN_10, True, said.append)
     feed(warning, list(np.linspace(LN_10, 2.2, 100)))
     feed(warning, list(np.linspace(2.2, 1.5, 100)), epoch=2)
     assert said == []
 
 
 def test_a_level_reached_by_a_later_epochs_end_is_not_a_bad_start(said):
-    warning = DeadStartWarning(10, True, said.append)
+    warning = DeadStartWarning(LN_10, True, said.append)
     feed(warning, [2.0] * 10)
     feed(warning, [LN_10 + 0.003] * 10, epoch=2)
     assert said == []
 
 
 def test_the_level_is_that_of_the_class_count_and_the_relu_is_only_blamed_where_there_is_one(said):
-    feed(DeadStartWarning(100, False, said.append), [math.log(100)] * 20)
+    feed(DeadStartWarning(math.log(100), False, said.append), [math.log(100)] * 20)
     assert len(said) == 1 and "4.6052" in said[0] and "final_relu" not in said[0]
 
 

@@ -19,14 +19,14 @@ from src.compression.reading import read_weights
 from src.config import OptimizerConfig, with_keys
 from src.loss import CrossEntropy
 from src.squeezenet import SqueezeNet
-from src.training.finetuning import freeze, lr_factors
-from src.training.model import build_model, parameter_groups
+from src.training.finetuning import freeze
+from src.training.model import build_model
 from src.training.plan import prepare, resumed_plan
 from src.training.run import train
 from tests.made_data import refusal
 from tests.runs import SMALL, assert_same, configuration, metrics_rows, stop_at, weights, without_pictures
-from tests.training.steps import RATES, one_step
 
+RATES = np.array([0.1, 0.2, 0.3], np.float32)
 OTHER = {"mean": (0.2, 0.3, 0.4), "std": (0.5, 0.6, 0.7)}  # Than the digits' statistics.
 
 
@@ -75,39 +75,6 @@ def test_no_gradient_of_the_frozen_layers_is_asked_for():
     freeze(net, ["features.0-4"])
     model = build_model(net, CrossEntropy(), OptimizerConfig(), RATES)
     assert [p.name for p in model.train_network.weights] == [p.name for p in net.trainable_params()]
-
-
-# Learning rates by layer
-
-
-def test_learning_rates_fall_from_the_last_layer_down_by_the_same_factor():
-    factors = lr_factors(net_of_two_fires(), 0.5)
-    layers = ("classifier.1", "features.6", "features.5", "features.3", "features.2", "features.0")
-    for depth, layer in enumerate(layers):
-        assert {factor for name, factor in factors.items() if name.startswith(f"{layer}.")} == {0.5**depth}
-    assert factors.keys() >= {parameter.name for parameter in net_of_two_fires().trainable_params()}
-
-
-@pytest.mark.parametrize("optimizer", ["momentum", "nesterov", "adam"])
-def test_a_step_of_each_layer_is_in_proportion_to_its_learning_rate(optimizer):
-    alike = one_step(OptimizerConfig(optimizer, weight_decay=0))
-    layered = one_step(OptimizerConfig(optimizer, weight_decay=0, layer_decay=0.5))
-    factors = lr_factors(SqueezeNet(4, "cifar", base_e=8, incr_e=8), 0.5)
-    for name, step in alike.items():
-        np.testing.assert_allclose(layered[name], factors[name] * step, rtol=1e-3, atol=1e-6, err_msg=name)
-
-
-def test_learning_rates_by_layer_and_weight_decay_by_kind_combine():
-    net = net_of_two_fires()
-    config = OptimizerConfig(weight_decay=0.1, decay_biases=False, layer_decay=0.5)
-    *groups, order = parameter_groups(net, config, RATES)
-    factors, found = lr_factors(net, 0.5), {}
-    for group in groups:
-        for parameter in group["params"]:
-            found[parameter.name] = group["weight_decay"]
-            np.testing.assert_array_equal(group["lr"].asnumpy(), RATES * np.float32(factors[parameter.name]))
-    assert found == {p.name: 0.1 if p.name.endswith("weight") else 0.0 for p in net.trainable_params()}
-    assert [p.name for p in order["order_params"]] == [p.name for p in net.trainable_params()]
 
 
 # Runs

@@ -3,43 +3,18 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import Tensor
 
 from src.cli.errors import UserError
 from src.config import OptimizerConfig
+from src.dataset.preprocessing import Preprocessing
+from src.loss import CrossEntropy
+from src.network.input_layer import with_input_layer
 from src.squeezenet import SqueezeNet
-from src.training.model import check_precision, loss_scale_manager, parameter_groups
-from tests.training.steps import RATES, one_step
+from src.training.model import build_model, check_precision, loss_scale_manager
+from tests.runs import weights
 
-
-def test_the_first_steps_of_the_optimizers_are_those_of_their_update_rules():
-    steps = {kind: one_step(OptimizerConfig(kind, weight_decay=0)) for kind in ("sgd", "momentum", "nesterov", "adam")}
-    for name, gradient_step in steps["sgd"].items():
-        assert np.abs(gradient_step).max() > 1e-6, name
-        np.testing.assert_allclose(steps["momentum"][name], gradient_step, rtol=1e-3, atol=1e-6, err_msg=name)
-        np.testing.assert_allclose(steps["nesterov"][name], 1.9 * gradient_step, rtol=1e-3, atol=1e-6, err_msg=name)
-        clear = np.abs(gradient_step) > 1e-5
-        np.testing.assert_allclose(
-            steps["adam"][name][clear], 0.1 * np.sign(gradient_step[clear]), rtol=2e-2, err_msg=name
-        )
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov"])
-def test_weight_decay_adds_its_share_of_each_parameter_to_the_gradient(optimizer):
-    plain = one_step(OptimizerConfig(optimizer, momentum=0.0, weight_decay=0))
-    decayed = one_step(OptimizerConfig(optimizer, momentum=0.0, weight_decay=0.5))
-    bias = "classifier.1.bias"
-    np.testing.assert_allclose(decayed[bias] - plain[bias], np.full(4, -0.1 * 0.5 * 0.5), atol=1e-5)
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov"])
-def test_decay_biases_false_leaves_biases_without_weight_decay_and_decays_the_weights(optimizer):
-    plain = one_step(OptimizerConfig(optimizer, weight_decay=0))
-    decayed = one_step(OptimizerConfig(optimizer, weight_decay=0.5, decay_biases=False))
-    for name, step in plain.items():
-        if name.endswith(".bias"):
-            np.testing.assert_allclose(decayed[name], step, atol=1e-6, err_msg=name)
-        else:
-            assert np.abs(decayed[name] - step).max() > 1e-4, name
+RATES = np.array([0.1, 0.2, 0.3], np.float32)
 
 
 @pytest.mark.parametrize(
@@ -67,21 +42,46 @@ def test_the_loss_scale_is_the_one_of_the_configuration(monkeypatch, level, scal
             assert manager.get_loss_scale() == expected and manager.get_drop_overflow_update()
 
 
-def test_parameter_groups_put_biases_and_batch_norm_apart_and_lose_none():
-    net = SqueezeNet(10, "cifar", batch_norm="squeeze")
-    decayed, plain, order = parameter_groups(net, OptimizerConfig(decay_biases=False, weight_decay=0.1), RATES)
-    endings = {p.name.rsplit(".", 1)[1] for p in plain["params"]}
-    assert endings == {"bias", "gamma", "beta"} and plain["weight_decay"] == 0
-    assert {p.name.rsplit(".", 1)[1] for p in decayed["params"]} == {"weight"} and decayed["weight_decay"] == 0.1
-    names = [p.name for p in net.trainable_params()]
-    assert sorted(p.name for group in (decayed, plain) for p in group["params"]) == sorted(names)
-    assert [p.name for p in order["order_params"]] == names
+def on_device(fit: str, normalize: str) -> Preprocessing:
+    return Preprocessing(16, fit, normalize, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 8, "device")
 
 
-@pytest.mark.parametrize("decay", [{"decay_biases": True}, {"decay_biases": False, "weight_decay": 0.0}])
-def test_parameter_groups_are_one_where_all_are_treated_alike(decay):
-    net = SqueezeNet(10, "cifar")
-    assert parameter_groups(net, OptimizerConfig(**decay), RATES) == net.trainable_params()
+def step_of(net, amp_level: str):
+    """Return one training step on pixels, as a graph, and its inputs."""
+    config = OptimizerConfig(amp_level=amp_level)
+    train = build_model(net, CrossEntropy(), config, RATES).train_network.set_train()
+    pixels = np.random.RandomState(0).randint(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+    return train, Tensor(pixels), Tensor(np.arange(4), ms.int32)
+
+
+@pytest.mark.parametrize("level, normalize", [("O2", "dataset"), ("O3", "dataset"), ("O2", "per_image")])
+def test_mixed_precision_compiles_behind_pixels_that_are_resized_in_the_graph(level, normalize):
+    """On the CPU it cannot run, but a product of float16 and float32 would fail to compile."""
+    inner = SqueezeNet(4, "cifar", batch_norm="squeeze", base_e=8, incr_e=8)
+    net = with_input_layer(inner, on_device("resize", normalize))
+    train, *inputs = step_of(net, level)
+    train.compile(*inputs)
+    assert net.input_layer.fp32 and not net.input_layer.fp16
+    assert net.net.features[0].conv.fp16, "the network itself is float16"
+
+
+@pytest.mark.parametrize("preprocess", ["host", "device"])
+def test_amp_level_o1_trains_the_network_and_writes_nothing_into_the_current_folder(tmp_path, monkeypatch, preprocess):
+    """MindSpore rewrites the network's source for it, as a file, and gives the result parameters of other names."""
+    monkeypatch.chdir(tmp_path)
+    ms.set_seed(0)
+    net = SqueezeNet(4, "cifar", bypass="complex", batch_norm="squeeze", final_relu=False, base_e=8, incr_e=8)
+    names, before = [parameter.name for parameter in net.get_parameters()], weights(net)
+    whole = with_input_layer(net, on_device("resize", "dataset")) if preprocess == "device" else net
+    train, pixels, labels = step_of(whole, "O1")
+    if preprocess == "host":
+        pixels = Tensor(np.random.RandomState(0).standard_normal((4, 3, 8, 8)).astype(np.float32))
+    losses = [float(train(pixels, labels).asnumpy()) for _ in range(2)]
+    assert np.isfinite(losses).all()
+    assert [parameter.name for parameter in net.get_parameters()] == names
+    assert all(np.abs(value - before[name]).max() > 0 for name, value in weights(net).items() if "weight" in name)
+    assert int(net.classifier[0].step.asnumpy()) == 2, "dropout counts its steps in the network that is saved"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -244,10 +244,7 @@ def test_pynative_mode_trains_from_the_same_seed_the_weights_of_graph_mode(tmp_p
         assert ms.get_context("mode") == {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}[mode]
         return weights(load_network(tmp_path / name / "squeezenet.ckpt")[0])
 
-    try:
-        graph, pynative = trained("a", "graph"), trained("b", "pynative")
-    finally:
-        ms.set_context(mode=ms.GRAPH_MODE)
+    graph, pynative = trained("a", "graph"), trained("b", "pynative")
     for name, value in graph.items():
         np.testing.assert_allclose(pynative[name], value, atol=1e-6, err_msg=name)
 

@@ -1,0 +1,69 @@
+"""The convolutions of a SqueezeNet with their names and shapes, from its arguments alone."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Mapping, NamedTuple
+
+from src.network.design_space import Layer, Norm, Stem, Widths, architecture
+from src.squeezenet import VERSIONS, SqueezeNet
+
+METAPARAMETERS = ("base_e", "incr_e", "freq", "pct_3x3", "squeeze_ratio")
+FIRST_FIRE = 2  # The paper's layer 1 is the first convolution.
+
+
+class Convolution(NamedTuple):
+    """A convolution of SqueezeNet.
+
+    layer: its name in SqueezeNet, without .weight; a batch norm may follow where it ends in .conv.
+    part: "stem", "last", or of a Fire module "squeeze", "expand1x1", "expand3x3" or "shortcut".
+    index: its place in `features`; the last one has that behind them.
+    number: the paper's: 1, then 2 for fire2, and so on.
+    shape: of its weights, (outputs, inputs, kernel, kernel).
+    normalised: whether a batch norm precedes it, which the last convolution of some versions has.
+    """
+
+    layer: str
+    part: str
+    index: int
+    number: int
+    shape: tuple[int, int, int, int]
+    normalised: bool = False
+
+    def has_norm(self, batch_norm: str) -> bool:
+        """Return whether a batch norm follows, instead of a bias; batch_norm: as in SqueezeNet."""
+        return self.part != "last" and batch_norm in ("all", self.part)
+
+
+def arguments(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all arguments of SqueezeNet: those of `model`, and the defaults of the others."""
+    defaults = inspect.signature(SqueezeNet).parameters.values()
+    return {**{argument.name: argument.default for argument in defaults}, **model}
+
+
+def layers_of(model: Mapping[str, Any]) -> tuple[Stem, list[Layer]]:
+    """Return the first convolution and the layers up to the classifier of the SqueezeNet with these arguments."""
+    given = arguments(model)
+    metaparameters = {name: given[name] for name in METAPARAMETERS}
+    return architecture(VERSIONS[given["version"]], given["stem"], given["batch_norm"] != "none", **metaparameters)
+
+
+def convolutions(model: Mapping[str, Any]) -> list[Convolution]:
+    """Return the convolutions of the SqueezeNet with these arguments, in the network's order."""
+    (channels, kernel, _, _), layers = layers_of(model)
+    given, number = arguments(model), FIRST_FIRE
+    found = [Convolution("features.0.conv", "stem", 0, 1, (channels, given["in_channels"], kernel, kernel))]
+    for index, widths in enumerate(layers, 1):
+        if not isinstance(widths, Widths):
+            continue
+        shapes = {
+            "squeeze": (widths.squeeze, channels, 1, 1),
+            "expand1x1": (widths.expand1x1, widths.squeeze, 1, 1),
+            "expand3x3": (widths.expand3x3, widths.squeeze, 3, 3),
+        }
+        if given["bypass"] == "complex" and channels != widths.expand:
+            shapes["shortcut"] = (widths.expand, channels, 1, 1)
+        found += [Convolution(f"features.{index}.{part}.conv", part, index, number, shapes[part]) for part in shapes]
+        channels, number = widths.expand, number + 1
+    shape, normalised = (given["num_classes"], channels, 1, 1), isinstance(layers[-1], Norm)
+    return [*found, Convolution("classifier.1", "last", len(layers) + 1, number, shape, normalised)]

@@ -1,0 +1,42 @@
+"""The sizes of feature maps, and where they lie on the image, from the list of layers alone."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+from src.network.design_space import Layer, Pool, Stem
+
+
+def pooled_size(size: int, pool: Pool, ceil_mode: bool = False) -> int:
+    """Return the side in pixels of a pooled map, for a map of side `size`."""
+    return (size - pool.kernel_size + (pool.stride - 1 if ceil_mode else 0)) // pool.stride + 1
+
+
+def feature_sizes(stem: Stem, layers: Sequence[Layer], image_size: int, ceil_mode: bool = False) -> list[int]:
+    """Return the sides in pixels of the maps after the first convolution and after each layer.
+
+    For square images of `image_size` pixels; a network does not run where one is below 1.
+    """
+    lost = stem.kernel_size - 1 if stem.pad_mode == "valid" else 0
+    sizes = [(image_size - 1 - lost) // stem.stride + 1]
+    for layer in layers:
+        pools = isinstance(layer, Pool) and sizes[-1] >= 1
+        sizes.append(pooled_size(sizes[-1], layer, ceil_mode) if pools else sizes[-1])
+    return sizes
+
+
+def feature_size(stem: Stem, layers: Sequence[Layer], image_size: int, ceil_mode: bool = False) -> int:
+    """Return the side in pixels of the last feature map; see feature_sizes."""
+    return feature_sizes(stem, layers, image_size, ceil_mode)[-1]
+
+
+def feature_grid(stem: Stem, layers: Sequence[Layer]) -> tuple[float, int]:
+    """Return the place of the last feature map on the image, in pixels: its first value's centre, and its spacing."""
+    around = 0 if stem.pad_mode == "valid" else (stem.kernel_size - stem.stride) // 2
+    first = (stem.kernel_size - 1) / 2 - around
+    spacing = stem.stride
+    for layer in layers:
+        if isinstance(layer, Pool):
+            first += (layer.kernel_size - 1) / 2 * spacing
+            spacing *= layer.stride
+    return first, spacing
