@@ -1,13 +1,13 @@
-"""Bytes and decoding time of ways to code a shared and pruned SqueezeNet, on the same tensors.
+"""Compare bytes and decoding time of ways to code a quantized and pruned SqueezeNet, on the same tensors.
 
     python benchmarks/compression_coders.py --ckpt_path compressed_SqueezeNet.net [--bits 6] [--rounds 7]
 
-Takes what compress.py takes. `this format` is src/compression as it is; `entropy` is what the symbols of this format
-would take at the least. The others code the same symbols (positions, codes, bytes of values) or the same arrays:
+Takes the files that compress.py takes. `this format` is src/sqz; `entropy` is the lower bound for the symbols of this
+format. The others code the same symbols (positions, indices, bytes of values) or the same arrays:
 
 - Huffman: a canonical code for each table, as the paper has it; a byte for each length in the table
-- relative indices + Huffman: the paper's own layout, 4-bit gaps with fillers, gaps and codes in Huffman codes
-- xz, bz2, zlib: Python's own, on positions as bits and codes as bytes, layer after layer
+- relative indices + Huffman: the paper's own layout, 4-bit gaps with fillers, gaps and indices in Huffman codes
+- xz, bz2, zlib: Python's own, on positions as bits and indices as bytes, layer after layer
 - zstd: likewise, at its highest level (pip install zstandard), when it is installed
 - constriction: a range coder in Rust (pip install constriction), with this format's tables, when it is installed
 
@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 import src  # noqa: F401  Before mindspore, as every entry point does.
-from src.compression.compressing import convolutions
+from src.compression.compress import convolutions
+from src.compression.quantize import quantize
 from src.compression.reading import read_weights
-from src.compression.share import share
 from src.sqz.fileformat import decode, pack
 from src.sqz.layout import Layout, lay_out
 from src.sqz.tables import entropy_bits, frequencies_of
@@ -57,22 +57,22 @@ def papers_layout_bytes(parameters: dict[str, np.ndarray], layout: Layout) -> fl
     size = 0.0
     for record in layout.records:
         array = parameters[record.name].ravel()
-        if record.values is None:
+        if record.codebook_size is None:
             size += array.nbytes
             continue
         gaps = np.diff(np.flatnonzero(array), prepend=-1) - 1
         fillers = gaps // 16
-        codes = np.unique(array[array != 0], return_inverse=True)[1] + 1
-        code_counts = np.bincount(codes, minlength=2)
-        code_counts[0] = fillers.sum()
+        indices = np.unique(array[array != 0], return_inverse=True)[1] + 1
+        index_counts = np.bincount(indices, minlength=2)
+        index_counts[0] = fillers.sum()
         gap_counts = np.bincount(gaps % 16, minlength=16)
         gap_counts[15] += fillers.sum()
-        size += 4 * len(code_counts) + (huffman_bits(code_counts) + huffman_bits(gap_counts)) / 8
+        size += 4 * len(index_counts) + (huffman_bits(index_counts) + huffman_bits(gap_counts)) / 8
     return size
 
 
 def plain_bytes(layout: Layout) -> bytes:
-    """Return positions as bits and codes as bytes, for a general compressor."""
+    """Return positions as bits and indices as bytes, for a general compressor."""
     kinds = {512: np.uint16, 256: np.uint8}
     parts = [
         s.symbols.astype(kinds.get(len(s.levels), np.uint8 if len(s.levels) < 256 else np.uint16)).tobytes()
@@ -161,7 +161,7 @@ def main() -> None:
     parameters, _ = read_weights(arguments.ckpt_path)
     if arguments.bits:
         for name in convolutions(parameters):
-            parameters[name] = share(parameters[name], arguments.bits)
+            parameters[name] = quantize(parameters[name], arguments.bits)
     layout = lay_out(parameters)
     data, plain = pack(layout), plain_bytes(layout)
     least = sum(entropy_bits(s.counts) for s in layout.segments) / 8 + len(layout.raw)

@@ -138,8 +138,8 @@ def _short(name: str) -> str:
     return name if len(name) <= 20 else name[:19] + "…"
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure. Raises WriteError."""
-    figure.tight_layout()
+def save(figure: Figure, path: Path, top: float = 1.0) -> None:
+    """Write a figure, leaving what is above `top`, a fraction of its height, to its title. Raises WriteError."""
+    figure.tight_layout(rect=(0, 0, 1, top))
     with written(path) as temporary:
         figure.savefig(temporary, dpi=110, format=path.suffix[1:])

@@ -1,6 +1,5 @@
-"""Deep Compression (Han et al. 2016, https://arxiv.org/abs/1510.00149): prune, share, code.
+"""Deep Compression (Han et al. 2016, https://arxiv.org/abs/1510.00149): prune, quantize, encode.
 
-A wing of its own: the model and the training loop know nothing of it. prune.py, share.py, allocate.py, tables.py,
-rans.py and fileformat.py know numpy alone and no MindSpore, as a decoder on a small device would; docs/FORMAT.md
-describes the file. steps.py is the order in which things are done; retraining.py trains meanwhile.
+pipeline.py runs the stages in order: prune.py, quantize.py or, for a target size, allocate.py, and retraining.py for
+the training between them. compress.py writes the results. The codec is src/sqz/.
 """

@@ -1,4 +1,4 @@
-"""Inputs on which a network is looked at while it is compressed: real images without labels, or made ones."""
+"""Provide calibration inputs: real images without labels, or synthetic images."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def calibration_inputs(
 ) -> Iterator[np.ndarray]:
     """Yield at most IMAGES inputs (3, H, W) float32, preprocessed as a card says.
 
-    folder: of photographs to take them from; else they are training images, or made when there are none either.
-    Raises UserError for a folder that cannot be used.
+    folder: of photographs; None: training images, or synthetic ones when there is no training set either.
+    Raises UserError for an unusable folder.
     """
     random = np.random.RandomState(seed)
     if folder is None and training is None:
-        # What comes at the network's size has only to be normalised.
+        # Images of the network's size are only normalized.
         sized = dataclasses.replace(card.preprocessing, fit="crop", native_size=None)
         for _ in range(IMAGES):
             yield sized(dead_leaves(sized.image_size, random))

@@ -16,6 +16,13 @@ INPUTS = {".ckpt": "ckpt_path", ".sqz": "ckpt_path", ".net": "ckpt_path"}
 Bits = limited(int, "a whole number from 1 to 8", ge=1, le=8)
 
 
+class Choice(NamedTuple):
+    """Sparsity and bits of a convolution; None for no pruning and for no quantization."""
+
+    sparsity: Optional[float]
+    bits: Optional[int]
+
+
 @dataclasses.dataclass(frozen=True)
 class CompressConfig:
     """Compression: the network to compress, and how."""
@@ -57,27 +64,21 @@ class CompressConfig:
     """seed of the random start"""
     classes: Optional[str] = None
     """text file with one class name per line, for the authors' file, which has none"""
-    curve: bool = False
-    """also measure size and accuracy over curve_bits and curve_sparsities"""
-    curve_bits: list[Bits] = dataclasses.field(default_factory=lambda: [8, 7, 6, 5, 4, 3])
-    """bit widths of the curve"""
-    curve_sparsities: list[Fraction] = dataclasses.field(default_factory=lambda: [0.0])
-    """sparsities of the curve"""
 
     def check(self) -> None:
         """Raise UserError for values that do not fit together."""
         if bool(self.ckpt_path) == bool(self.decompress):
-            raise UserError("give either --ckpt_path (what to compress) or --decompress (a .sqz file to turn back)")
+            raise UserError("give either --ckpt_path (a network to compress) or --decompress (a .sqz file)")
         if self.sparsity is not None and self.tolerance is not None:
-            raise UserError("sparsity and tolerance both say how many weights are pruned: give one of the two")
+            raise UserError("sparsity and tolerance both set how many weights are pruned: give one of the two")
         if self.target_bytes is not None and self.bits is None:
-            raise UserError("target_bytes: is reached by sharing values, and bits null shares none; leave bits out")
+            raise UserError("target_bytes: needs quantization, and bits null means none; leave bits out")
         if self.target_bytes is not None and self.layer_bits:
-            raise UserError("layer_bits and target_bytes both say what bits a convolution gets: give one of the two")
+            raise UserError("layer_bits and target_bytes both set the bits of a convolution: give one of the two")
         self.layer_choices([])
 
-    def layer_choices(self, names: list[str]) -> dict[str, tuple[float | None, int | None]]:
-        """Return sparsity and bits of each convolution by its weight's name. Raises UserError for what cannot be."""
+    def layer_choices(self, names: list[str]) -> dict[str, Choice]:
+        """Return sparsity and bits of each convolution by its weight's name. Raises UserError for invalid patterns."""
         sparsities = _choices("layer_sparsity", self.layer_sparsity, float, lambda v: 0 <= v < 1, "0 to below 1")
         bits = _choices("layer_bits", self.layer_bits, int, lambda v: 1 <= v <= 8, "a whole number from 1 to 8")
         if names:
@@ -85,7 +86,7 @@ class CompressConfig:
                 for pattern, _ in choices:
                     if not fnmatch.filter(names, pattern):
                         raise UserError(f"{key}: {pattern!r} fits no convolution; they are {', '.join(names[:3])}, ...")
-        return {name: (_last(sparsities, name, self.sparsity), _last(bits, name, self.bits)) for name in names}
+        return {name: Choice(_last(sparsities, name, self.sparsity), _last(bits, name, self.bits)) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +134,9 @@ class RetrainConfig:
     """images per training step"""
     train_images: Optional[Count] = None
     """use only this many training images, evenly over the classes"""
-    augment: Augmentations = "crop_flip"
-    """training augmentations, one or several: crop_flip, color_jitter, cutout, mixup, cutmix (both with alpha 1)"""
+    augment: Optional[Augmentations] = None
+    """training augmentations, one or several: none, crop_flip, color_jitter, cutout, mixup, cutmix (both with alpha 1);
+    null: with crop_padding as in the config.yaml next to the checkpoint, or crop_flip when there is none"""
     crop_padding: Optional[Padding] = None
     """zeros around an image before crop_flip crops it; null: an eighth of its size"""
 
@@ -163,7 +165,7 @@ class Compression(NamedTuple):
                 "train_epochs: there is nothing to prune; give --target_bytes, --sparsity, --layer_sparsity"
             )
         if retrain.centroid_epochs and config.bits is None:
-            raise UserError("centroid_epochs: with bits null no values are shared; leave bits out")
+            raise UserError("centroid_epochs: with bits null there are no codebooks to train; leave bits out")
         if retrain.trains and not measure.dataset:
             raise UserError("train_epochs and centroid_epochs need training images: give --dataset and --data_path")
         if config.int8 and not (measure.dataset or (config.calibration and measure.images)):

@@ -1,9 +1,9 @@
-"""How much the output of a network suffers from a change of each weight: a factored Fisher matrix for each convolution.
+"""Estimate the sensitivity of a network's output to each weight: a factored Fisher matrix for each convolution.
 
-Of the weights of one output channel the Fisher matrix, the curvature of the Kullback-Leibler divergence from the
-original's output, is taken to be the same up to a factor (as in K-FAC and Shampoo, https://arxiv.org/abs/1503.05671,
-https://arxiv.org/abs/1802.09568). Both factors come from gradients alone, for labels drawn from the network's own
-output: no labels are needed, and images need not be those of the training.
+The Fisher matrix is the curvature of the Kullback-Leibler divergence from the original's output. It is assumed to be
+the same for all output channels of a convolution up to a factor (as in K-FAC and Shampoo,
+https://arxiv.org/abs/1503.05671, https://arxiv.org/abs/1802.09568). Both factors follow from gradients for labels
+sampled from the network's output, so neither labels nor the training images are needed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from mindspore import Tensor, ops
 from src.compression.allocate import Curvature
 from src.squeezenet import SqueezeNet
 
-_BATCH = 4  # Images a gradient: their labels are drawn independently, so that its square is right in the mean.
+_BATCH = 4  # Images per gradient; with independently sampled labels the expectation of its square is right.
 
 
 def curvatures(net: SqueezeNet, inputs: Iterable[np.ndarray], seed: int) -> dict[str, Curvature]:
     """Return the curvature of each convolution by its weight's name, from inputs (3, H, W) float32.
 
-    Every convolution needs a bias: batch norm has to be folded before. Inputs that fill no batch of 4 are left out.
+    Every convolution must have a bias: fold batch norm first. An incomplete last batch of 4 inputs is dropped.
     """
     random = np.random.RandomState(seed)
     parameters = net.trainable_params()
@@ -51,10 +51,10 @@ def curvatures(net: SqueezeNet, inputs: Iterable[np.ndarray], seed: int) -> dict
             matrix = np.concatenate([weight.reshape(len(weight), -1), bias[:, None]], 1).astype(np.float64)
             inputs_of[name] = inputs_of.get(name, 0) + matrix.T @ matrix
             rows_of[name] = rows_of.get(name, 0) + np.square(matrix).sum(1)
-    return {name: Curvature(rows_of[name], _normalised(inputs_of[name])) for name in inputs_of}
+    return {name: Curvature(rows_of[name], _normalized(inputs_of[name])) for name in inputs_of}
 
 
-def _normalised(matrix: np.ndarray) -> np.ndarray:
-    """Return a matrix divided by its trace; where all is zero, as in a dead network, no direction is special."""
+def _normalized(matrix: np.ndarray) -> np.ndarray:
+    """Return a matrix divided by its trace, or a multiple of the identity for a zero matrix (a dead network)."""
     trace = np.trace(matrix)
     return matrix / trace if trace > 0 else np.eye(len(matrix)) / len(matrix)

@@ -1,4 +1,4 @@
-"""The network as ONNX with 8-bit weights and activations, by onnxruntime's own quantiser, beside its other forms."""
+"""Export to ONNX with 8-bit weights and activations by onnxruntime's quantizer, and compare it with other forms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
-from src.compression.measuring import Measure
+from src.compression.evaluator import Evaluator
 from src.config import DeviceConfig
 from src.devices.silence import quiet, silent
 from src.files.atomic import write_json, written
@@ -22,7 +22,7 @@ from src.sqz.fileformat import SUFFIX, decode, encode
 
 FLOAT32_ENDING, INT8_ENDING = ".onnx", ".int8.onnx"
 _ROUNDS = 30
-# The first in which weights can have a scale for each output channel; MindSpore exports 11.
+# The first opset with a scale for each output channel of the weights; MindSpore exports 11.
 _LEAST_OPSET = 13
 
 
@@ -36,7 +36,7 @@ def export_int8(
 ) -> tuple[ExportedModel, ExportedModel]:
     """Write folder/name.onnx and folder/name.int8.onnx with their specifications, and return both.
 
-    inputs: real ones (3, H, W) float32, from which the ranges of the activations are taken.
+    inputs: real images (3, H, W) float32, which determine the ranges of the activations.
     """
     float32, int8 = folder / f"{name}{FLOAT32_ENDING}", folder / f"{name}{INT8_ENDING}"
     with tempfile.TemporaryDirectory() as scratch:
@@ -44,13 +44,13 @@ def export_int8(
         source.write_bytes(encode(parameters, card.to_json()))
         export_checkpoint(ExportConfig(str(source), "ONNX", str(float32)), device)
     with written(int8) as temporary:
-        quantise(float32, temporary, inputs)
+        quantize_onnx(float32, temporary, inputs)
     write_json(spec_path(int8), {**read_spec(float32), "sha256": digest(int8)})
     return tuple(ExportedModel(path, read_spec(path)) for path in (float32, int8))
 
 
-def quantise(source: Path, target: Path, inputs: Iterable[np.ndarray]) -> None:
-    """Quantise an ONNX model of batch 1 statically: weights by output channel, activations by their range on inputs."""
+def quantize_onnx(source: Path, target: Path, inputs: Iterable[np.ndarray]) -> None:
+    """Quantize an ONNX model of batch 1 statically: weights by output channel, activations by their range on inputs."""
     import onnx
     import onnx.version_converter
     from onnxruntime import quantization
@@ -68,7 +68,7 @@ def quantise(source: Path, target: Path, inputs: Iterable[np.ndarray]) -> None:
             return None if image is None else {input_name: image[None]}
 
     newer, prepared = (target.with_name(name) for name in ("newer.onnx", "prepared.onnx"))
-    with quiet(), silent():  # It announces what it does.
+    with quiet(), silent():  # It prints its progress.
         onnx.save(onnx.version_converter.convert_version(model, _LEAST_OPSET), str(newer))
         quant_pre_process(str(newer), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
@@ -85,19 +85,19 @@ def quantise(source: Path, target: Path, inputs: Iterable[np.ndarray]) -> None:
 
 
 def comparison(
-    models: tuple[ExportedModel, ExportedModel], compressed: Path, last_step: Mapping[str, Any], measure: Measure
+    models: tuple[ExportedModel, ExportedModel], compressed: Path, last_step: Mapping[str, Any], evaluator: Evaluator
 ) -> list[dict[str, Any]]:
-    """Return bytes, milliseconds an image and accuracy of the float32 model, the int8 model and the compressed file.
+    """Return bytes, milliseconds per image and accuracy of the float32 model, the int8 model and the compressed file.
 
-    Milliseconds are medians on one image; the compressed file's are those of decoding it, once, after which it runs as
-    the float32 model does.
+    Milliseconds are medians on one image. Those of the compressed file are for decoding, which happens once: it then
+    runs like the float32 model.
     """
     data = compressed.read_bytes()
     rows = []
-    for what, model in zip(("float32 ONNX", "int8 ONNX"), models):
+    for form, model in zip(("float32 ONNX", "int8 ONNX"), models):
         image = np.zeros(model.spec["input"]["shape"], np.float32)
         figures = {"bytes": model.path.stat().st_size, "milliseconds": _median_ms(lambda m=model, i=image: m(i))}
-        rows.append({"what": what, **figures, **measure.of_model(model)})
+        rows.append({"what": form, **figures, **evaluator.of_model(model)})
     kept = {key: last_step[key] for key in ("accuracy", "agreement") if key in last_step}
     decoding = _median_ms(lambda: decode(data))
     return [*rows, {"what": "compressed file, decoding", "bytes": len(data), "milliseconds": decoding, **kept}]
@@ -105,10 +105,10 @@ def comparison(
 
 def comparison_table(rows: list[dict[str, Any]]) -> str:
     """Return the rows of a comparison as a table in Markdown."""
-    lines = ["| form | bytes | ms | top-1 | agreement |", "|---|---|---|---|---|"]
+    lines = ["| form | bytes | ms | top-1 | same class |", "|---|---|---|---|---|"]
     for row in rows:
-        shares = (f"{row[key]:.2%}" if key in row else "" for key in ("accuracy", "agreement"))
-        lines.append(f"| {row['what']} | {row['bytes']:,} | {row['milliseconds']:.1f} | {' | '.join(shares)} |")
+        fractions = (f"{row[key]:.2%}" if key in row else "" for key in ("accuracy", "agreement"))
+        lines.append(f"| {row['what']} | {row['bytes']:,} | {row['milliseconds']:.1f} | {' | '.join(fractions)} |")
     return "\n".join(lines)
 
 

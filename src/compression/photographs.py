@@ -1,4 +1,4 @@
-"""Photographs to measure a network on: image files in folders, with labels in a CSV file when there are some."""
+"""Open folders of photographs, with labels from a CSV file if there is one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from src.dataset.image_csv import labelled_rows
 from src.dataset.image_folder import image_files
 from src.dataset.source import FileSource
 
-# The label of a photograph without one: it counts for agreement, not for accuracy.
+# Label of an unlabelled photograph, which counts for agreement and not for accuracy.
 NO_LABEL = 0
 
 
 class Photographs(FileSource):
-    """Image files in the order of their names.
+    """Image files sorted by name.
 
-    has_labels: whether `labels` are those of a CSV file; without one they are all NO_LABEL.
+    has_labels: whether `labels` come from a CSV file; otherwise all are NO_LABEL.
     """
 
     def __init__(self, files: list[Path], labels: np.ndarray | None, classes: list[str]):
@@ -27,10 +27,10 @@ class Photographs(FileSource):
 
 
 def open_photographs(folder: str, labels: str | None, columns: tuple[str, str], classes: list[str]) -> Photographs:
-    """Return the photographs of a folder. Raises UserError for a folder or labels that cannot be used.
+    """Return the photographs of a folder. Raises UserError for an unusable folder or labels.
 
-    labels: a CSV file with a row for each photograph; `columns` are those with the file's name and with the class,
-    its name or its index.
+    labels: CSV file with a row for each photograph. columns: names of its columns with the file name and the class (its
+    name or index).
     """
     path = Path(folder)
     if not path.is_dir():
@@ -56,5 +56,5 @@ def _labels(table: Path, columns: tuple[str, str], classes: list[str]) -> dict[s
         elif label.isdecimal() and int(label) < len(classes):
             labels[name] = int(label)
         else:
-            raise UserError(f"{table}, line {line}: {label!r} is none of the {len(classes)} classes")
+            raise UserError(f"{table}, line {line}: {label!r} is not one of the {len(classes)} classes")
     return labels

@@ -1,68 +1,67 @@
-"""Pictures of a compression: weights with their centroids, bytes by layer, size against accuracy."""
+"""Draw a compression: histograms of the weights with their codebooks, and bytes by layer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from src.visualize import save
 
 # More lines than that would hide the histogram.
 _MOST_LINES = 256
 _COLUMNS = 4
+_INCHES_FOR_TITLE = 0.7
 
 
-def histograms(path: Path, layers: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> None:
-    """Write a histogram of each layer's weights as they were, zeros left out, with the values they share now."""
+class Layer(NamedTuple):
+    """The weights of a convolution before and after compression."""
+
+    name: str
+    original: np.ndarray
+    compressed: np.ndarray
+
+
+def histograms(path: Path, layers: Sequence[Layer]) -> None:
+    """Write a histogram of the original's nonzero weights for each layer, with lines at the codebook's values."""
     rows = max(1, -(-len(layers) // _COLUMNS))
-    figure = Figure(figsize=(4 * _COLUMNS, 2.4 * rows))
-    for i, (name, original, shared) in enumerate(layers):
+    height = 2.4 * rows + _INCHES_FOR_TITLE
+    figure = Figure(figsize=(4 * _COLUMNS, height))
+    for i, layer in enumerate(layers):
         axes = figure.add_subplot(rows, _COLUMNS, i + 1)
-        axes.hist(original[original != 0], bins=101)
-        values = np.unique(shared[shared != 0])
-        pruned = np.mean(shared == 0)
-        title = f"{name.removesuffix('.weight')}\n{pruned:.0%} zero"
+        axes.hist(layer.original[layer.original != 0], bins=101)
+        values = np.unique(layer.compressed[layer.compressed != 0])
+        title = f"{layer.name.removesuffix('.weight')}\n{np.mean(layer.compressed == 0):.0%} pruned"
         if len(values) <= _MOST_LINES:
             axes.vlines(values, 0, 0.15, transform=axes.get_xaxis_transform(), color="red", linewidth=0.5)
-            title += f", {len(values)} values"
+            title += f", codebook of {len(values)}"
         axes.set_title(title, fontsize=8)
         axes.tick_params(labelsize=6)
         axes.set_yticks([])
-    save(figure, path)
+    figure.suptitle("Weights of each convolution and their codebooks")
+    keys = [Patch(color="C0", label="original weights"), Line2D([], [], color="red", label="codebook value")]
+    figure.legend(handles=keys, loc="upper right", fontsize=8)
+    save(figure, path, top=1 - _INCHES_FOR_TITLE / height)
 
 
-def layer_bytes(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write a bar for each layer's bytes in the file; the vectors share one."""
+def layer_bytes(path: Path, rows: Sequence[dict[str, Any]], file_bytes: int) -> None:
+    """Write a bar for each convolution's size in the file, and one for the biases and other vectors together."""
     large = [row for row in rows if len(row["shape"]) >= 2]
-    names = [row["name"].removesuffix(".weight") for row in large] + ["vectors"]
+    names = [row["name"].removesuffix(".weight") for row in large] + ["biases and other vectors"]
     sizes = [row["bytes"] for row in large] + [sum(row["bytes"] for row in rows if len(row["shape"]) < 2)]
-    figure = Figure(figsize=(8, 1 + 0.22 * len(names)))
+    figure = Figure(figsize=(8, 1.3 + 0.22 * len(names)))
     axes = figure.add_subplot()
-    axes.barh(names, sizes)
+    bars = axes.barh(names, [size / 1000 for size in sizes])
+    axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+    axes.margins(x=0.1)
     axes.invert_yaxis()
-    axes.set_xlabel("bytes")
+    axes.set_title(f"Size of each layer in the compressed file ({file_bytes / 1000:,.1f} kB)")
+    axes.set_xlabel("kB (1000 bytes)")
     axes.tick_params(axis="y", labelsize=7)
     axes.grid(alpha=0.3, axis="x")
-    save(figure, path)
-
-
-def curve(path: Path, points: Sequence[dict[str, Any]]) -> None:
-    """Write size against accuracy and agreement, as far as they were measured; else bits against size."""
-    keys = [key for key in ("accuracy", "agreement") if points and key in points[0]]
-    figure = Figure(figsize=(6 * max(1, len(keys)), 4))
-    for i, key in enumerate(keys or ["bits"]):
-        axes = figure.add_subplot(1, max(1, len(keys)), i + 1)
-        for sparsity in dict.fromkeys(point["sparsity"] for point in points):
-            line = [point for point in points if point["sparsity"] == sparsity]
-            sizes = [point["file_bytes"] for point in line]
-            axes.plot(sizes, [point[key] for point in line], marker="o", label=f"sparsity {sparsity:g}")
-            for point, size in zip(line, sizes):
-                axes.annotate(f"{point['bits']}", (size, point[key]), xytext=(4, -10), textcoords="offset points")
-        axes.set_xlabel("bytes (the figures are bits)")
-        axes.set_ylabel({"accuracy": "top-1 accuracy", "agreement": "top-1 agreement with the original"}.get(key, key))
-        axes.grid(alpha=0.3)
-        axes.legend()
     save(figure, path)

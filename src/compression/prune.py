@@ -1,7 +1,6 @@
-"""Pruning by magnitude (Han et al. 2015, https://arxiv.org/abs/1506.02626): the smallest weights become exact zeros.
+"""Prune by magnitude (Han et al. 2015, https://arxiv.org/abs/1506.02626): the smallest weights become exact zeros.
 
-Zeros that are there already count as pruned. Without training afterwards a SqueezeNet bears little of it; fine-tuning
-with the mask held is for whoever calls this.
+Existing zeros count as pruned. Without fine-tuning, which is up to the caller, a SqueezeNet tolerates little pruning.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ _FILE_BYTES = 4000
 
 
 def mask_by_sparsity(weights: np.ndarray, sparsity: float) -> np.ndarray:
-    """Return which weights to keep, bool of their shape, so that a share `sparsity` (0 to 1) of them goes.
+    """Return a mask of the weights to keep, so that a fraction `sparsity` (0 to 1) of them is pruned.
 
-    Exactly round(sparsity x size) go, the smallest; of equal magnitudes the first ones. Those that are zero already
-    go in any case.
+    Exactly round(sparsity x size) are pruned, the smallest first, and of equal magnitudes the first in memory. Weights
+    that are zero are pruned in any case.
     """
     magnitudes = np.abs(weights).ravel()
     kept = magnitudes > 0
@@ -27,10 +26,10 @@ def mask_by_sparsity(weights: np.ndarray, sparsity: float) -> np.ndarray:
 
 
 def mask_by_tolerance(weights: np.ndarray, tolerance: float) -> np.ndarray:
-    """Return which weights to keep, bool of their shape, so that as many go as the tolerance (0 to 1) allows.
+    """Return a mask of the weights to keep, so that as many are pruned as the tolerance (0 to 1) allows.
 
-    What goes has at most `tolerance` of the layer's Euclidean norm. A layer of many small weights and few large ones
-    loses more of them than one whose weights are alike, so that one number serves all layers.
+    The pruned weights have at most `tolerance` of the layer's Euclidean norm. A layer of many small and few large
+    weights loses more of them than one of similar weights, so that one number serves all layers.
     """
     squares = np.sort(np.square(weights.astype(np.float64)), axis=None)
     energy = np.cumsum(squares)
@@ -40,7 +39,7 @@ def mask_by_tolerance(weights: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 def prune(weights: np.ndarray, sparsity: float | None = None, tolerance: float | None = None) -> np.ndarray:
-    """Return a copy of the weights, pruned by either measure or by none."""
+    """Return a copy of the weights, pruned by sparsity, by tolerance, or not at all."""
     if sparsity is not None:
         return np.where(mask_by_sparsity(weights, sparsity), weights, np.float32(0))
     if tolerance is not None:
@@ -51,11 +50,11 @@ def prune(weights: np.ndarray, sparsity: float | None = None, tolerance: float |
 def sparsities_for(
     parameters: Mapping[str, np.ndarray], importances: Mapping[str, float], target_bytes: int, bits: int
 ) -> dict[str, float]:
-    """Return the sparsity of each convolution with which a file, at `bits` a code, takes about target_bytes.
+    """Return the sparsity of each convolution for a file of about target_bytes with `bits` per index.
 
-    importances: how much the network's output suffers from the square of a weight, for each convolution, by name. One
-    threshold holds for all weights, importance times square: a layer that matters keeps smaller ones. What the file
-    takes is estimated by the entropy of the positions; a twentieth of each layer stays in any case.
+    importances: mean damage to the network's output per squared weight, by the name of each convolution's weight. One
+    threshold on importance times square holds for all weights, so a sensitive layer keeps smaller ones. The size of the
+    file is estimated from the entropy of the positions; a twentieth of each layer is kept in any case.
     """
     squares = {name: np.sort(np.square(parameters[name], dtype=np.float64).ravel()) for name in importances}
     others = sum(array.nbytes for name, array in parameters.items() if name not in importances)

@@ -1,4 +1,4 @@
-"""What compress.py reads: checkpoints, compressed files and the authors' file, all as arrays with a model card."""
+"""Read checkpoints, compressed files and the authors' file as arrays with a model card."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from src.sqz.fileformat import SUFFIX
 
 
 def read_weights(path: str, classes: str | None = None) -> tuple[dict[str, np.ndarray], ModelCard]:
-    """Return the float32 tensors of any file that compress.py takes, and its model card.
+    """Return the float32 tensors and the model card of any file that compress.py takes.
 
-    classes: a file with the names of the classes, for the authors' file. Raises UserError for what cannot be used.
+    classes: file with the class names, for the authors' file. Raises UserError for an unusable file.
     """
     suffix = Path(path).suffix
     if classes and suffix != deep_compression.SUFFIX:

@@ -1,11 +1,11 @@
-"""Training under constraints: pruned weights stay zero, and weights that share a value move together.
+"""Train under constraints: pruned weights stay zero, and weights of one codebook entry move together.
 
-A training loop of its own on Model.train, with the data sets, the loss, the schedule and the optimizers of train.py.
+Uses its own loop around Model.train, with the data sets, loss, schedule and optimizers of train.py.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Mapping, Optional
+from typing import Callable, Iterable, Mapping, Optional
 
 import mindspore as ms
 import numpy as np
@@ -16,10 +16,10 @@ from src.checkpoint import weights_of
 from src.cli.errors import UserError
 from src.compression.config import RetrainConfig
 from src.compression.prune import mask_by_sparsity
-from src.compression.share import rounded
+from src.compression.quantize import round_bfloat16
 from src.config import DataConfig, OptimizerConfig
-from src.dataset import training_pipeline
-from src.dataset.source import Source
+from src.dataset import evaluation_pipeline, training_pipeline
+from src.dataset.source import Source, Subset
 from src.inference.fold import norm_scales
 from src.loss import CrossEntropy
 from src.lr_generator import get_lr
@@ -27,20 +27,23 @@ from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
 from src.training.model import make_optimizer
 
-# Share of the pruning epochs in which weights still go; in the rest the network recovers.
-_PRUNING_SHARE = 0.6
+# Fraction of the pruning epochs in which weights are still pruned; in the rest the network recovers.
+_PRUNING_FRACTION = 0.6
 _PRUNINGS_AN_EPOCH = 10
+# Training images from which batch norm statistics are recomputed, and MindSpore's momentum of their moving average.
+_STATISTICS_IMAGES = 2048
+_MOMENTUM = 0.9
 
 
 class ConstrainedStep(nn.TrainOneStepCell):
-    """A training step after which masked weights are zero and weights of one code have changed alike.
+    """Training step that keeps masked weights at zero and weights with one codebook index equal.
 
-    masks: for each of the network's convolutions, by its weight's name, which weights live, of their shape.
-    codes: the same for the index of each weight's value, or None for those that do not share.
+    masks: for each convolution, by its weight's name, which weights are kept, of their shape.
+    indices: likewise the codebook index of each weight; None without quantization.
 
-    The gradient of a shared value is the sum of its weights' (Deep Compression, section 3.3). Every weight of a code
-    gets it, so that any optimizer that works on each weight for itself keeps them equal, momentum included. Masks act
-    on the weights after the step, whatever momentum and weight decay have made of them.
+    The gradient of a codebook entry is the sum of its weights' gradients (Deep Compression, section 3.3). All weights
+    of the entry get it, so that any elementwise optimizer keeps them equal, momentum included. Masks are applied to
+    the weights after the step, because momentum and weight decay move pruned weights too.
     """
 
     def __init__(
@@ -48,35 +51,35 @@ class ConstrainedStep(nn.TrainOneStepCell):
         network: nn.Cell,
         optimizer: nn.Optimizer,
         masks: Mapping[str, np.ndarray],
-        codes: Optional[Mapping[str, np.ndarray]] = None,
+        indices: Optional[Mapping[str, np.ndarray]] = None,
     ):
         super().__init__(network, optimizer)
         names = [p.name for p in self.weights]
         self.held = tuple(name in masks for name in names)
-        self.tied = tuple(codes is not None and name in codes for name in names)
+        self.tied = tuple(indices is not None and name in indices for name in names)
         self.masks = ms.ParameterTuple(
             [_constant(masks.get(name, np.ones(1)).astype(np.float32), f"mask.{name}") for name in names]
         )
-        indices = [codes[name].ravel() if tied else np.zeros(1) for name, tied in zip(names, self.tied)]
-        self.codes = ms.ParameterTuple(
-            [_constant(index.astype(np.int32), f"codes.{name}") for index, name in zip(indices, names)]
+        flat = [indices[name].ravel() if tied else np.zeros(1) for name, tied in zip(names, self.tied)]
+        self.indices = ms.ParameterTuple(
+            [_constant(array.astype(np.int32), f"indices.{name}") for array, name in zip(flat, names)]
         )
-        self.values = tuple(int(index.max()) + 1 for index in indices)
+        self.entries = tuple(int(array.max()) + 1 for array in flat)
 
     def construct(self, *inputs):
         loss = self.network(*inputs)
         gradients = self.grad(self.network, self.weights)(*inputs, ops.ones_like(loss))
         gradients = self.grad_reducer(gradients)
         summed = ()
-        for i in range(len(self.values)):
+        for i in range(len(self.entries)):
             gradient = gradients[i]
             if self.tied[i]:
                 live = (gradient * self.masks[i]).reshape(-1)
-                totals = ops.unsorted_segment_sum(live, self.codes[i], self.values[i])
-                gradient = totals[self.codes[i]].reshape(gradient.shape)
+                totals = ops.unsorted_segment_sum(live, self.indices[i], self.entries[i])
+                gradient = totals[self.indices[i]].reshape(gradient.shape)
             summed += (gradient,)
         loss = ops.depend(loss, self.optimizer(summed))
-        for i in range(len(self.values)):
+        for i in range(len(self.entries)):
             if self.held[i]:
                 loss = ops.depend(loss, ops.assign(self.weights[i], self.weights[i] * self.masks[i]))
         return loss
@@ -87,18 +90,18 @@ def _constant(array: np.ndarray, name: str) -> Parameter:
 
 
 class GradualPruning(Callback):
-    """Prunes more and more, fast at first (Zhu and Gupta 2017, https://arxiv.org/abs/1710.01878), and then no more.
+    """Callback that prunes gradually on a cubic schedule (Zhu and Gupta 2017, https://arxiv.org/abs/1710.01878).
 
     step: the training step with its masks.
-    sparsities: of each convolution in the end, by its weight's name.
-    steps: training steps in all.
+    sparsities: final sparsity of each convolution, by its weight's name.
+    steps: number of all training steps.
     every: steps between two prunings.
     """
 
     def __init__(self, step: ConstrainedStep, sparsities: Mapping[str, float], steps: int, every: int):
         super().__init__()
         self.step, self.sparsities, self.every = step, sparsities, every
-        self.last = max(1, int(_PRUNING_SHARE * steps))
+        self.last = max(1, int(_PRUNING_FRACTION * steps))
 
     def on_train_step_begin(self, run_context):
         done = run_context.original_args().cur_step_num - 1
@@ -106,13 +109,13 @@ class GradualPruning(Callback):
             self.prune(min(1.0, done / self.last))
 
     def prune(self, progress: float) -> None:
-        """Mask the smallest weights, as many as are due at a progress from 0 to 1. Those that are zero remain it."""
+        """Mask the smallest weights, as many as are due at a progress from 0 to 1. Zero weights stay zero."""
         due = 1 - (1 - progress) ** 3
         arrays = {p.name: p.asnumpy() for p in self.step.network.get_parameters()}
         scales = norm_scales(arrays)
         for weight, mask in zip(self.step.weights, self.step.masks):
             if weight.name in self.sparsities:
-                # What counts is a weight's size behind batch norm.
+                # The magnitude after batch norm decides.
                 scale = scales.get(weight.name, np.ones(len(weight)))
                 size = np.abs(weight.asnumpy() * scale[:, None, None, None])
                 kept = mask_by_sparsity(size * mask.asnumpy(), due * self.sparsities[weight.name])
@@ -121,23 +124,23 @@ class GradualPruning(Callback):
 
 
 class _Progress(Callback):
-    """Says loss and accuracy at the end of each epoch, and ends a training whose loss is not finite."""
+    """Callback that reports loss and accuracy at the end of each epoch and stops when the loss is not finite."""
 
-    def __init__(self, what: str, epochs: int, loss: CrossEntropy, say: Callable[[str], None]):
+    def __init__(self, phase: str, epochs: int, loss: CrossEntropy, log: Callable[[str], None]):
         super().__init__()
-        self.what, self.epochs, self.loss, self.say = what, epochs, loss, say
+        self.phase, self.epochs, self.loss, self.log = phase, epochs, loss, log
         self._losses: list[float] = []
 
     def on_train_step_end(self, run_context):
         value = float(np.mean(run_context.original_args().net_outputs.asnumpy()))
         if not np.isfinite(value):
-            raise UserError(f"{self.what}: the loss is {value}; lower its learning rate")
+            raise UserError(f"{self.phase}: the loss is {value}; lower its learning rate")
         self._losses.append(value)
 
     def on_train_epoch_end(self, run_context):
         right = int(self.loss.correct.asnumpy()) / max(1, int(self.loss.seen.asnumpy()))
         epoch = run_context.original_args().cur_epoch_num
-        self.say(f"{self.what}, epoch {epoch}/{self.epochs}: loss {np.mean(self._losses):.4f}, accuracy {right:.2%}")
+        self.log(f"{self.phase}, epoch {epoch}/{self.epochs}: loss {np.mean(self._losses):.4f}, accuracy {right:.2%}")
         self._losses = []
         self.loss.restart()
 
@@ -145,13 +148,16 @@ class _Progress(Callback):
 class Retraining:
     """Trains networks of a card on a source of images, as configured."""
 
-    def __init__(self, config: RetrainConfig, data: DataConfig, source: Source, seed: int, say: Callable[[str], None]):
-        self.config, self.data, self.source, self.seed, self.say = config, data, source, seed, say
+    def __init__(self, config: RetrainConfig, data: DataConfig, source: Source, seed: int, log: Callable[[str], None]):
+        self.config, self.data, self.source, self.seed, self.log = config, data, source, seed, log
 
     def prune(
         self, parameters: Mapping[str, np.ndarray], card: ModelCard, sparsities: Mapping[str, float]
     ) -> dict[str, np.ndarray]:
-        """Return the parameters trained while they are pruned gradually, with exactly these sparsities in the end."""
+        """Return the parameters after training with gradual pruning to exactly these sparsities.
+
+        Batch norm statistics are recomputed at the end: their moving averages lag behind the pruning.
+        """
         epochs = self.config.train_epochs
         masks = {name: parameters[name] != 0 for name in sparsities}
         net = self._build(parameters, card)
@@ -165,30 +171,31 @@ class Retraining:
         step = ConstrainedStep(nn.WithLossCell(net, loss), optimizer, masks)
         every = max(1, len(rates) // epochs // _PRUNINGS_AN_EPOCH)
         pruning = GradualPruning(step, sparsities, len(rates), every)
-        self._train(step, epochs, dataset, [pruning, _Progress("pruning", epochs, loss, self.say)])
+        self._train(step, epochs, dataset, [pruning, _Progress("pruning", epochs, loss, self.log)])
+        self._recompute_statistics(net, card)
         return _arrays(net)
 
     def train_centroids(self, parameters: Mapping[str, np.ndarray], card: ModelCard) -> dict[str, np.ndarray]:
-        """Return parameters whose convolutions have the same positions and codes as before, with trained values.
+        """Return parameters with trained codebooks; positions and indices of the convolutions do not change.
 
-        The other parameters are trained along; the values come rounded. Always with Adam, whose steps do not grow with
-        the members of a value.
+        The other parameters are trained too, and codebooks are rounded to bfloat16. Always uses Adam, whose steps do
+        not grow with the number of weights of a codebook entry.
         """
         epochs = self.config.centroid_epochs
-        masks, codes = {}, {}
+        masks, indices = {}, {}
         for name, array in parameters.items():
             if array.ndim == 4:
                 masks[name] = array != 0
-                codes[name] = np.unique(array, return_inverse=True)[1].reshape(array.shape)
+                indices[name] = np.unique(array, return_inverse=True)[1].reshape(array.shape)
         net = self._build(parameters, card)
         dataset, rates = self._schedule(card, epochs, self.config.centroid_lr)
         loss = CrossEntropy(self.config.label_smoothing)
         optimizer = make_optimizer(net, OptimizerConfig(optimizer="adam", weight_decay=0.0), rates)
-        step = ConstrainedStep(nn.WithLossCell(net, loss), optimizer, masks, codes)
-        self._train(step, epochs, dataset, [_Progress("centroids", epochs, loss, self.say)])
+        step = ConstrainedStep(nn.WithLossCell(net, loss), optimizer, masks, indices)
+        self._train(step, epochs, dataset, [_Progress("codebooks", epochs, loss, self.log)])
         trained = _arrays(net)
-        for name in codes:
-            trained[name] = rounded(one_value_a_code(trained[name], codes[name], masks[name]))
+        for name in indices:
+            trained[name] = round_bfloat16(average_entries(trained[name], indices[name], masks[name]))
         return trained
 
     def _build(self, parameters: Mapping[str, np.ndarray], card: ModelCard) -> SqueezeNet:
@@ -204,19 +211,48 @@ class Retraining:
 
     def _train(self, step: ConstrainedStep, epochs: int, dataset, callbacks: list[Callback]) -> None:
         step.set_train()
-        # Not sunk: the callbacks look at every step.
+        # Without data sink, so that the callbacks see every step.
         Model(step).train(epochs, dataset, callbacks=callbacks, dataset_sink_mode=False)
         step.set_train(False)
 
+    def _recompute_statistics(self, net: SqueezeNet, card: ModelCard) -> None:
+        if card.model.get("batch_norm", "none") == "none":
+            return
+        size = self.data.batch_size
+        count = max(1, min(len(self.source), _STATISTICS_IMAGES) // size) * size
+        images = Subset(self.source, np.random.RandomState(self.seed).permutation(len(self.source))[:count])
+        batches = evaluation_pipeline(images, card.preprocessing.on_host(), size, self.data.num_workers)
+        recompute_statistics(net, (batch["image"] for batch in batches.create_dict_iterator(num_epochs=1)))
 
-def one_value_a_code(weights: np.ndarray, codes: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return weights of which all of one code are equal: their mean, which is theirs but for rounding; zero if masked.
 
-    A value that training has brought to zero, or to another's, remains as it is: the coder finds what is equal.
+def recompute_statistics(net: nn.Cell, batches: Iterable[Tensor]) -> None:
+    """Set the mean and variance of each batch norm to their averages over batches (N, 3, H, W)."""
+    norms = [cell for _, cell in net.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
+    statistics = [parameter for norm in norms for parameter in (norm.moving_mean, norm.moving_variance)]
+    sums = [np.zeros(parameter.shape, np.float64) for parameter in statistics]
+    count = 0
+    net.set_train()
+    for batch in batches:
+        for parameter in statistics:
+            parameter.set_data(Tensor(np.zeros(parameter.shape, np.float32)))
+        net(batch)
+        count += 1
+        for total, parameter in zip(sums, statistics):
+            total += parameter.asnumpy() / (1 - _MOMENTUM)
+    net.set_train(False)
+    for total, parameter in zip(sums, statistics):
+        parameter.set_data(Tensor((total / count).astype(np.float32)))
+
+
+def average_entries(weights: np.ndarray, indices: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return weights of which all with one index are equal to their mean, which differs by rounding alone.
+
+    Masked weights are zero. An entry that training has moved to zero or onto another one stays so: the codec merges
+    equal values.
     """
-    flat = codes.ravel()
+    flat = indices.ravel()
     means = np.bincount(flat, weights.ravel().astype(np.float64)) / np.maximum(1, np.bincount(flat))
-    return np.where(mask, means[codes], 0).astype(np.float32)
+    return np.where(mask, means[indices], 0).astype(np.float32)
 
 
 def _arrays(net: SqueezeNet) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The compressed file: encode and decode. docs/FORMAT.md says what lies where, byte by byte.
+"""Encode and decode the compressed file. docs/FORMAT.md describes the format byte by byte.
 
 data = encode({"features.0.conv.weight": weights, ...}, card)
 parameters, card = decode(data)       # equal bit for bit
@@ -18,7 +18,7 @@ from src.sqz.rans import Decoder, FormatError, Table
 from src.sqz.rans import encode as encode_symbols
 from src.sqz.tables import fit_levels, frequencies_of, levels_of, zigzag_differences
 
-# A byte above 127, both line ends and an end-of-file sign, as in PNG: transfers that mangle such bytes show at once.
+# A byte above 127, both line ends and an end-of-file sign, as in PNG, so that transfers in text mode are detected.
 MAGIC = b"\x89SQZ\r\n\x1a\n"
 VERSION = 1
 SUFFIX = ".sqz"
@@ -27,20 +27,20 @@ SUFFIX = ".sqz"
 _HEADER = struct.Struct("<8sHHIIIII")
 _CHECKSUM = struct.Struct("<I")
 MAX_LANES = 4096
-# Bounds on what a file may claim, far above any SqueezeNet, so that a wrong number cannot ask for all memory.
+# Limits on the sizes in a file, far above any SqueezeNet, so that a wrong number cannot claim all memory.
 MAX_WEIGHTS, MAX_TENSORS, MAX_DIMENSIONS, MAX_CARD = 1 << 26, 1 << 12, 8, 1 << 24
 MAX_BYTES = 5 * MAX_WEIGHTS + MAX_CARD  # Of the file.
-# Symbols a lane; fewer would make the lanes' states a notable share of the file, more would make numpy slow.
+# Symbols per lane: with fewer the lanes' states would be a notable part of the file, with more numpy would be slow.
 _SYMBOLS_A_LANE = 1024
 
 
 def encode(parameters: Mapping[str, np.ndarray], card: Mapping[str, Any] | None = None) -> bytes:
-    """Return tensors float32 and a card (whatever JSON knows) as a file. Raises TypeError for another dtype."""
+    """Return a file of float32 tensors and a card (any JSON object) as bytes. Raises TypeError for other dtypes."""
     return pack(lay_out(parameters), card)
 
 
 def pack(layout: Layout, card: Mapping[str, Any] | None = None) -> bytes:
-    """Return what lay_out made of the tensors as a file, see encode."""
+    """Return a file of the tensors of a layout as bytes, see encode."""
     folded, root = _folded_levels(layout), root_levels(layout)
     segments = [(folded, Table(frequencies_of(root)))] if len(folded) else []
     segments += [(s.symbols, Table(frequencies_of(s.levels))) for s in layout.segments]
@@ -59,7 +59,7 @@ def pack(layout: Layout, card: Mapping[str, Any] | None = None) -> bytes:
 
 
 def root_levels(layout: Layout) -> np.ndarray:
-    """Return the levels of the table with which the levels of all other tables are coded, uint8."""
+    """Return the levels (uint8) of the root table, which codes the levels of all other tables."""
     folded = _folded_levels(layout)
     return fit_levels(np.bincount(folded)) if len(folded) else np.zeros(0, np.uint8)
 
@@ -69,7 +69,7 @@ def _folded_levels(layout: Layout) -> np.ndarray:
 
 
 def decode(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the tensors and the card of a file. Raises FormatError, one line that says what is wrong with it."""
+    """Return the tensors and the card of a file. Raises FormatError, one line, for an invalid file."""
     lanes, length, text_length, card_length, directory_length, word_count = _checked_header(data)
     directory_end = _HEADER.size + directory_length
     words_at = directory_end + 4 * lanes
@@ -89,11 +89,11 @@ def decode(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _checked_header(data: bytes) -> tuple[int, ...]:
-    """Return the number of lanes and the lengths of a file that is whole."""
+    """Return the number of lanes and the lengths in the header of an intact file."""
     if not data:
         raise FormatError("it is empty")
     if not data.startswith(MAGIC):
-        raise FormatError("it is no compressed network")
+        raise FormatError("it is not a compressed network")
     if len(data) < _HEADER.size + _CHECKSUM.size:
         raise FormatError("it is cut off in its header")
     _, version, log_lanes, length, *sizes = _HEADER.unpack_from(data)
@@ -120,12 +120,12 @@ def _card(packed: bytes, length: int) -> dict[str, Any]:
     except (zlib.error, ValueError, RecursionError) as error:
         raise FormatError(f"its model card cannot be read ({error})") from None
     if not isinstance(card, dict):
-        raise FormatError("its model card is no JSON object")
+        raise FormatError("its model card is not a JSON object")
     return card
 
 
 def _tables(alphabets: list[int], root: np.ndarray, decoder: Decoder) -> Iterator[Table]:
-    """Return the tables of all segments, whose levels are the first thing coded.
+    """Return the tables of all segments; their levels are coded first.
 
     They are made one by one: all together take a thousand times the memory of the file.
     """
@@ -142,7 +142,7 @@ def _lanes(symbols: int) -> int:
 
 
 def _varint(value: int) -> bytes:
-    """Return a number as LEB128: seven bits a byte, the lowest first, with the top bit set in all but the last."""
+    """Return a number as LEB128: seven bits per byte, the lowest first, with the top bit set in all but the last."""
     encoded = bytearray()
     while value > 127:
         encoded.append(value & 127 | 128)
@@ -151,27 +151,27 @@ def _varint(value: int) -> bytes:
 
 
 def _records(records: list[Record]) -> list[bytes]:
-    """Return the directory's entries. A name gives only what differs from the end of the name before."""
+    """Return the directory's entries. A name omits the start that it has in common with the previous one."""
     entries, previous = [], b""
     for record in records:
         name = record.name.encode()
         same = next((i for i, (a, b) in enumerate(zip(name, previous)) if a != b), min(len(name), len(previous)))
         numbers = [same, len(name) - same]
         shape = [len(record.shape), *record.shape]
-        kind = [0] if record.values is None else [1 + record.group, record.values]
+        kind = [0] if record.codebook_size is None else [1 + record.group, record.codebook_size]
         entries.append(b"".join([*map(_varint, numbers), name[same:], *map(_varint, shape + kind)]))
         previous = name
     return entries
 
 
 class _Directory:
-    """Reads the directory, and raises FormatError where it claims what cannot be."""
+    """Reader of the directory. Raises FormatError for impossible numbers."""
 
     def __init__(self, data: bytes):
         self._data, self._position = data, 0
 
     def read(self) -> tuple[list[Record], list[list[bool]], np.ndarray]:
-        """Return the records, which planes are coded, and the root table's levels."""
+        """Return the records, whether each plane is coded, and the root table's levels."""
         records, name, weights = [], b"", 0
         for _ in range(self._number(MAX_TENSORS, "tensors")):
             same = self._number(len(name), "characters of the name before")
@@ -186,7 +186,7 @@ class _Directory:
         flags = [[bool(byte >> plane & 1) for plane in (3, 2, 1, 0)] for byte in self._bytes(2)]
         root = np.frombuffer(self._bytes(self._number(256, "levels")), np.uint8)
         if self._position != len(self._data):
-            raise FormatError("its directory is longer than what it lists")
+            raise FormatError("its directory is longer than its list of tensors")
         return records, flags, root
 
     def _record(self, name: bytes) -> Record:
@@ -198,7 +198,7 @@ class _Directory:
         kind = self._number(1 + MAX_GROUP, "as the kind of a tensor")
         return Record(text, shape, self._number(MAX_VALUES, "values"), kind - 1) if kind else Record(text, shape)
 
-    def _number(self, most: int, what: str) -> int:
+    def _number(self, most: int, noun: str) -> int:
         value = shift = 0
         while True:
             (byte,) = self._bytes(1)
@@ -209,7 +209,7 @@ class _Directory:
             if shift > 28:
                 raise FormatError("a number in its directory is too long")
         if value > most:
-            raise FormatError(f"it claims {value:,} {what}, and {most:,} is the most here")
+            raise FormatError(f"it claims {value:,} {noun}, and at most {most:,} are allowed")
         return value
 
     def _bytes(self, count: int) -> bytes:

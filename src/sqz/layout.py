@@ -1,8 +1,8 @@
-"""From tensors to symbols and back: which are shared, their positions, codes and values, and the rest as bytes.
+"""Convert tensors to symbols and back: positions, indices and codebooks of quantized tensors, bytes of the others.
 
-Any float32 tensor is stored exactly. One with few different values, because it was shared or pruned or never moved
-from zero, becomes a codebook and codes; the others, biases as a rule, become planes of bytes. Values are compared and
-stored by their bits, so that -0.0 and NaN come back as they were.
+Every float32 tensor is stored exactly. A tensor with few distinct values, because it was quantized or pruned or never
+moved from zero, becomes a codebook and indices; the others, mostly biases, become planes of bytes. Values are compared
+and stored by their bits, so that -0.0 and NaN are preserved.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from src.sqz.tables import coded_bits, entropy_bits, fit_levels, frequencies_of,
 
 MAX_VALUES = 1024  # In a codebook.
 MAX_GROUP = 9  # Positions in a symbol: a 3x3 kernel.
-# Positions in a symbol that are tried. Nine make one symbol of a 3x3 kernel, whose weights are pruned together more
-# often than by chance. Fewer than eight would save a few bytes in small layers and make the decoder slow.
+# Numbers of positions per symbol to try. With nine a 3x3 kernel is one symbol: its weights are pruned together more
+# often than by chance. Fewer than eight would save a few bytes in small layers and slow down the decoder.
 _GROUPS = (9, 8)
-# A plane of bytes that coding would shrink by less than this is stored as it is.
+# A plane of bytes is stored raw unless coding shrinks it to less than this fraction.
 _WORTH_CODING = 0.98
-# Bits that a symbol counts for beyond its own, where two forms take about as much: fewer symbols decode faster.
+# Extra bits charged per symbol, which decide between forms of about the same size: fewer symbols decode faster.
 _BITS_FOR_SPEED = 0.02
-_ZERO = 0  # The bits of +0.0, which is what a pruned weight is.
+_ZERO = 0  # The bits of +0.0, the value of a pruned weight.
 
 
 class Record(NamedTuple):
-    """What the file's directory says of a tensor.
+    """Entry of a tensor in the file's directory.
 
-    values: length of the codebook, or None for a tensor that is not shared.
-    group: positions in a symbol; 0 when there is no mask and zero is a value like any other.
+    codebook_size: number of values in the codebook, or None for a plain tensor.
+    group: positions per symbol; 0 when there is no mask and zero is a value like any other.
     """
 
     name: str
     shape: tuple[int, ...]
-    values: int | None = None
+    codebook_size: int | None = None
     group: int = 0
 
     @property
     def size(self) -> int:
-        """Number of weights."""
+        """Return the number of weights."""
         return math.prod(self.shape)
 
 
 class Segment(NamedTuple):
-    """Symbols coded with one table.
+    """Symbols that are coded with one table.
 
-    owner: the tensor's name, or "values" and "codebooks" for bytes of all tensors together.
-    part: "positions", "codes", or "plane 3" to "plane 0", the most significant byte first.
+    owner: the tensor's name, or "values" and "codebooks" for the bytes of all tensors together.
+    part: "positions", "indices", or "plane 3" to "plane 0", the most significant byte first.
     """
 
     owner: str
@@ -59,19 +59,19 @@ class Segment(NamedTuple):
 
     @property
     def counts(self) -> np.ndarray:
-        """How often each symbol occurs."""
+        """Return the count of each symbol."""
         return np.bincount(self.symbols, minlength=len(self.levels))
 
     @property
     def bits(self) -> float:
-        """What the symbols take in the file, to within a thousandth, without the table."""
+        """Return the bits of the symbols in the file, to within a thousandth, without the table."""
         return coded_bits(self.counts, frequencies_of(self.levels))
 
 
 class Layout(NamedTuple):
-    """All that is in a file: the directory, symbols in their order, bytes stored as they are, which planes those are.
+    """Content of a file: the directory, the segments in their order, and the raw bytes.
 
-    coded_planes: for the values and for the codebooks, whether planes 3 to 0 are coded.
+    coded_planes: for the values and for the codebooks, whether planes 3 to 0 are coded or raw.
     """
 
     records: list[Record]
@@ -81,18 +81,18 @@ class Layout(NamedTuple):
 
 
 def lay_out(parameters: Mapping[str, np.ndarray]) -> Layout:
-    """Return tensors as the file holds them. Raises TypeError for one that is not float32."""
+    """Return the layout of tensors. Raises TypeError for a tensor that is not float32."""
     records, segments, plain, codebooks = [], [], [], []
     for name, array in parameters.items():
         if array.dtype != np.float32:
             raise TypeError(f"{name} is {array.dtype}, not float32")
         bits = np.ascontiguousarray(array).view(np.uint32).ravel()
-        values, codes = np.unique(order_preserving(bits), return_inverse=True)
+        values, indices = np.unique(order_preserving(bits), return_inverse=True)
         if not array.size or len(values) > min(MAX_VALUES, array.size // 2):
             records.append(Record(name, array.shape))
             plain.append(bits)
             continue
-        values, group, parts = _shared(values, codes.ravel())
+        values, group, parts = _quantized(values, indices.ravel())
         records.append(Record(name, array.shape, len(values), group))
         segments += [Segment(name, *part) for part in parts]
         codebooks.append(np.diff(values, prepend=np.uint32(0)))
@@ -101,23 +101,23 @@ def lay_out(parameters: Mapping[str, np.ndarray]) -> Layout:
     return Layout(records, planes + more_planes + segments, raw + more_raw, (flags, more_flags))
 
 
-def _shared(values: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, int, list[tuple]]:
-    """Return the codebook, the group and the segments' parts of a shared tensor, in the form that takes less.
+def _quantized(values: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, int, list[tuple]]:
+    """Return the codebook, the group and the segments' parts of a quantized tensor, in the smaller form.
 
-    values: ascending keys of order_preserving, with zero if it occurs. codes: an index into them for every weight.
+    values: ascending keys of order_preserving, with zero if it occurs. indices: of the value of each weight.
     """
-    dense = [_coded("codes", codes, len(values))]
+    dense = [_coded("indices", indices, len(values))]
     zero = np.flatnonzero(values == order_preserving(np.uint32(_ZERO)))
     if not len(zero):
         return values, 0, dense
-    kept = codes != zero[0]
-    kept_codes = codes[kept]
+    kept = indices != zero[0]
+    kept_indices = indices[kept]
     group, positions = min(
         ((g, _coded("positions", patterns(kept, g), 1 << g)) for g in _GROUPS), key=lambda choice: _cost(choice[1])
     )
     parts = [positions]
-    if len(kept_codes):
-        parts.append(_coded("codes", kept_codes - (kept_codes > zero[0]), len(values) - 1))
+    if len(kept_indices):
+        parts.append(_coded("indices", kept_indices - (kept_indices > zero[0]), len(values) - 1))
     if sum(map(_cost, parts)) < _cost(dense[0]):
         return np.delete(values, zero), group, parts
     return values, 0, dense
@@ -134,13 +134,13 @@ def _cost(part: tuple[str, np.ndarray, np.ndarray]) -> float:
 
 
 def _planes(owner: str, arrays: list[np.ndarray]) -> tuple[list[Segment], bytes, tuple[bool, ...]]:
-    """Return the planes of some arrays uint32 that are coded, the bytes of the others, and which are which."""
+    """Return the coded planes of uint32 arrays, the bytes of the raw ones, and whether planes 3 to 0 are coded."""
     values = np.concatenate([np.zeros(0, np.uint32), *arrays])
     segments, raw, flags = [], b"", []
     for plane in (3, 2, 1, 0):
         symbols = (values >> (8 * plane)).astype(np.uint8).astype(np.int64)
         counts = np.bincount(symbols, minlength=256)
-        # The bound first, which spares most planes the search for a table.
+        # The lower bound first: it spares most planes the search for a table.
         is_coded = entropy_bits(counts) < _WORTH_CODING * 8 * len(values)
         if is_coded:
             part = _coded(f"plane {plane}", symbols, 256)
@@ -154,12 +154,12 @@ def _planes(owner: str, arrays: list[np.ndarray]) -> tuple[list[Segment], bytes,
 
 
 def segment_alphabets(records: Sequence[Record], coded_planes: Sequence[Sequence[bool]]) -> list[int]:
-    """Return the alphabet of every segment's table, in the order of the segments."""
+    """Return the alphabet size of each segment's table, in the order of the segments."""
     alphabets = [256] * sum(map(sum, coded_planes))
     for record in records:
-        if record.values is not None:
+        if record.codebook_size is not None:
             alphabets += [1 << record.group] if record.group else []
-            alphabets += [record.values] if record.values else []
+            alphabets += [record.codebook_size] if record.codebook_size else []
     return alphabets
 
 
@@ -170,12 +170,12 @@ def put_together(
     decoder: Decoder,
     tables: Iterator[Table],
 ) -> dict[str, np.ndarray]:
-    """Return the tensors of a file. Raises FormatError where its parts contradict each other."""
+    """Return the tensors of a file. Raises FormatError when its parts contradict each other."""
     sizes = (
-        sum(record.size for record in records if record.values is None),
-        sum(record.values for record in records if record.values is not None),
+        sum(record.size for record in records if record.codebook_size is None),
+        sum(record.codebook_size or 0 for record in records),
     )
-    # A byte a value for each plane that is not coded.
+    # A byte per value for each raw plane.
     expected = sum(size * (4 - sum(coded)) for size, coded in zip(sizes, coded_planes))
     if len(raw) != expected:
         raise FormatError(f"{len(raw):,} bytes of values where {expected:,} belong")
@@ -184,17 +184,17 @@ def put_together(
     codebooks, raw_bytes = _read_planes(sizes[1], coded_planes[1], raw_bytes, decoder, tables)
     parameters = {}
     for record in records:
-        if record.values is None:
+        if record.codebook_size is None:
             bits, plain = plain[: record.size], plain[record.size :]
         else:
-            values, codebooks = _values(codebooks[: record.values]), codebooks[record.values :]
-            bits = _read_shared(record, values, decoder, tables)
+            values, codebooks = _values(codebooks[: record.codebook_size]), codebooks[record.codebook_size :]
+            bits = _read_quantized(record, values, decoder, tables)
         parameters[record.name] = bits.view(np.float32).reshape(record.shape)
     return parameters
 
 
-def _read_shared(record: Record, values: np.ndarray, decoder: Decoder, tables: Iterator[Table]) -> np.ndarray:
-    """Return the bits (size,) uint32 of a shared tensor."""
+def _read_quantized(record: Record, values: np.ndarray, decoder: Decoder, tables: Iterator[Table]) -> np.ndarray:
+    """Return the bits (size,) uint32 of a quantized tensor."""
     if not record.group:
         return values[decoder.segment(record.size, next(tables))]
     symbols = decoder.segment(-(-record.size // record.group), next(tables))
@@ -212,7 +212,7 @@ def _read_shared(record: Record, values: np.ndarray, decoder: Decoder, tables: I
 
 
 def _read_planes(size: int, coded: Sequence[bool], raw: np.ndarray, decoder: Decoder, tables: Iterator[Table]) -> tuple:
-    """Return values (size,) uint32 from their planes, and the raw bytes that are left."""
+    """Return values (size,) uint32 from their planes, and the remaining raw bytes."""
     values = np.zeros(size, np.uint32)
     for is_coded in coded:
         if is_coded:
@@ -224,7 +224,7 @@ def _read_planes(size: int, coded: Sequence[bool], raw: np.ndarray, decoder: Dec
 
 
 def _values(differences: np.ndarray) -> np.ndarray:
-    """Return the bits of a codebook's values (K,) uint32 from the differences of their keys."""
+    """Return the bits of a codebook's values (K,) uint32 from differences of their keys."""
     keys = np.cumsum(differences.astype(np.uint64))
     if len(keys) and (keys[-1] > 0xFFFFFFFF or not differences[1:].all()):
         raise FormatError("the values of a codebook do not ascend")
@@ -233,12 +233,12 @@ def _values(differences: np.ndarray) -> np.ndarray:
 
 
 def order_preserving(bits: np.ndarray) -> np.ndarray:
-    """Return keys uint32 that ascend as the float32 values of these bits do, -0.0 just below +0.0."""
+    """Return uint32 keys in the order of the float32 values of these bits, -0.0 just below +0.0."""
     return np.where(bits >> np.uint32(31), ~bits, bits | np.uint32(0x80000000))
 
 
 def patterns(kept: np.ndarray, group: int) -> np.ndarray:
-    """Return a symbol for each `group` weights in a row: bit j is set where weight j of them is kept."""
+    """Return a symbol for each `group` successive weights: bit j is set when weight j of them is kept."""
     padded = np.zeros(-(-len(kept) // group) * group, np.int64)
     padded[: len(kept)] = kept
     return padded.reshape(-1, group) @ (1 << np.arange(group))

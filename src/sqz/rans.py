@@ -1,6 +1,6 @@
-"""Range asymmetric numeral systems (Duda 2013, https://arxiv.org/abs/1311.2540), interleaved over many lanes.
+"""Code symbols by range asymmetric numeral systems (Duda 2013, https://arxiv.org/abs/1311.2540) in many lanes.
 
-A coder of symbols with given frequencies, within a thousandth of their entropy. Symbol t of a segment belongs to lane
+The coder takes given frequencies and comes within a thousandth of the entropy. Symbol t of a segment belongs to lane
 t modulo the number of lanes; the lanes have a state each and share one sequence of 16-bit words. So numpy decodes a
 symbol of every lane at once, while a decoder in C goes through the symbols one by one, with a few lines of integer
 arithmetic (docs/FORMAT.md, section 5).
@@ -12,7 +12,7 @@ from typing import Sequence
 
 import numpy as np
 
-# Frequencies of a table sum to 2^14: fine enough for 512 symbols, and a table of slots still fits a small device.
+# Frequencies of a table sum to 2^14: fine enough for 512 symbols, and the table of slots fits a small device.
 PRECISION = 14
 TOTAL = 1 << PRECISION
 # States lie in [2^16, 2^32), so that one 16-bit word always brings a state back.
@@ -22,11 +22,11 @@ _SLOTS = np.arange(TOTAL)
 
 
 class FormatError(ValueError):
-    """Coded data that no encoder has written."""
+    """Invalid coded data."""
 
 
 class Table:
-    """Frequencies of symbols, (alphabet,) int, with sum TOTAL, prepared for decoding."""
+    """Frequency table of symbols, (alphabet,) int with sum TOTAL, prepared for decoding."""
 
     def __init__(self, frequencies: np.ndarray):
         self.frequencies = frequencies.astype(np.int64)
@@ -38,9 +38,9 @@ class Table:
 
 
 class Decoder:
-    """Reads segments of symbols in the order in which they were encoded.
+    """Decoder of segments of symbols, in the order of their encoding.
 
-    states: a state per lane. words: the shared sequence, uint16.
+    states: one per lane. words: uint16, one sequence for all lanes.
     """
 
     def __init__(self, states: np.ndarray, words: np.ndarray):
@@ -51,7 +51,7 @@ class Decoder:
             raise FormatError("a coder state is out of range")
 
     def segment(self, length: int, table: Table) -> np.ndarray:
-        """Return the next `length` symbols, which were encoded with `table`."""
+        """Return the next `length` symbols, encoded with `table`."""
         lanes = len(self._states)
         if length > MAX_SYMBOLS_A_LANE * lanes:  # It would take hours.
             raise FormatError(f"it claims {length:,} symbols in {lanes} lanes")
@@ -62,7 +62,7 @@ class Decoder:
         return table.symbol_of_slot[slots]
 
     def _step(self, states: np.ndarray, slot: np.ndarray, table: Table) -> None:
-        """Decode a symbol of each of the first lanes: write the slots, advance the states."""
+        """Decode a symbol in each of the first lanes: write the slots and advance the states."""
         np.bitwise_and(states, TOTAL - 1, out=slot)
         states >>= PRECISION
         states *= table.frequency_of_slot.take(slot)
@@ -76,15 +76,15 @@ class Decoder:
             self._position = end
 
     def finish(self) -> None:
-        """Raise FormatError unless all words are used and all lanes are back where the encoder began."""
+        """Raise FormatError unless all words are used and all lanes are back at the encoder's first state."""
         if self._position != len(self._words) or (self._states != LOWEST_STATE).any():
             raise FormatError("the coded words do not end where the symbols do")
 
 
 def encode(segments: Sequence[tuple[np.ndarray, Table]], lanes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return states (lanes,) uint32 and words uint16 from which a Decoder reads these (symbols, table) again.
+    """Return states (lanes,) uint32 and words uint16 from which a Decoder reads these (symbols, table).
 
-    The encoder runs backwards, from the last symbol to the first: that is how the coder works.
+    An rANS encoder runs backwards, from the last symbol to the first.
     """
     states = np.full(lanes, LOWEST_STATE, np.int64)
     chunks = []

@@ -5,7 +5,7 @@ import pytest
 
 from src.compression.allocate import Curvature, allocate, codebook_at, descend
 from src.compression.prune import prune, sparsities_for
-from src.compression.share import histogram
+from src.compression.quantize import histogram
 from src.sqz.fileformat import encode
 
 
@@ -25,8 +25,8 @@ def test_a_higher_price_gives_fewer_bits_and_values_and_more_error(weights):
     found = []
     for price in (1e-4, 1e-2, 1.0):
         codebook, bits, total = codebook_at(*histogram(weights), 1.0, price, 256)
-        codes = ((weights.ravel()[:, None] - codebook) ** 2 + price * bits).argmin(1)
-        found.append((len(codebook), total, np.square(codebook[codes] - weights.ravel()).mean()))
+        indices = ((weights.ravel()[:, None] - codebook) ** 2 + price * bits).argmin(1)
+        found.append((len(codebook), total, np.square(codebook[indices] - weights.ravel()).mean()))
         assert (np.diff(codebook) > 0).all() and np.sum(2.0**-bits) < 1
     (values, bits, errors) = zip(*found)
     assert values[0] > values[1] > values[2] and bits[0] > bits[1] > bits[2] and errors[0] < errors[1] < errors[2]
@@ -47,19 +47,19 @@ def test_rounding_together_spares_the_output_and_keeps_zeros(weights):
     codebook, bits, _ = codebook_at(*histogram(pruned[pruned != 0]), 1.0, 0.1, 8)
     errors = []
     for trust in (0.0, 1.0):
-        shared, shift = descend(pruned, codebook, bits, curvature_of(inputs, 16), 0.0, trust)
-        np.testing.assert_array_equal(shared == 0, pruned == 0)
-        assert np.isin(shared[shared != 0], codebook).all()
-        errors.append(np.square(inputs @ (pruned - shared).T - shift).mean())
+        quantized, shift = descend(pruned, codebook, bits, curvature_of(inputs, 16), 0.0, trust)
+        np.testing.assert_array_equal(quantized == 0, pruned == 0)
+        assert np.isin(quantized[quantized != 0], codebook).all()
+        errors.append(np.square(inputs @ (pruned - quantized).T - shift).mean())
     assert errors[1] < 0.5 * errors[0]
 
 
 def test_each_weight_for_itself_takes_the_nearest_value_where_bits_are_free(weights):
     codebook, bits, _ = codebook_at(*histogram(weights), 1.0, 0.05, 16)
     diagonal = Curvature(np.ones(16), np.eye(25) / 25)
-    shared, shift = descend(weights.astype(np.float64), codebook, bits, diagonal, 0.0, 0.0)
+    quantized, shift = descend(weights.astype(np.float64), codebook, bits, diagonal, 0.0, 0.0)
     nearest = codebook[np.abs(weights[..., None] - codebook).argmin(-1)]
-    np.testing.assert_array_equal(shared, nearest)
+    np.testing.assert_array_equal(quantized, nearest)
     np.testing.assert_array_equal(shift, 0)
 
 
@@ -73,6 +73,19 @@ def network():
         parameters[f"{name}.bias"] = random.standard_normal(64).astype(np.float32)
         curvatures[f"{name}.weight"] = Curvature(np.full(64, row), np.eye(289) / 289)
     return parameters, curvatures
+
+
+def test_a_target_just_below_the_largest_file_is_reached(network):
+    parameters, curvatures = network
+    # Outliers, so that even a free codebook uses far fewer bits than it may.
+    skewed = {name: array**3 if array.ndim == 4 else array for name, array in parameters.items()}
+
+    def size_of(found):
+        return len(encode(found))
+
+    largest = size_of(allocate(skewed, curvatures, 10**6, size_of))
+    for target in (largest, largest - 28, largest - largest // 100):
+        assert 0.995 * target < size_of(allocate(skewed, curvatures, target, size_of)) <= target
 
 
 def test_a_file_comes_close_below_its_target_and_bits_go_where_they_matter(network):

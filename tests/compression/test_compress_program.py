@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,9 +17,10 @@ from PIL import Image
 
 from src.checkpoint import load_network, read_compressed, save_checkpoint
 from src.cli.errors import UserError
-from src.compression.compressing import compress, decompress, missed
+from src.compression.compress import compress, decompress, missed
 from src.compression.config import CompressConfig, Compression, MeasureConfig, RetrainConfig, parse_compress
-from src.compression.share import rounded
+from src.compression.pipeline import Pipeline
+from src.compression.quantize import round_bfloat16
 from src.config import DeviceConfig
 from src.dataset.preprocessing import Preprocessing
 from src.inference.exported_model import ExportedModel, read_spec
@@ -51,7 +53,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def compressed(folder):
     flags = ("--bits", 5, "--sparsity", 0.5, "--layer_bits", "features.0.*=8", "--layer_sparsity", "classifier.*=0")
-    measured = ("--images", "photos", "--labels", "labels.csv", "--curve", "--curve_bits", 4, 2, *ON_CPU)
+    measured = ("--images", "photos", "--labels", "labels.csv", *ON_CPU)
     return run_script("compress.py", "--ckpt_path", "net.ckpt", *flags, *measured, cwd=folder)
 
 
@@ -63,16 +65,19 @@ def weights(path):
 def test_a_run_writes_the_file_the_report_and_pictures_and_says_what_they_cost(folder, compressed):
     assert (compressed.returncode, compressed.stderr) == (0, "")
     output = folder / "compressed_net"
-    names = {"net.sqz", "report.json", "curve.json", "histograms.png", "bytes.png", "curve.png"}
+    names = {"net.sqz", "report.json", "report.txt", "histograms.png", "bytes.png"}
     assert {entry.name for entry in output.iterdir()} == names
     report = json.loads((output / "report.json").read_text())
     assert report["totals"]["file_bytes"] == (output / "net.sqz").stat().st_size
-    assert [step["step"] for step in report["steps"]] == ["original", "pruned", "shared"]
+    assert [step["step"] for step in report["steps"]] == ["original", "pruned", "quantized"]
     assert all(step["images"] == 4 and 0 <= step["accuracy"] <= 1 for step in report["steps"])
     assert report["steps"][0]["agreement"] == 1 and report["steps"][-1]["file_bytes"] == report["totals"]["file_bytes"]
-    assert [(p["bits"], p["sparsity"]) for p in json.loads((output / "curve.json").read_text())] == [(4, 0), (2, 0)]
-    assert "times smaller than AlexNet" in compressed.stdout and "shared: " in compressed.stdout
-    for picture in ("histograms.png", "bytes.png", "curve.png"):
+    *lines, file = compressed.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["device", "original", "pruned", "quantized"]
+    assert "same class as the original" in lines[-1] and "same class" not in lines[1]
+    assert "net.sqz: " in file and "times smaller than float32" in file
+    assert (output / "report.txt").read_text().startswith("layer ")
+    for picture in ("histograms.png", "bytes.png"):
         Image.open(output / picture).verify()
 
 
@@ -83,7 +88,7 @@ def test_each_layer_has_the_sparsity_and_the_bits_that_it_was_given(folder, comp
     assert card == folded_card
     for name, array in parameters.items():
         if array.ndim < 4:
-            np.testing.assert_array_equal(array, rounded(original[name]))
+            np.testing.assert_array_equal(array, round_bfloat16(original[name]))
             continue
         zero = 0.0 if name.startswith("classifier") else 0.5
         assert np.mean(array == 0) == pytest.approx(zero, abs=1 / array.size), name
@@ -132,11 +137,10 @@ def test_without_images_it_says_so_and_a_compressed_file_can_be_compressed(folde
         (("--ckpt_path", "a", "--sparsity", "0.5", "--tolerance", "0.1"), "give one of the two"),
         (("--ckpt_path", "a", "--layer_bits", "x=9"), "layer_bits: 'x=9' is not allowed"),
         (("--ckpt_path", "a", "--layer_sparsity", "x"), "layer_sparsity: 'x' is not allowed"),
-        (("--ckpt_path", "a", "--curve_bits", "9"), "curve_bits: "),
         (("--ckpt_path", "a", "--images", "b", "--dataset", "digits"), "give either --images"),
         (("--ckpt_path", "a", "--labels", "b"), "labels: they are those of --images"),
         (("--ckpt_path", "a", "--target_bytes", "0"), "target_bytes: '0' is not allowed"),
-        (("--ckpt_path", "a", "--target_bytes", "9", "--bits", "null"), "target_bytes: is reached by sharing values"),
+        (("--ckpt_path", "a", "--target_bytes", "9", "--bits", "null"), "target_bytes: needs quantization"),
         (("--ckpt_path", "a", "--target_bytes", "9", "--layer_bits", "*=5"), "layer_bits and target_bytes both"),
         (("--ckpt_path", "a", "--dataset", "digits", "--train_epochs", "1"), "there is nothing to prune"),
         (("--ckpt_path", "a", "--sparsity", "0.5", "--train_epochs", "1"), "need training images"),
@@ -186,7 +190,7 @@ def test_a_missing_file_is_one_line_and_exit_code_2(folder, program):
 
 
 def test_labels_that_do_not_fit_are_named(folder):
-    from src.compression.measuring import Measure
+    from src.compression.evaluator import Evaluator
 
     _, card = load_network(folder / "net.ckpt")
     for text, message in (
@@ -196,12 +200,12 @@ def test_labels_that_do_not_fit_are_named(folder):
     ):
         (folder / "wrong.csv").write_text(text)
         with pytest.raises(UserError, match=message):
-            Measure(MeasureConfig(images=str(folder / "photos"), labels=str(folder / "wrong.csv")), card)
+            Evaluator(MeasureConfig(images=str(folder / "photos"), labels=str(folder / "wrong.csv")), card)
 
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    """One run with everything: pruned while trained, to a size within reach, values trained, and int8."""
+    """One run with everything: pruned while trained, to a size within reach, codebooks trained, and int8."""
     output = folder / "trained"
     configuration = Compression(
         CompressConfig(
@@ -221,7 +225,7 @@ def trained(folder):
 
 def test_a_trained_run_reports_each_step_and_keeps_what_it_reached(folder, trained):
     output, report = trained
-    names = ["original", "pruned and trained", "shared", "shared values trained"]
+    names = ["original", "pruned and trained", "quantized", "codebooks trained"]
     assert [step["step"] for step in report["steps"]] == names and report["trained"]
     parameters, card = read_compressed(output / "net.sqz")
     assert card.model["batch_norm"] == "none"
@@ -247,12 +251,30 @@ def test_int8_is_compared_and_runs_as_an_exported_model(trained):
     assert logits.shape == (2, 10)
 
 
+@pytest.mark.parametrize(
+    "given, run, expected",
+    [
+        (None, None, ("crop_flip", None)),
+        (None, "augment: none\ncrop_padding: 2\n", ("none", 2)),
+        ("cutout", "augment: none\ncrop_padding: 2\n", ("cutout", None)),
+    ],
+)
+def test_training_images_are_augmented_as_in_the_run_of_the_checkpoint(tmp_path, given, run, expected):
+    if run:
+        (tmp_path / "config.yaml").write_text(run)
+    config = CompressConfig(ckpt_path=str(tmp_path / "best.ckpt"))
+    configuration = Compression(config, MeasureConfig(dataset="digits"), RetrainConfig(augment=given), DeviceConfig())
+    data = Pipeline(configuration, {}, None, print).training_data(SimpleNamespace(val_split_of=lambda dataset: 0.0))
+    assert (data.augment, data.crop_padding, data.dataset) == (*expected, "digits")
+
+
 def test_targets_that_are_missed_are_named():
     steps = [{"file_bytes": 900, "accuracy": 0.9}, {"file_bytes": 200, "accuracy": 0.88}]
     config = CompressConfig(ckpt_path="a", target_bytes=100, max_drop=0.005)
     assert missed(config, steps) == [
-        "target_bytes: 100 are not reached; the smallest is 200",
-        "max_drop: 0.50% is not reached; the file's accuracy is 2.00% lower",
+        "target_bytes: the file has 200 bytes, more than 100; prune more of its weights (--sparsity), or set a larger "
+        "target",
+        "max_drop: accuracy fell by 2.00%, more than 0.50%",
     ]
     assert missed(CompressConfig(ckpt_path="a", target_bytes=200, max_drop=0.05), steps) == []
 

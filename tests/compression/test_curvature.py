@@ -42,7 +42,7 @@ def test_it_is_a_fisher_matrix_and_follows_from_the_seed(net, image):
     assert any((first[name].rows != other[name].rows).any() for name in first)
 
 
-def test_made_images_follow_from_the_seed_and_have_the_spectrum_of_photographs():
+def test_synthetic_images_follow_from_the_seed_and_have_the_spectrum_of_photographs():
     images = [dead_leaves(64, np.random.RandomState(seed)) for seed in (3, 3, 4)]
     assert images[0].shape == (64, 64, 3) and images[0].dtype == np.uint8
     np.testing.assert_array_equal(images[0], images[1])

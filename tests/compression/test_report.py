@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from src.compression.prune import prune
-from src.compression.report import ALEXNET_BYTES, layer_rows, table, totals
-from src.compression.share import share
+from src.compression.quantize import quantize
+from src.compression.report import layer_rows, summary, table, totals
 from src.sqz.fileformat import encode, pack
 from src.sqz.layout import lay_out
 
@@ -15,8 +15,8 @@ def parameters():
     weights = np.random.RandomState(0).laplace(size=(64, 32, 3, 3)).astype(np.float32)
     half_the_kernels = weights * (np.arange(32) % 2).reshape(1, -1, 1, 1).astype(np.float32)
     return {
-        "a.weight": share(prune(half_the_kernels, sparsity=0.7), 5),
-        "b.weight": share(weights, 6),
+        "a.weight": quantize(prune(half_the_kernels, sparsity=0.7), 5),
+        "b.weight": quantize(weights, 6),
         "c.weight": weights[:8],
         "a.bias": weights[:, 0, 0, 0].copy(),
     }
@@ -33,7 +33,7 @@ def test_the_rows_bytes_are_those_of_the_file_to_within_two_percent(parameters, 
     assert totals(rows, size)["tensor_bytes"] < size == len(encode(parameters))
 
 
-def test_a_pruned_and_shared_layer(parameters, rows):
+def test_a_pruned_and_quantized_layer(parameters, rows):
     row = rows[0]
     assert (row["name"], row["shape"], row["weights"], row["values"]) == ("a.weight", [64, 32, 3, 3], 18432, 32)
     assert row["kept"] == np.count_nonzero(parameters["a.weight"]) == 18432 - round(0.7 * 18432)
@@ -45,7 +45,7 @@ def test_a_pruned_and_shared_layer(parameters, rows):
     assert row["entropy_bytes"] <= coded <= row["bytes"] <= 1.06 * row["entropy_bytes"]
 
 
-def test_a_shared_layer_has_no_positions_and_a_plain_one_no_codes(rows):
+def test_a_quantized_layer_has_no_positions_and_a_plain_one_no_indices(rows):
     assert rows[1]["values"] == 64 and rows[1]["bits_per_position"] is None and rows[1]["bits_per_code"] <= 6
     assert rows[2]["values"] is None and rows[2]["bits_per_code"] is None and rows[2]["entropy_bytes"] is None
     assert 3 * rows[2]["weights"] < rows[2]["bytes"] <= 4 * rows[2]["weights"]
@@ -56,8 +56,9 @@ def test_totals_and_table(rows):
     weights = 2 * 18432 + 8 * 32 * 9 + 64
     assert (total["weights"], total["float32_bytes"]) == (weights, 4 * weights)
     assert total["ratio_to_float32"] == 4 * weights / 50_000
-    assert total["ratio_to_alexnet"] == ALEXNET_BYTES / 50_000
     text = table(rows, total)
     lines = text.splitlines()
     assert lines[1].startswith("a.weight") and "64x32x3x3" in lines[1] and "30.0%" in lines[1]
-    assert any(line.startswith("1 vectors") for line in lines) and "4,800 times smaller than AlexNet" in text
+    assert any(line.startswith("1 vectors") for line in lines) and lines[-1].endswith("50,000")
+    line = summary({"file": "net.sqz", "totals": total})
+    assert line.startswith(f"net.sqz: 50,000 bytes, {4 * weights / 50_000:.1f} times smaller than float32")

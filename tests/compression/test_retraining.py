@@ -10,8 +10,8 @@ from mindspore import Tensor, nn
 from src.checkpoint import weights_of
 from src.compression.config import RetrainConfig
 from src.compression.prune import prune
-from src.compression.retraining import ConstrainedStep, GradualPruning, Retraining, one_value_a_code
-from src.compression.share import share
+from src.compression.quantize import quantize
+from src.compression.retraining import ConstrainedStep, GradualPruning, Retraining, average_entries
 from src.config import DataConfig, OptimizerConfig
 from src.dataset import open_source, preprocessing_of
 from src.inference.fold import fold_batch_norm
@@ -39,11 +39,11 @@ def linear(weights: np.ndarray) -> nn.Cell:
     return Loss()
 
 
-def step_of(weights, mask, codes=None, optimizer="momentum", rate=0.01, decay=0.1):
+def step_of(weights, mask, indices=None, optimizer="momentum", rate=0.01, decay=0.1):
     net = linear(weights)
     rates = np.full(50, rate, np.float32)
     made = make_optimizer(net, OptimizerConfig(optimizer=optimizer, weight_decay=decay), rates)
-    return net, ConstrainedStep(net, made, {NAME: mask}, codes and {NAME: codes[0]})
+    return net, ConstrainedStep(net, made, {NAME: mask}, indices and {NAME: indices[0]})
 
 
 @pytest.fixture(scope="module")
@@ -66,32 +66,32 @@ def test_masked_weights_stay_zero_through_momentum_and_weight_decay(problem, opt
     assert not np.allclose(after[mask], weights[mask])
 
 
-def test_the_gradient_of_a_shared_value_is_the_sum_of_its_weights_gradients(problem):
+def test_the_gradient_of_a_codebook_entry_is_the_sum_of_its_weights_gradients(problem):
     weights, inputs = problem
-    weights = share(prune(weights, sparsity=0.25), 2)
-    codes = np.unique(weights, return_inverse=True)[1].reshape(weights.shape)
-    net, step = step_of(weights, weights != 0, [codes], optimizer="sgd", rate=0.01, decay=0.0)
+    weights = quantize(prune(weights, sparsity=0.25), 2)
+    indices = np.unique(weights, return_inverse=True)[1].reshape(weights.shape)
+    net, step = step_of(weights, weights != 0, [indices], optimizer="sgd", rate=0.01, decay=0.0)
     step(Tensor(inputs))
     gradient = weights @ inputs.T @ inputs
     expected = weights.copy()
-    for code in np.unique(codes[weights != 0]):
-        expected[codes == code] -= np.float32(0.01) * gradient[codes == code].sum()
+    for index in np.unique(indices[weights != 0]):
+        expected[indices == index] -= np.float32(0.01) * gradient[indices == index].sum()
     np.testing.assert_allclose(net.weight.asnumpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
-def test_weights_of_one_value_stay_together_and_pruned_ones_zero(problem, optimizer):
+def test_weights_of_one_codebook_entry_stay_equal_and_pruned_ones_zero(problem, optimizer):
     weights, inputs = problem
-    weights = share(prune(weights, sparsity=0.25), 2)
-    codes = np.unique(weights, return_inverse=True)[1].reshape(weights.shape)
-    net, step = step_of(weights, weights != 0, [codes], optimizer=optimizer, rate=0.001)
+    weights = quantize(prune(weights, sparsity=0.25), 2)
+    indices = np.unique(weights, return_inverse=True)[1].reshape(weights.shape)
+    net, step = step_of(weights, weights != 0, [indices], optimizer=optimizer, rate=0.001)
     for _ in range(4):
         step(Tensor(inputs))
     after = net.weight.asnumpy()
     np.testing.assert_array_equal(after == 0, weights == 0)
-    assert all(np.ptp(after[codes == code]) < 1e-6 for code in np.unique(codes))
+    assert all(np.ptp(after[indices == index]) < 1e-6 for index in np.unique(indices))
     assert not np.allclose(after, weights, atol=1e-4)
-    settled = one_value_a_code(after, codes, weights != 0)
+    settled = average_entries(after, indices, weights != 0)
     assert len(np.unique(settled)) == len(np.unique(weights))
     np.testing.assert_allclose(settled, after, atol=1e-6)
 
@@ -115,7 +115,7 @@ def arrays(card: ModelCard) -> dict[str, np.ndarray]:
     return {name: p.asnumpy().copy() for name, p in weights_of(card.build()).items()}
 
 
-def test_pruning_reaches_the_sparsities_and_training_values_keeps_positions_and_codes(retraining):
+def test_pruning_reaches_the_sparsities_and_training_codebooks_keeps_positions_and_indices(retraining):
     trainer, preprocessing, said = retraining
     card = card_of(preprocessing, batch_norm="all")
     original = arrays(card)
@@ -128,7 +128,7 @@ def test_pruning_reaches_the_sparsities_and_training_values_keeps_positions_and_
         assert not np.allclose(found[name][found[name] != 0], original[name][found[name] != 0])
     assert said[1].startswith("pruning, epoch 2/2: loss ")
     folded, folded_card = fold_batch_norm(found, card)
-    given = {name: share(a, 3) if a.ndim == 4 else a for name, a in folded.items()}
+    given = {name: quantize(a, 3) if a.ndim == 4 else a for name, a in folded.items()}
     trained = trainer.train_centroids(given, folded_card)
     for name in names:
         np.testing.assert_array_equal(trained[name] == 0, given[name] == 0)
@@ -138,19 +138,33 @@ def test_pruning_reaches_the_sparsities_and_training_values_keeps_positions_and_
     assert not np.array_equal(trained["classifier.1.bias"], given["classifier.1.bias"])
 
 
+def test_batch_norm_statistics_are_those_of_the_training_images_after_a_few_pruning_steps(retraining):
+    trainer, preprocessing, _ = retraining
+    card = card_of(preprocessing, batch_norm="all", dropout=0.0)
+    original = arrays(card)
+    found = trainer.prune(original, card, {name: 0.7 for name, array in original.items() if array.ndim == 4})
+    net = card.build()
+    for name, parameter in weights_of(net).items():
+        parameter.set_data(Tensor(found[name]))
+    images = Tensor(np.stack([preprocessing.on_host()(trainer.source.image(i)) for i in range(320)]))
+    evaluated = net.set_train(False)(images).asnumpy()
+    by_batch = net.set_train()(images).asnumpy()  # Normalized by the statistics of these images.
+    assert np.abs(evaluated - by_batch).max() < 0.1 * np.abs(by_batch).max()
+
+
 def test_pruning_follows_the_cubic_schedule_to_three_fifths_and_then_stops():
-    """The share of zeros at progress t is s (1 - (1 - t)^3): Zhu and Gupta 2017, equation 1, from no zeros at first."""
+    """The fraction of zeros at progress t is s (1 - (1 - t)^3): Zhu and Gupta 2017, equation 1."""
     net, weights = nn.Conv2d(10, 20, 3), np.random.RandomState(0).standard_normal((20, 10, 3, 3)).astype(np.float32)
     net.weight.set_data(Tensor(weights))
     name, size = net.weight.name, weights.size
     rates = np.full(100, 0.01, np.float32)
     step = ConstrainedStep(net, make_optimizer(net, OptimizerConfig(), rates), {name: np.ones_like(weights)})
-    pruning, shares = GradualPruning(step, {name: 0.8}, steps=100, every=10), []
+    pruning, fractions = GradualPruning(step, {name: 0.8}, steps=100, every=10), []
     for number in range(1, 101):
         pruning.on_train_step_begin(SimpleNamespace(original_args=lambda n=number: SimpleNamespace(cur_step_num=n)))
-        shares.append(np.mean(step.masks[0].asnumpy() == 0))
+        fractions.append(np.mean(step.masks[0].asnumpy() == 0))
     due = [0.8 * (1 - (1 - min(done // 10 * 10, 60) / 60) ** 3) for done in range(100)]
-    np.testing.assert_allclose(shares, due, atol=1 / size)
+    np.testing.assert_allclose(fractions, due, atol=1 / size)
     zero = net.weight.asnumpy() == 0
     assert np.abs(weights[zero]).max() < np.abs(weights[~zero]).min()
 

@@ -1,4 +1,4 @@
-"""The authors' compressed SqueezeNet: read, coded again without loss, and shared with fewer bits."""
+"""The authors' compressed SqueezeNet: read, coded again without loss, and quantized to fewer bits."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from src.cli.errors import UserError
 from src.compression.config import MeasureConfig
-from src.compression.measuring import Measure
+from src.compression.evaluator import Evaluator
+from src.compression.quantize import quantize
 from src.compression.reading import read_weights
-from src.compression.share import share
 from src.conversion.deep_compression import decode_published, layers, published_card, read_published
 from src.squeezenet import SqueezeNet
 from src.sqz.fileformat import decode, encode
@@ -70,7 +70,7 @@ def test_the_arrays_are_the_documented_ones_before_and_after_coding(parameters):
 
 @pytest.mark.parametrize("bits, most", [(6, 470_000), (5, 380_000)])
 def test_fewer_bits_make_it_smaller_and_come_back_exactly(parameters, bits, most):
-    fewer = {name: share(array, bits) if array.ndim == 4 else array for name, array in parameters.items()}
+    fewer = {name: quantize(array, bits) if array.ndim == 4 else array for name, array in parameters.items()}
     data = encode(fewer, published_card().to_json())
     assert len(data) <= most
     assert all(decode(data)[0][name].tobytes() == array.tobytes() for name, array in fewer.items())
@@ -85,7 +85,7 @@ def test_the_first_photographs_get_the_golden_classes(folder, tmp_path):
         (tmp_path / "images" / row["file"]).symlink_to(folder / "images" / row["file"])
     lines = ["image,label", *(f"{row['file']},{row['top1']}" for row in golden)]
     (tmp_path / "labels.csv").write_text("\n".join(lines))
-    measure = Measure(MeasureConfig(images=str(tmp_path / "images"), labels=str(tmp_path / "labels.csv")), card)
+    measure = Evaluator(MeasureConfig(images=str(tmp_path / "images"), labels=str(tmp_path / "labels.csv")), card)
     figures = measure(parameters, card)
     assert (figures["images"], figures["accuracy"], figures["agreement"]) == (12, 1.0, 1.0)
 

@@ -67,8 +67,8 @@ def decode(data: bytes) -> tuple[dict, dict]:
                 g = kind - 1
                 symbols = coder.segment(-(-n // g), tables.pop(0))
                 kept = [bool(symbol >> j & 1) for symbol in symbols for j in range(g)][:n]
-            codes = coder.segment(sum(kept), tables.pop(0)) if k else []
-            weights = [codebook[codes.pop(0)] if keep else 0 for keep in kept]
+            indices = coder.segment(sum(kept), tables.pop(0)) if k else []
+            weights = [codebook[indices.pop(0)] if keep else 0 for keep in kept]
         decoded[name] = (shape, weights)
     assert set(coder.states) == {65536} and coder.words == []
     return decoded, json.loads(card)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from src.compression.prune import prune
-from src.compression.share import share
+from src.compression.quantize import quantize
 from src.squeezenet import SqueezeNet
 from src.sqz.fileformat import MAX_WEIGHTS, decode, encode
 from src.sqz.layout import lay_out
@@ -28,12 +28,12 @@ def assert_equal_bit_for_bit(found, expected):
 
 
 def small_parameters():
-    """Tensors of every kind: plain, shared, shared and pruned, all zero, all alike, without dimensions or weights."""
+    """Tensors of every kind: plain, quantized, quantized and pruned, all zero, all alike, no dimensions, no weights."""
     random = np.random.RandomState(0)
     weights = random.standard_normal((16, 8, 3, 3)).astype(np.float32)
     return {
-        "features.0.conv.weight": share(weights, 4),
-        "features.1.conv.weight": share(prune(weights, sparsity=0.7), 5),
+        "features.0.conv.weight": quantize(weights, 4),
+        "features.1.conv.weight": quantize(prune(weights, sparsity=0.7), 5),
         "features.1.conv.bias": random.standard_normal(16).astype(np.float32),
         "zeros": np.zeros((5, 7), np.float32),
         "ones": np.ones(64, np.float32),
@@ -92,14 +92,14 @@ def weights_of(arguments) -> dict[str, np.ndarray]:
 def check_bit_widths(parameters, widths):
     size = sum(array.nbytes for array in parameters.values())
     for bits in widths:
-        shared = {name: share(a, bits, "linear") if a.ndim == 4 else a for name, a in parameters.items()}
-        data = encode(shared)
-        assert_equal_bit_for_bit(decode(data)[0], shared)
+        quantized = {name: quantize(a, bits, "linear") if a.ndim == 4 else a for name, a in parameters.items()}
+        data = encode(quantized)
+        assert_equal_bit_for_bit(decode(data)[0], quantized)
         assert len(data) < size * (bits + 2) / 32
 
 
 @pytest.mark.parametrize("arguments", NETS, ids=str)
-def test_every_net_comes_back_unshared_and_shared(arguments):
+def test_every_net_comes_back_as_it_is_and_quantized(arguments):
     parameters = weights_of(arguments)
     data = encode(parameters)
     assert_equal_bit_for_bit(decode(data)[0], parameters)
@@ -122,8 +122,8 @@ def test_the_file_is_within_two_percent_of_what_its_parts_claim(bits):
     random = np.random.RandomState(0)
     weights = random.laplace(size=(128, 64, 3, 3)).astype(np.float32)
     parameters = {
-        "weight": share(prune(weights, sparsity=0.6), bits),
-        "dense": share(weights[:32], bits),
+        "weight": quantize(prune(weights, sparsity=0.6), bits),
+        "dense": quantize(weights[:32], bits),
         "bias": random.standard_normal(128).astype(np.float32),
     }
     layout = lay_out(parameters)
@@ -155,7 +155,7 @@ def test_every_truncation_is_caught(small_file):
     "change, message",
     [
         (lambda data: b"", "it is empty"),
-        (lambda data: b"PK" + data[2:], "no compressed network"),
+        (lambda data: b"PK" + data[2:], "not a compressed network"),
         (lambda data: data[:20], "cut off in its header"),
         (lambda data: data[:-1], "bytes and should have"),
         (lambda data: data + b"x", "bytes and should have"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from src.compression.prune import prune
-from src.compression.share import share
+from src.compression.quantize import quantize
 from src.sqz.fileformat import decode, encode
 from tests.programs import ROOT
 from tests.sqz import plain_decoder
@@ -52,9 +52,9 @@ def test_both_decoders_agree_on_larger_files_with_several_lanes(seed):
     random = np.random.RandomState(seed)
     weights = random.standard_normal((16, 8, 3, 3)).astype(np.float32)
     parameters = {
-        "a.weight": share(prune(weights, sparsity=0.6), 4),
+        "a.weight": quantize(prune(weights, sparsity=0.6), 4),
         "a.bias": random.standard_normal(16).astype(np.float32),
-        "b.weight": share(weights[:, :, :1, :1].repeat(30, axis=0), 3),
+        "b.weight": quantize(weights[:, :, :1, :1].repeat(30, axis=0), 3),
         "b.gamma": np.ones(40, np.float32),
     }
     data = encode(parameters)

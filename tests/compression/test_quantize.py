@@ -6,33 +6,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from src.compression.share import STARTS, cluster, rounded, share, starting_centroids
+from src.compression.quantize import cluster, quantize, round_bfloat16, starting_centroids
 
+STARTS = ("optimal", "linear", "density", "random")
 weights = hnp.arrays(np.float32, st.integers(1, 200), elements=st.floats(-8, 8, width=32))
 
 
 @settings(max_examples=40, deadline=None)
 @given(weights, st.integers(1, 8), st.sampled_from(STARTS))
 def test_few_values_zeros_kept_and_no_weight_made_zero(drawn, bits, start):
-    shared = share(drawn, bits, start)
-    assert shared.dtype == np.float32 and shared.shape == drawn.shape
-    np.testing.assert_array_equal(shared == 0, drawn == 0)
-    assert len(np.unique(shared[shared != 0])) <= 2**bits
+    quantized = quantize(drawn, bits, start)
+    assert quantized.dtype == np.float32 and quantized.shape == drawn.shape
+    np.testing.assert_array_equal(quantized == 0, drawn == 0)
+    assert len(np.unique(quantized[quantized != 0])) <= 2**bits
 
 
 @settings(max_examples=40, deadline=None)
 @given(weights.filter(lambda w: (w != 0).all()), st.sampled_from(STARTS))
 def test_each_weight_takes_the_nearest_centroid_and_each_centroid_is_the_mean_of_its_weights(drawn, start):
-    codebook, codes = cluster(drawn, 4, start)
+    codebook, indices = cluster(drawn, 4, start)
     distances = np.abs(drawn.astype(np.float64)[:, None] - codebook)
-    np.testing.assert_allclose(distances[np.arange(len(drawn)), codes], distances.min(1), atol=1e-6)
-    for code in np.unique(codes):
-        assert codebook[code] == pytest.approx(drawn[codes == code].astype(np.float64).mean(), abs=1e-5)
+    np.testing.assert_allclose(distances[np.arange(len(drawn)), indices], distances.min(1), atol=1e-6)
+    for index in np.unique(indices):
+        assert codebook[index] == pytest.approx(drawn[indices == index].astype(np.float64).mean(), abs=1e-5)
 
 
 def test_weights_with_few_values_already_are_unchanged():
     drawn = np.random.RandomState(0).choice(np.float32([-0.5, 0, 0.25, 1]), (8, 4, 3, 3))
-    np.testing.assert_array_equal(share(drawn, 2), drawn)
+    np.testing.assert_array_equal(quantize(drawn, 2), drawn)
 
 
 def test_separate_heaps_of_weights_are_found():
@@ -52,17 +53,17 @@ def test_starts_are_even_over_the_range_over_the_weights_and_drawn_from_them():
     np.testing.assert_array_equal(random, starting_centroids(ordered, 5, "random", seed=3))
 
 
-def test_sharing_again_changes_nothing():
+def test_quantizing_again_changes_nothing():
     drawn = np.random.RandomState(0).standard_normal((16, 16, 3, 3)).astype(np.float32)
-    once = share(drawn, 5)
-    np.testing.assert_array_equal(share(once, 5), once)
+    once = quantize(drawn, 5)
+    np.testing.assert_array_equal(quantize(once, 5), once)
 
 
 @settings(max_examples=40, deadline=None)
 @given(hnp.arrays(np.float32, 20, elements=st.floats(-(2.0**60), 2.0**60, width=32)))
 def test_rounded_numbers_have_eight_significant_bits(drawn):
-    found = rounded(drawn)
+    found = round_bfloat16(drawn)
     assert not (found.view(np.uint32) & 0xFFFF).any()
     normal = np.abs(drawn) > 2.0**-120
     np.testing.assert_allclose(found[normal], drawn[normal], rtol=2.0**-8)
-    np.testing.assert_array_equal(rounded(found), found)
+    np.testing.assert_array_equal(round_bfloat16(found), found)

@@ -1,36 +1,35 @@
-"""Sharing of weights: k-means gives a layer a few values, and each weight takes the nearest (Deep Compression, 3).
+"""Quantize weights to a codebook by k-means (Deep Compression, https://arxiv.org/abs/1510.00149, section 3).
 
-Exact zeros are pruned weights and stay apart: they are in no cluster and remain zero, so that b bits stand for 2^b
-values besides zero.
+Exact zeros are pruned weights: they belong to no cluster and stay zero, so that b bits stand for 2^b values besides
+zero.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-STARTS = ("optimal", "linear", "density", "random")
 MAX_BITS = 8
 _MAX_ITERATIONS = 300
-# Up to so many different values the optimal start is exact; more of them are all_gather in so many bins.
+# With up to so many distinct values the optimal start is exact; more are collected in this many bins.
 _BINS = 512
 
 
-def share(weights: np.ndarray, bits: int, start: str = "optimal", seed: int = 1) -> np.ndarray:
-    """Return float32 weights of the same shape that take at most 2^bits values besides exact zero.
+def quantize(weights: np.ndarray, bits: int, start: str = "optimal", seed: int = 1) -> np.ndarray:
+    """Return float32 weights of the same shape with at most 2^bits distinct values besides exact zero.
 
-    Those with no more values than that already are returned unchanged.
+    Weights that have no more distinct values are returned unchanged.
     """
     kept = weights != 0
-    codebook, codes = cluster(weights[kept], 1 << bits, start, seed)
-    shared = np.zeros_like(weights)
-    shared[kept] = codebook[codes]
-    return shared
+    codebook, indices = cluster(weights[kept], 1 << bits, start, seed)
+    quantized = np.zeros_like(weights)
+    quantized[kept] = codebook[indices]
+    return quantized
 
 
-def rounded(vector: np.ndarray) -> np.ndarray:
-    """Return float32 numbers rounded to 8 significant bits (bfloat16), of which a file holds two bytes instead of four.
+def round_bfloat16(vector: np.ndarray) -> np.ndarray:
+    """Return float32 values rounded to the 8 significant bits of bfloat16, which a file holds in two bytes each.
 
-    For biases: by at most 0.2%, where sharing changes weights by several.
+    Used for biases and codebooks: it changes them by at most 0.2%, where quantization changes weights by percents.
     """
     bits = np.ascontiguousarray(vector).view(np.uint32).astype(np.uint64)
     # To the nearest, halves to the even one.
@@ -39,11 +38,11 @@ def rounded(vector: np.ndarray) -> np.ndarray:
 
 
 def cluster(values: np.ndarray, count: int, start: str = "optimal", seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Return the codebook (<= count,) float32, ascending, and for each value (N,) the index of its nearest entry.
+    """Return an ascending codebook (<= count,) float32 and the index of the nearest entry for each value (N,).
 
-    Lloyd's algorithm, which on a line needs no more than the sorted values and their running sums: a cluster is a
-    range between the midpoints of neighbouring centroids. Each centroid is the mean of its cluster; clusters that run
-    empty are dropped. Of values halfway between two centroids, the lower one takes them.
+    Lloyd's algorithm, which in one dimension needs only the sorted values and their running sums: a cluster is a
+    range between the midpoints of neighbouring centroids. Each centroid is the mean of its cluster; empty clusters
+    are dropped. A value halfway between two centroids belongs to the lower one.
     """
     distinct = np.unique(values)
     if len(distinct) <= count:
@@ -60,7 +59,7 @@ def cluster(values: np.ndarray, count: int, start: str = "optimal", seed: int = 
         sizes = np.diff(new_edges)
         centroids = (np.diff(sums[new_edges])[sizes > 0]) / sizes[sizes > 0]
         edges = np.unique(new_edges)
-    # Rounded, two centroids may be one, and a value that lies halfway may change sides.
+    # Rounding may merge two centroids, or move a value that lies halfway to the other one.
     codebook = centroids.astype(np.float32)
     codebook[codebook == 0] = np.finfo(np.float32).tiny  # A zero would be read as a pruned weight.
     codebook = np.unique(codebook)
@@ -69,10 +68,10 @@ def cluster(values: np.ndarray, count: int, start: str = "optimal", seed: int = 
 
 
 def starting_centroids(ordered: np.ndarray, count: int, start: str, seed: int = 1) -> np.ndarray:
-    """Return `count` ascending centroids, or fewer, to begin with, for sorted values.
+    """Return at most `count` ascending initial centroids for sorted values.
 
-    optimal: with the least squared error of all; linear: evenly from the least to the greatest value, which keeps the
-    rare large weights (the paper's choice); density: evenly over the values' distribution; random: some of the values.
+    optimal: with the least squared error; linear: evenly from the smallest to the largest value, which keeps the
+    rare large weights (the paper's choice); density: evenly over the values' distribution; random: drawn from them.
     """
     if start == "optimal":
         return _optimal_centroids(ordered, count)
@@ -84,10 +83,10 @@ def starting_centroids(ordered: np.ndarray, count: int, start: str, seed: int = 
 
 
 def _optimal_centroids(ordered: np.ndarray, count: int) -> np.ndarray:
-    """Return the centroids of least squared error, by dynamic programming over where each cluster ends.
+    """Return the centroids of least squared error, by dynamic programming over the ends of the clusters.
 
-    On a line the best clusters are ranges, and the best k of the first n values are the best k - 1 of the first m and
-    the range from m to n, for some m.
+    In one dimension the best clusters are ranges, and the best k of the first n values are the best k - 1 of the first
+    m and the range from m to n, for some m.
     """
     values, sizes = histogram(ordered)
     count = min(count, len(values))
@@ -109,7 +108,7 @@ def _optimal_centroids(ordered: np.ndarray, count: int) -> np.ndarray:
 
 
 def histogram(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ascending values (<= 512,) and how many weights have each; of many different ones, the means of bins."""
+    """Return ascending values (<= 512,) and their counts; many distinct values are replaced by the means of bins."""
     values, sizes = np.unique(weights, return_counts=True)
     if len(values) <= _BINS:
         return values.astype(np.float64), sizes

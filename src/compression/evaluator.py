@@ -1,4 +1,4 @@
-"""Accuracy of a network with other weights, and how often it agrees with the original."""
+"""Evaluate networks on one set of images: their accuracy, and their agreement with the first one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
 
 
-class Measure:
-    """Measures the network of a card on the images of a configuration. Raises UserError for images that do not fit."""
+class Evaluator:
+    """Evaluates networks on the images of a configuration; the first one is the original.
+
+    Raises UserError for images that do not fit the network of the card.
+    """
 
     def __init__(self, config: MeasureConfig, card: ModelCard):
-        self._config = config
+        self._loading = {
+            "batch_size": config.batch_size,
+            "num_workers": config.num_workers,
+            "max_broken_images": config.max_broken_images,
+        }
         self._preprocessing = card.preprocessing.on_host()
         if config.images:
             self._source = open_photographs(config.images, config.labels, tuple(config.csv_columns), card.classes)
@@ -32,14 +39,14 @@ class Measure:
             self._source = open_source(data, config.split)
             if self._source.classes != card.classes[: len(self._source.classes)]:
                 raise UserError(
-                    f"{config.dataset}: has {len(self._source.classes)} classes ({self._source.classes[0]}, ...), and "
-                    f"the network knows {len(card.classes)} others ({card.classes[0]}, ...)"
+                    f"{config.dataset}: has {len(self._source.classes)} classes ({self._source.classes[0]}, ...), but "
+                    f"the network has {len(card.classes)} others ({card.classes[0]}, ...)"
                 )
-        self._nets: dict[str, SqueezeNet] = {}  # By what they do with batch norm; a network is compiled once.
+        self._nets: dict[str, SqueezeNet] = {}  # By their batch norm; each is compiled once.
         self._original: Optional[np.ndarray] = None
 
     def __call__(self, parameters: Mapping[str, np.ndarray], card: ModelCard) -> dict[str, Any]:
-        """Return the figures of a card's network with these weights; those of the first call are the original's."""
+        """Return the figures of a card's network with these weights."""
         kind = card.model.get("batch_norm", "none")
         if kind not in self._nets:
             self._nets[kind] = card.build().set_train(False)
@@ -47,30 +54,15 @@ class Measure:
         for name, parameter in net.parameters_and_names():
             if name in parameters:
                 parameter.set_data(ms.Tensor(parameters[name]))
-        config = self._config
-        evaluation: Evaluation = evaluate(
-            net,
-            self._source,
-            self._preprocessing,
-            config.batch_size,
-            config.num_workers,
-            max_broken_images=config.max_broken_images,
-        )
-        return self._figures(evaluation)
+        return self._figures(evaluate(net, self._source, self._preprocessing, **self._loading))
 
     def of_model(self, run: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
         """Return the figures of a model that turns inputs (N, 3, H, W) into logits (N, classes)."""
-        config, outcome = self._config, Classification()
-        pipeline = evaluation_pipeline(
-            self._source,
-            self._preprocessing,
-            config.batch_size,
-            config.num_workers,
-            max_broken_images=config.max_broken_images,
-        )
+        metric = Classification()
+        pipeline = evaluation_pipeline(self._source, self._preprocessing, **self._loading)
         for batch in pipeline.create_dict_iterator(num_epochs=1):
-            outcome.update(ms.Tensor(run(batch["image"].asnumpy())), batch["label"])
-        return self._figures(outcome.eval())
+            metric.update(ms.Tensor(run(batch["image"].asnumpy())), batch["label"])
+        return self._figures(metric.eval())
 
     def _figures(self, evaluation: Evaluation) -> dict[str, Any]:
         if self._original is None:
@@ -81,6 +73,6 @@ class Measure:
         return {**figures, "agreement": float(np.mean(evaluation.predictions == self._original))}
 
 
-def make_measure(config: MeasureConfig, card: ModelCard) -> Optional[Measure]:
-    """Return the measure of a configuration, or None when it names no images."""
-    return Measure(config, card) if config.images or config.dataset else None
+def make_evaluator(config: MeasureConfig, card: ModelCard) -> Optional[Evaluator]:
+    """Return the evaluator of a configuration, or None when no images are configured."""
+    return Evaluator(config, card) if config.images or config.dataset else None
