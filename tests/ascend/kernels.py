@@ -9,19 +9,20 @@
     done.graphs                                  # every compiled graph, in order; done.eager: kernels outside of graphs
     done.events                                  # when Model.train, Model.eval and callbacks were called
 
-    python -m tests.ascend.kernels train.py --config config/squeezenet_digits.yaml --epochs 2      # the same as a program
+    python -m tests.ascend.kernels train.py --config config/squeezenet_digits.yaml --epochs 2    # prints all of it
 
 The commands of one call run one after the other in one process, which saves importing MindSpore, with the folder as
 working directory; --device_target Ascend is the default on the stand-in. Every import of the project is in worker.py
 (src, for oneDNN) and data.py.
 
-kinds of kernels: opapi_kernel is aclnn, acl_kernel an operator of CANN that is compiled online, hccl_kernel a collective.
+Kinds: opapi_kernel is aclnn, acl_kernel an operator of CANN that is compiled online, hccl_kernel a collective.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -81,9 +82,9 @@ class Graph:
 class Done:
     """A program that has run.
 
-    errors: what it wrote on stderr, without MindSpore's log. status: None when its process died. events: in order,
-    {"event": "train", "sink", "sink_size", "batches"}, {"event": "step_end" or "epoch_end", "step"} and {"event": "eval",
-    "sink", "batches"}.
+    errors: what it wrote on stderr, without MindSpore's log. status: None when its process died. events, in order:
+    {"event": "train", "sink", "sink_size", "batches"}, {"event": "step_end" or "epoch_end", "step"} and
+    {"event": "eval", "sink", "batches"}.
     """
 
     argv: list[str]
@@ -117,8 +118,8 @@ def run(
 ) -> list[Done]:
     """Run commands (program and arguments) one after the other in one process, in a folder.
 
-    devices: above 1, in MindSpore's simulation of the first of so many. signal_at: the step, counted by MindSpore, after
-    which the last command gets SIGTERM. environment: further variables, as STAND_IN_SOC.
+    devices: above 1, in MindSpore's simulation of the first of so many. signal_at: the step, counted by MindSpore,
+    after which the last command gets SIGTERM. environment: further variables, as STAND_IN_SOC.
     """
     requests = [{"argv": [str(part) for part in command]} for command in commands]
     for request in requests:
@@ -127,19 +128,21 @@ def run(
     requests[-1]["signal_at"] = signal_at
     variables = {**os.environ, **stand_in.environment(), **LOG, **(_of_several(devices) if devices > 1 else {})}
     variables.update(environment)
-    with tempfile.TemporaryFile("w+", errors="replace") as errors, tempfile.TemporaryFile("w+", errors="replace") as out:
-        command = [sys.executable, str(WORKER), json.dumps(requests)]
-        try:
+    command = [sys.executable, str(WORKER), json.dumps(requests)]
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as out,
+        tempfile.TemporaryFile("w+", errors="replace") as errors,
+    ):
+        with contextlib.suppress(subprocess.TimeoutExpired):  # The last program's status is None then.
             subprocess.run(command, cwd=folder, env=variables, stdout=out, stderr=errors, timeout=timeout)
-        except subprocess.TimeoutExpired:
-            pass  # Of the last one, whose status is None.
         errors.seek(0), out.seek(0)
         return _parsed(errors.read().splitlines(), out.read())
 
 
 def _of_several(devices: int) -> dict[str, str]:
     """Return the variables of MindSpore's simulation of the first of several processes."""
-    return {"MS_SIMULATION_LEVEL": "1", "RANK_SIZE": str(devices), "RANK_ID": "0", "DEVICE_ID": "0"}
+    ranks = {"RANK_SIZE": str(devices), "RANK_ID": "0", "DEVICE_ID": "0"}
+    return {**ranks, "MS_ROLE": "MS_WORKER", "MS_SIMULATION_LEVEL": "1"}  # As msrun sets them, with --sim_level.
 
 
 def _parsed(lines: list[str], stdout: str) -> list[Done]:
@@ -152,8 +155,7 @@ def _parsed(lines: list[str], stdout: str) -> list[Done]:
             kernels = open_graphs[-1].kernels if open_graphs else programs[-1].eager
             kernels.update([kernel.groups()])
         elif MARK in line:
-            before, _, text = line.partition(MARK)
-            event = json.loads(text)
+            event = json.loads(line.partition(MARK)[2])
             name = event["event"]
             if name == "program":
                 programs.append(Done(event["argv"]))

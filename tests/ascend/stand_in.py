@@ -1,15 +1,15 @@
-"""A stand-in for CANN, so that MindSpore's own Ascend backend loads, compiles and schedules on a machine without an NPU.
+"""Build a stand-in for CANN: with it MindSpore's own Ascend backend compiles and schedules without an NPU.
 
     python -m tests.ascend.stand_in                    # builds, when it is not built yet, and prints what to set
     env $(python -m tests.ascend.stand_in) python train.py --device_target Ascend ...
 
-MindSpore's wheel for Linux has its whole Ascend plugin; CANN's libraries alone are missing. Here every function that the
-plugin asks of them is made to return 0, success, and those that must hand something back (memory, streams, handles,
+MindSpore's wheel for Linux has its whole Ascend plugin; CANN's libraries alone are missing. Here every function that
+the plugin asks of them is made to return 0, success, and those that must hand something back (memory, streams, handles,
 the name of the chip) are written out in stand_in/. Kernels compute nothing: values are whatever memory holds.
 
-What it shows: which operators a graph has, that MindSpore's Ascend backend accepts their types and shapes, which kind of
-kernel each gets, that sink mode, callbacks, loss scale, mixed precision and the set-up of data parallelism run through.
-What it cannot show: values, speed, whether CANN has a kernel on a given chip, HCCL over wires.
+What it shows: which operators a graph has, that MindSpore's Ascend backend accepts their types and shapes, which kind
+of kernel each gets, that sink mode, callbacks, loss scale, mixed precision and the set-up of data parallelism run
+through. What it cannot show: values, speed, whether CANN has a kernel on a given chip, HCCL over wires.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def environment(**more: str) -> dict[str, str]:
     }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def build() -> Path:
     """Return the folder of the stand-in for the installed MindSpore: from the cache, or built within half a minute."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "squeezenet-stand-in"
