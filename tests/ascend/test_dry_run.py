@@ -18,6 +18,8 @@ import pytest
 from tests.ascend.cases import RECIPES, STARTS_FROM, VARIATIONS
 from tests.ascend.table import AI_CPU_KERNELS, columns_of, documented
 
+# Left out by default and in continuous integration.
+SLOW = (pytest.mark.slow, pytest.mark.long)
 # Steps between two calls of callbacks, so that checkpoints, Ctrl-C and NaN keep their meaning.
 MOST_STEPS_UNSEEN = 100
 SIGTERM = 143
@@ -48,7 +50,7 @@ def recipes(known=None):
 
 
 def _parameters(names, quick, known):
-    marks = {name: [] if name in quick else [pytest.mark.slow] for name in names}
+    marks = {name: [] if name in quick else SLOW for name in names}
     return [pytest.param(name, marks=[*marks[name], *([known[name]] if name in known else [])]) for name in names]
 
 
@@ -116,6 +118,7 @@ def test_an_evaluation_is_one_graph_and_not_sunk(runs):
 
 @finding(7, "in sink mode callbacks are called once an epoch")
 @pytest.mark.slow
+@pytest.mark.long
 def test_callbacks_come_every_hundred_steps_at_least(runs):
     done = runs.recipe("digits", "--batch_size", 4)
     assert done.called("train")[0]["batches"] > MOST_STEPS_UNSEEN
@@ -124,6 +127,7 @@ def test_callbacks_come_every_hundred_steps_at_least(runs):
 
 @finding(9, "amp's O2 brings a dynamic loss scale of its own, whatever the configuration says")
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_loss_scale_is_that_of_the_configuration(runs):
     finite = {"IsFinite", "AllFinite"}
     assert runs.variation("O2 dynamic").step.operators & finite
@@ -137,6 +141,7 @@ def test_eight_devices_meet_once_a_step(runs):
 
 @finding(14, "weight decay and optimizer are kernels for each of 52 small tensors")
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_step_of_the_default_recipe_has_at_most_250_kernels(runs):
     assert runs.recipe("cifar10").step.count <= 250
 
@@ -153,5 +158,6 @@ def test_the_summary_does_not_compute_on_the_device(runs):
 
 @finding(19, "ops.matmul becomes MatMulExt, which MindSpore Lite converts for fixed shapes only")
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_network_with_preprocessing_exports_matrix_products_that_can_be_converted(runs):
     assert not [graph for graph in runs.resumed("cifar10_fast")[2].graphs if graph.kernels["MatMulExt"]]

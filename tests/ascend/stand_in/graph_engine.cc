@@ -125,6 +125,20 @@ bool OperatorFactory::IsExistOp(const std::string &) { return true; }
 Operator OperatorFactory::CreateOperator(const char *name, const char *type) { return Operator(name, type); }
 Operator OperatorFactory::CreateOperator(const std::string &name, const std::string &type) { return Operator(name, type); }
 
+// Libraries of MindSpore 2.10 enter their errors here as they load.
+class StatusFactory {
+ public:
+  static StatusFactory *Instance();
+
+ private:
+  std::map<uint32_t, std::string> descriptions_;
+};
+
+StatusFactory *StatusFactory::Instance() {
+  static StatusFactory factory;
+  return &factory;
+}
+
 unsigned GEInitialize(const std::map<std::string, std::string> &options);
 unsigned GEInitialize(const std::map<std::string, std::string> &) {
   say_thread("ge::GEInitialize");
