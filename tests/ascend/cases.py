@@ -26,8 +26,6 @@ STARTS_FROM = {
 }
 SHORT = ("--epochs", 2, "--warmup_epochs", 0, "--scalars", "none")
 CHECKPOINT = "squeezenet.ckpt"  # What a run leaves, with and without validation images.
-# So that a process does not have to hold too many networks.
-GROUP_SIZE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,27 +107,13 @@ class Runs:
         """Return the folder of a made data set."""
         return data.WRITERS[layout](self.folder / "data" / layout)
 
+    @functools.cache  # noqa: B019
     def variation(self, name: str) -> Done:
         """Return the training of a variation: two epochs on a few photographs, none of them for validation."""
-        return self._group(self._group_of(name))[name]
-
-    @functools.cache  # noqa: B019
-    def _group(self, names: tuple[str, ...]) -> dict[str, Done]:
-        done: dict[str, Done] = {}
-        while len(done) < len(names):  # One that kills the process leaves the others to the next one.
-            rest = names[len(done) :]
-            commands = [(*self._small(name), "--output_path", f"runs/{name}") for name in rest]
-            ran = run(commands, self.folder, devices=VARIATIONS[names[0]].devices)
-            done.update(zip(rest, ran))
-            if not ran:
-                raise AssertionError(f"the process of {rest} did not start")
-        return done
-
-    def _group_of(self, name: str) -> tuple[str, ...]:
-        kind = (VARIATIONS[name].devices, VARIATIONS[name].quick)
-        alike = [n for n, v in VARIATIONS.items() if (v.devices, v.quick) == kind]
-        first = alike.index(name) // GROUP_SIZE * GROUP_SIZE
-        return tuple(alike[first : first + GROUP_SIZE])
+        folder = self.run_folder(name)
+        folder.mkdir(parents=True)
+        # A process each: the second training in sink mode of a process compiles its step twice, which takes longer.
+        return run([(*self._small(name), "--output_path", "run")], folder, devices=VARIATIONS[name].devices)[0]
 
     def _small(self, name: str) -> tuple:
         flags = VARIATIONS[name].flags
@@ -162,8 +146,8 @@ class Runs:
         return tuple(run(commands, self.run_folder(name, 1)))
 
     def run_folder(self, *what: object) -> Path:
-        """Return the working directory of a recipe's runs."""
-        return self.folder / "_".join(str(part).strip("-") for part in what)
+        """Return the working directory of a run."""
+        return self.folder / "_".join(str(part).strip("-") for part in what).replace(" ", "_")
 
     def _recipe(self, name: str) -> tuple:
         early = ("--early_epochs", 1) if "early_epochs" in _keys(name) else ()

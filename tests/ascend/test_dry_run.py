@@ -58,8 +58,8 @@ def _parameters(names, quick, known):
 def test_a_variation_trains_and_saves(runs, name):
     done = runs.variation(name)
     assert done.status == 0, done.errors
-    assert (runs.folder / "runs" / name / "result.json").is_file()
-    assert not (runs.folder / "rewritten_network").exists()
+    assert (runs.run_folder(name) / "run" / "result.json").is_file()
+    assert not (runs.run_folder(name) / "rewritten_network").exists()
 
 
 @pytest.mark.parametrize("name", variations(names=[n for n in VARIATIONS if n not in _COMPILES]))

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 enum { OK = 0, DEVICE_REFUSES = 507033, DEVICES = 8 };
+enum { DEVICE_TO_HOST = 2 };      /* aclrtMemcpyKind */
 enum { FLOAT32 = 0, INT64 = 9 }; /* aclDataType */
 static const size_t MEMORY = 32ul << 30;
 
@@ -58,11 +59,12 @@ int aclrtGetMemInfo(int kind, size_t *unused, size_t *total) {
 }
 int aclrtMemcpy(void *to, size_t room, const void *from, size_t size, int kind) {
   memcpy(to, from, size);
+  /* A graph branches by a truth value of one byte, which no kernel has computed either. */
+  if (kind == DEVICE_TO_HOST && size == 1) *(unsigned char *)to = *(const unsigned char *)from != 0;
   return OK;
 }
 int aclrtMemcpyAsync(void *to, size_t room, const void *from, size_t size, int kind, void *stream) {
-  memcpy(to, from, size);
-  return OK;
+  return aclrtMemcpy(to, room, from, size, kind);
 }
 int aclrtMemset(void *at, size_t room, int value, size_t size) {
   memset(at, value, size);
