@@ -36,6 +36,11 @@ class Variation:
     devices: int = 1
     quick: bool = False
 
+    @property
+    def is_graph(self) -> bool:
+        """Whether a step is a graph; in PyNative mode its operators run one by one."""
+        return "pynative" not in self.flags
+
 
 def _variations() -> dict[str, Variation]:
     wide = ("--version", "cifar_wide", "--image_size", 32, "--batch_norm", "all", "--bypass", "simple", "--dropout", 0)

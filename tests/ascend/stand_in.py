@@ -10,6 +10,8 @@ the name of the chip) are written out in stand_in/. Kernels compute nothing: val
 What it shows: which operators a graph has, that MindSpore's Ascend backend accepts their types and shapes, which kind
 of kernel each gets, that sink mode, callbacks, loss scale, mixed precision and the set-up of data parallelism run
 through. What it cannot show: values, speed, whether CANN has a kernel on a given chip, HCCL over wires.
+
+Tried with MindSpore 2.8.0, and with 2.10.0, where v1.0's training step has the same kernels.
 """
 
 from __future__ import annotations

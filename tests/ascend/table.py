@@ -17,7 +17,7 @@ from typing import Mapping
 import mindspore
 
 from tests.ascend.cases import RECIPES, VARIATIONS, Runs
-from tests.ascend.kernels import ROOT, Kernels
+from tests.ascend.kernels import ROOT, Done, Kernels
 
 PAGE = ROOT / "docs" / "ASCEND.md"
 # Operators that CANN runs on the AI CPU of a 310, a 910, an A2 or an A3, and not on an AI Core. RightShift: CANN's
@@ -38,8 +38,7 @@ kernel on a given chip: none of this has run on an Ascend. `tests/ascend/` holds
 - aclnn: CANN's ready kernels (`opapi_kernel` in MindSpore's log). aclop: operators that CANN compiles for their shapes
   when a training starts (`acl_kernel`). HCCL: collectives.
 - AI CPU: kernels among these that CANN runs on the few processor cores of the device ({ai_cpu}).
-
-MindSpore 2.7, 2.9 and 2.10 are not run: see tests/ascend/stand_in.py.
+- On eight devices, the first process of eight in MindSpore's own simulation (`MS_SIMULATION_LEVEL=1`).
 """
 
 
@@ -90,12 +89,17 @@ def _table(head: list[str], rows: list[list]) -> str:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(Path(folder))
-        steps = {}
-        for name in (*RECIPES, *VARIATIONS):
-            done = runs.recipe(name) if name in RECIPES else runs.variation(name)
-            steps[name] = done.step if done.graphs else None
-            print(f"{name}: {steps[name].count if steps[name] else done.errors[-200:]}", file=sys.stderr, flush=True)
-    print(page({name: steps[name] for name in RECIPES}, {name: steps[name] for name in VARIATIONS}), end="")
+        recipes = {name: step_of(runs.recipe(name)) for name in RECIPES}
+        graphs = [name for name, variation in VARIATIONS.items() if variation.is_graph]
+        variations = {name: step_of(runs.variation(name)) for name in graphs}
+    print(page(recipes, variations), end="")
+
+
+def step_of(done: Done) -> Kernels | None:
+    """Return the kernels of a program's training step, or None when it has none."""
+    step = done.step if any(graph.phase == "train" for graph in done.graphs) else None
+    print(f"{' '.join(done.argv)}: {step.count if step else done.errors[-500:]}", file=sys.stderr, flush=True)
+    return step
 
 
 if __name__ == "__main__":
