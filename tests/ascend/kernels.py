@@ -6,6 +6,7 @@
     done.status, done.stdout, done.errors        # as of a program
     done.step.count, done.step["RightShift"]     # kernels of the training step, of an operator in it
     done.step.kinds                              # {"opapi_kernel": 149, "acl_kernel": 273, ...}
+    done.step.on_ai_cpu                          # {"RightShift": 6}
     done.graphs                                  # every compiled graph, in order; done.eager: kernels outside of graphs
     done.events                                  # when Model.train, Model.eval and callbacks were called
 
@@ -40,6 +41,11 @@ WORKER = Path(__file__).resolve().parent / "worker.py"
 MARK = "@stand-in "
 # MindSpore's log of the module that makes kernels, at the level that names them.
 LOG = {"GLOG_v": "3", "MS_SUBMODULE_LOG_v": "{DEVICE:1}"}
+# Operators that CANN runs on the AI CPU of a 310, a 910, an A2 or an A3, and not on an AI Core. RightShift: CANN's
+# ops-math, math/right_shift/op_api/right_shift.cpp; PadV3: MindSpore's cust_aicpu_kernel.json.
+AI_CPU_KERNELS = frozenset({"LeftShift", "PadV3", "RightShift"})
+# And what MindSpore itself gives to the AI CPU, or to the host.
+_AI_CPU_KINDS = frozenset({"aicpu_kernel", "cpu_kernel", "host_kernel"})
 _KERNEL = re.compile(r"GenerateKernelMod\] kernel opname:(\w+), kernel type:(\w+)")
 _LOGGED = re.compile(r"\[(DEBUG|INFO|WARNING|ERROR|CRITICAL)\] [A-Z_]+\(")
 
@@ -54,6 +60,12 @@ class Kernels(collections.Counter):
     def count(self) -> int:
         """All kernels that are launched; an rt_kernel, such as Reshape, is none."""
         return sum(count for (_, kind), count in self.items() if kind != "rt_kernel")
+
+    @property
+    def on_ai_cpu(self) -> dict[str, int]:
+        """How often each operator is there that runs on no AI Core."""
+        found = {key: n for key, n in self.items() if key[0] in AI_CPU_KERNELS or key[1] in _AI_CPU_KINDS}
+        return {operator: n for (operator, _), n in found.items()}
 
     @property
     def operators(self) -> set[str]:

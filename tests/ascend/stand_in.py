@@ -11,7 +11,7 @@ What it shows: which operators a graph has, that MindSpore's Ascend backend acce
 of kernel each gets, that sink mode, callbacks, loss scale, mixed precision and the set-up of data parallelism run
 through. What it cannot show: values, speed, whether CANN has a kernel on a given chip, HCCL over wires.
 
-Tried with MindSpore 2.8.0, and with 2.10.0, where v1.0's training step has the same kernels.
+Made with MindSpore 2.8.0. 2.9.0 starts on it, and 2.10.0 does and has the same kernels in v1.0's training step.
 """
 
 from __future__ import annotations

@@ -17,12 +17,9 @@ from typing import Mapping
 import mindspore
 
 from tests.ascend.cases import RECIPES, VARIATIONS, Runs
-from tests.ascend.kernels import ROOT, Done, Kernels
+from tests.ascend.kernels import AI_CPU_KERNELS, ROOT, Done, Kernels
 
 PAGE = ROOT / "docs" / "ASCEND.md"
-# Operators that CANN runs on the AI CPU of a 310, a 910, an A2 or an A3, and not on an AI Core. RightShift: CANN's
-# ops-math, math/right_shift/op_api/right_shift.cpp; PadV3: MindSpore's cust_aicpu_kernel.json.
-AI_CPU_KERNELS = frozenset({"LeftShift", "PadV3", "RightShift"})
 COLUMNS = ("kernels", "aclnn", "aclop", "HCCL", "AI CPU")
 # Steps whose operators are listed one by one.
 LISTED = ("imagenet_v1_0", "imagenet_v1_1", "imagenet_simple_bypass", "cifar10_fast", "cifar10_wide")
@@ -45,7 +42,7 @@ kernel on a given chip: none of this has run on an Ascend. `tests/ascend/` holds
 def columns_of(kernels: Kernels) -> tuple[int, ...]:
     """Return a step's counts, one for each of COLUMNS."""
     kinds = (kernels.kinds.get(kind, 0) for kind in ("opapi_kernel", "acl_kernel", "hccl_kernel"))
-    return (kernels.count, *kinds, sum(kernels[operator] for operator in AI_CPU_KERNELS))
+    return (kernels.count, *kinds, sum(kernels.on_ai_cpu.values()))
 
 
 @functools.cache

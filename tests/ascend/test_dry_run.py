@@ -15,8 +15,9 @@ import re
 
 import pytest
 
-from tests.ascend.cases import RECIPES, STARTS_FROM, VARIATIONS
-from tests.ascend.table import AI_CPU_KERNELS, columns_of, documented
+from tests.ascend.cases import CHECKPOINT, RECIPES, STARTS_FROM, VARIATIONS
+from tests.ascend.kernels import run
+from tests.ascend.table import columns_of, documented
 
 # Left out by default and in continuous integration.
 SLOW = (pytest.mark.slow, pytest.mark.long)
@@ -75,7 +76,7 @@ def test_callbacks_come_at_every_step_or_where_the_device_was_fed_so_far(runs, n
 
 @pytest.mark.parametrize("name", variations({n: _AI_CPU for n in VARIATIONS if n not in _NO_DROPOUT}, _GRAPHS))
 def test_no_operator_of_a_variation_runs_on_the_ai_cpu(runs, name):
-    assert not runs.variation(name).step.operators & AI_CPU_KERNELS
+    assert not runs.variation(name).step.on_ai_cpu
 
 
 @pytest.mark.parametrize("name", variations(names=_GRAPHS))
@@ -107,7 +108,7 @@ def test_a_recipe_has_the_kernels_of_the_table(runs, name):
 
 @pytest.mark.parametrize("name", recipes({n: _AI_CPU for n in RECIPES if n not in _RECIPES_WITHOUT_DROPOUT}))
 def test_no_operator_of_a_recipe_runs_on_the_ai_cpu(runs, name):
-    assert not runs.recipe(name).step.operators & AI_CPU_KERNELS
+    assert not runs.recipe(name).step.on_ai_cpu
 
 
 @finding(1, "an evaluation has a last batch of another size, which is a graph of its own, and in sink mode never fits")
@@ -160,5 +161,8 @@ def test_the_summary_does_not_compute_on_the_device(runs):
 @finding(19, "ops.matmul becomes MatMulExt, which MindSpore Lite converts for fixed shapes only")
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_network_with_preprocessing_exports_matrix_products_that_can_be_converted(runs):
-    assert not [graph for graph in runs.resumed("cifar10_fast")[2].graphs if graph.kernels["MatMulExt"]]
+def test_a_network_that_resizes_exports_products_that_can_be_converted(runs):
+    runs.variation("device mixup")
+    [exported] = run([("export.py", "--ckpt_path", f"run/{CHECKPOINT}")], runs.run_folder("device mixup"))
+    assert exported.status == 0, exported.errors
+    assert exported.graphs and not any(graph.kernels["MatMulExt"] for graph in exported.graphs)

@@ -13,8 +13,12 @@ from tests.conftest import run_script
 pytestmark = pytest.mark.skipif(stand_in.why_not() is not None, reason=stand_in.why_not() or "")
 
 
-def test_it_is_built_once():
-    assert stand_in.build() == stand_in.build.__wrapped__()
+def test_it_is_built_once_and_kept_for_later_sessions():
+    library = stand_in.build() / "lib64" / "libascendcl.so"
+    built = library.stat().st_ino
+    stand_in.build.cache_clear()
+    assert stand_in.build() / "lib64" / "libascendcl.so" == library
+    assert library.stat().st_ino == built
 
 
 def test_mindspore_probes_it_as_a_device_that_adds():
