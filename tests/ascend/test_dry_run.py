@@ -163,6 +163,8 @@ def test_the_summary_does_not_compute_on_the_device(runs):
 @pytest.mark.long
 def test_a_network_that_resizes_exports_products_that_can_be_converted(runs):
     runs.variation("device mixup")
-    [exported] = run([("export.py", "--ckpt_path", f"run/{CHECKPOINT}")], runs.run_folder("device mixup"))
+    [exported] = run(
+        [("export.py", "--ckpt_path", f"run/{CHECKPOINT}", "--uint8_input")], runs.run_folder("device mixup")
+    )
     assert exported.status == 0, exported.errors
     assert exported.graphs and not any(graph.kernels["MatMulExt"] for graph in exported.graphs)
