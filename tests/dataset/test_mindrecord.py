@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from src.config import DataConfig, MindRecordConfig
-from src.dataset import mindrecord, open_source, preprocessing_of, splits, training_pipeline
+from src.dataset import open_source, preprocessing_of, splits, training_pipeline
 from src.dataset import packing as packing_module
 from src.dataset.packing import pack
 from tests.made_data import read_all, refusal, write_image_folder
