@@ -111,11 +111,9 @@ class DataConfig(DataLoadingConfig):
     """how an image gets image_size: resize both sides; crop or zero-pad; resize the shorter side to 256 for 224 and
     227, to 8/7 of any other image_size, and crop the centre (center_crop)"""
     resizer: Resizer = "mindspore"
-    """what resizes images in evaluation and prediction: mindspore, a fast operator, or pillow, with the pixels that
-    ImageNet networks are published with"""
+    """resizing in evaluation and prediction: mindspore, fast, or pillow, the pixels of published ImageNet networks"""
     preprocess: Literal["host", "device"] = "host"
-    """where images are resized and normalised: on the host by data-set operators, or on the device in the graph, which
-    takes uint8 images of the data set's own size; also when the checkpoint is evaluated or exported"""
+    """where images are resized and normalised: on the host, or on the device, from uint8 images of one size"""
     augment: Augmentations = "none"
     """training augmentations, one or several: crop_flip, color_jitter, cutout, mixup, cutmix"""
     mixup_alpha: Ratio = 1.0
@@ -152,8 +150,7 @@ class OptimizerConfig:
     amp_level: Literal["O0", "O1", "O2", "O3", "auto"] = "O0"
     """mixed precision level of mindspore.amp; Ascend and GPU"""
     loss_scale: Optional[Amount] = None
-    """loss scale of mixed precision (Ascend and GPU): fixed, or 0 for dynamic; null: dynamic with O2, O3 and auto, none
-    with O0 and O1"""
+    """loss scale (Ascend and GPU): fixed, or 0 for dynamic; null: dynamic with O2, O3 and auto, none with O0 and O1"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +238,7 @@ class TrainConfig:
         if data.preprocess == "device":
             if data.early_size and data.fit != "crop":
                 raise UserError(
-                    f"preprocess: device resizes to one size, and early_size is another; fit {data.fit} goes with host"
+                    f"preprocess: device resizes to one size, early_size is another; fit {data.fit} needs host"
                 )
             if data.fit == "center_crop" and "crop_flip" in data.augment:
                 raise UserError("preprocess: device does not resize random parts of images; give fit resize or crop")

@@ -22,10 +22,9 @@ MOST_MODULES, MOST_LINES, MOST_LINES_OF_THE_NETWORK = 12, 350, 200
 # What is not so yet; what has become so must leave these lists.
 KNOWN_IMPORTS: set[tuple[str, str]] = {
     ("src.dataset", "src.config"),
-    ("src.network.summary", "src.config"),
 }
 KNOWN_CIRCLES: set[frozenset[str]] = set()
-KNOWN_LARGE: set[str] = {"src.squeezenet"}
+KNOWN_LARGE: set[str] = set()
 
 
 def name_of(file: Path) -> str:
