@@ -10,8 +10,9 @@ from mindspore import Model, nn, ops
 
 from src.checkpoint import load_network
 from src.cli.errors import UserError
-from src.config import DeviceConfig, data_config
+from src.config import DeviceConfig
 from src.dataset import evaluation_pipeline, open_source, splits
+from src.dataset.options import data_config
 from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import Source
 from src.devices.device import select_device
@@ -85,7 +86,13 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
     names = (RESULT, CONFUSION_TABLE, CONFUSION_PICTURE, MISTAKES_PICTURE)
     with output_folder(folder, *names) if group.is_main_process else contextlib.nullcontext():
         evaluation = evaluate(
-            *(net, source, preprocessing, config.batch_size, config.num_workers, group, config.max_broken_images)
+            net,
+            source,
+            preprocessing,
+            config.batch_size,
+            config.num_workers,
+            group=group,
+            max_broken_images=config.max_broken_images,
         )
     result = {
         "checkpoint": str(checkpoint),

@@ -188,7 +188,10 @@ def first_images(plan: Plan, count: int) -> np.ndarray:
     images = Subset(plan.training, np.arange(min(count, len(plan.training))))
     data = plan.config.data
     batches = evaluation_pipeline(
-        *(images, plan.card.preprocessing.on_host(), data.batch_size, data.num_workers),
+        images,
+        plan.card.preprocessing.on_host(),
+        data.batch_size,
+        data.num_workers,
         max_broken_images=data.max_broken_images,
     )
     return np.concatenate([batch["image"] for batch in batches.create_dict_iterator(num_epochs=1, output_numpy=True)])

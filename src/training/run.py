@@ -160,7 +160,13 @@ def evaluate_final(plan: Plan, outcome: Outcome) -> dict:
     if images:
         net, card = load_network(group.file(plan.folder / checkpoint))
         evaluation = evaluate(
-            *(net, images, card.preprocessing, data.batch_size, data.num_workers, group, data.max_broken_images)
+            net,
+            images,
+            card.preprocessing,
+            data.batch_size,
+            data.num_workers,
+            group=group,
+            max_broken_images=data.max_broken_images,
         )
         if plan.test:
             figures["test"] = evaluation.summary()

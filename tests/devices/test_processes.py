@@ -117,7 +117,10 @@ def test_workers_that_join_average_their_gradients(monkeypatch):
     monkeypatch.setattr(processes_module.ms, "set_auto_parallel_context", lambda **context: contexts.append(context))
     group = ProcessGroup.join()
     assert (group.rank, group.size, group.is_main_process) == (2, 3, False)
-    assert contexts == [{"parallel_mode": "data_parallel", "gradients_mean": True, "device_num": 3}]
+    fused = {"allreduce": {"mode": "auto", "config": None}}  # One allreduce of all gradients.
+    assert contexts == [
+        {"parallel_mode": "data_parallel", "gradients_mean": True, "device_num": 3, "comm_fusion": fused}
+    ]
 
 
 def test_the_scheduler_serves_and_ends_and_others_go_on(monkeypatch):
