@@ -126,7 +126,7 @@ def test_without_images_it_says_so_and_a_compressed_file_can_be_compressed(folde
     [
         ((), "give either --ckpt_path"),
         (("--ckpt_path", "a.ckpt", "--decompress", "b.sqz"), "give either --ckpt_path"),
-        (("--ckpt_path", "a", "--bits", "9"), "bits: '9' is not allowed; it takes one of 1, 2, 3, 4, 5, 6, 7, 8"),
+        (("--ckpt_path", "a", "--bits", "9"), "bits: '9' is not allowed; it takes a whole number from 1 to 8"),
         (("--ckpt_path", "a", "--bits", "0"), "bits: '0' is not allowed"),
         (
             ("--ckpt_path", "a", "--sparsity", "1.5"),
