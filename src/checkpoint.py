@@ -11,15 +11,17 @@ from typing import Any, Mapping, Tuple
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
+from mindspore.nn.utils import no_init_parameters
 
-from src.cli.errors import UserError
+from src.cli.errors import UserError, first_line
 from src.devices.silence import quiet, silent
-from src.files.atomic import sync_folder
+from src.files.atomic import written
+from src.files.bounded import open_file, read_bytes
 from src.model_card import ModelCard, unreadable_card
 from src.network.dropout import Dropout
 from src.squeezenet import SqueezeNet
+from src.sqz.fileformat import MAX_BYTES, decode
 from src.sqz.fileformat import SUFFIX as COMPRESSED_SUFFIX
-from src.sqz.fileformat import decode
 from src.sqz.rans import FormatError
 
 CARD_KEY = "model_card"
@@ -41,19 +43,8 @@ def save_checkpoint(net: nn.Cell | list[ms.Parameter], path: Path, card: ModelCa
     tensors = {CARD_KEY: to_tensor(card.to_json()), **{key: to_tensor(value) for key, value in beside.items()}}
     records = [{"name": name, "data": tensor} for name, tensor in tensors.items()]
     records += [{"name": parameter.name, "data": parameter} for parameter in parameters]
-    temporary = path.with_name(f".{path.stem}.tmp.ckpt")
-    try:
-        with silent():  # MindSpore logs what it raises.
-            ms.save_checkpoint(records, str(temporary), crc_check=True)
-        os.chmod(temporary, 0o644)
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        for leftover in (temporary, temporary.with_suffix(".tmp")):  # The second is MindSpore's.
-            leftover.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with written(path) as temporary, silent():  # MindSpore logs what it raises.
+        ms.save_checkpoint(records, str(temporary), crc_check=True)
 
 
 def to_tensor(value: Any) -> Tensor:
@@ -69,22 +60,21 @@ def read_json(parameters: dict[str, ms.Parameter], key: str) -> Any:
 
 
 def read_card(parameters: dict[str, ms.Parameter], path: str | Path) -> ModelCard:
-    """Return the model card among a checkpoint's parameters. Raises UserError for a damaged one."""
+    """Return the model card among a checkpoint's parameters. Raises UserError where it is missing or damaged."""
     try:
         values = read_json(parameters, CARD_KEY)
-    except ValueError as error:
+    except (KeyError, ValueError) as error:
         raise unreadable_card(path, error) from None
     return ModelCard.read(values, path)
 
 
 def read_compressed(path: str | Path) -> tuple[dict[str, np.ndarray], ModelCard]:
     """Return the tensors of a compressed file, float32, and its model card. Raises UserError when it is not sound."""
+    advice = "take another copy of a file that compress.py wrote"
     try:
-        parameters, card = decode(Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot read it ({error.strerror})") from None
+        parameters, card = decode(read_bytes(path, MAX_BYTES, advice))
     except FormatError as error:
-        raise UserError(f"{path}: {error}; take another copy of a file that compress.py wrote") from None
+        raise UserError(f"{path}: {error}; {advice}") from None
     return parameters, ModelCard.read(card, path)
 
 
@@ -111,8 +101,9 @@ def build_network(
     Raises UserError, which says that they are from `path`, when they do not fit.
     """
     try:
-        net = card.build()
-    except (ValueError, TypeError, KeyError) as error:
+        with no_init_parameters():  # The file's card could ask for any amount of memory, and the file's weights come.
+            net = card.build()
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise unreadable_card(path, error) from None
     given = {name: p if isinstance(p, ms.Parameter) else ms.Parameter(p, name=name) for name, p in parameters.items()}
     load_weights(net, given, path)
@@ -172,8 +163,7 @@ def read_checkpoint(path: str | Path) -> dict[str, ms.Parameter]:
         with silent():  # MindSpore logs as an error of its own what is raised here.
             parameters = ms.load_checkpoint(str(path), crc_check=True)
     except Exception as error:  # MindSpore raises a different type for each way in which a file can be broken.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: not a checkpoint, or damaged ({reason})") from None
+        raise UserError(f"{path}: not a checkpoint, or damaged ({first_line(error)})") from None
     # Without the mark of its checksum MindSpore loads a file unchecked. All that have a card were saved with one.
     if CARD_KEY in parameters and not _has_checksum(path):
         raise UserError(f"{path}: damaged: its checksum is missing")
@@ -181,7 +171,7 @@ def read_checkpoint(path: str | Path) -> dict[str, ms.Parameter]:
 
 
 def _has_checksum(path: str | Path) -> bool:
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         stream.seek(-17, os.SEEK_END)
         return stream.read(7) == b"crc_num"
 

@@ -41,6 +41,11 @@ class ModelCard:
         """Return the card of to_json's values. Raises ValueError, TypeError or KeyError when they are not a card's."""
         known = {key: value for key, value in values.items() if key not in _RETIRED}
         card = cls(**{**known, "preprocessing": Preprocessing.from_json(values["preprocessing"])})
+        texts = (card.dataset, card.mindspore_version)
+        if not (all(isinstance(text, str) for text in texts) and 0 <= card.val_split < 1):
+            raise ValueError("it says nothing of the training images")
+        if not all(value is None or isinstance(value, (str, int, float)) for value in card.model.values()):
+            raise ValueError("an argument of its network is a list")
         named = isinstance(card.classes, list) and all(isinstance(name, str) for name in card.classes)
         if not named or card.model.get("num_classes") != len(card.classes):
             raise ValueError("its classes are not those of its network")
@@ -51,7 +56,7 @@ class ModelCard:
         """Return the card of to_json's values, found in `path`. Raises UserError when they are not a card's."""
         try:
             return cls.from_json(values)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
             raise unreadable_card(path, error) from None
 
     def val_split_of(self, dataset: str | None) -> float:

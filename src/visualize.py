@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Sequence
 
@@ -10,6 +9,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from src.files.atomic import written
 
 RIGHT, WRONG = "blue", "red"
 # Above so many classes a confusion matrix has no room for numbers and names.
@@ -33,7 +34,7 @@ def image_grid(
         axes.imshow(image, interpolation="nearest")
         axes.set_title(title, color=colors[i] if colors else "black", fontsize=8, parse_math=False)
         axes.axis("off")
-    _save(figure, path)
+    save(figure, path)
 
 
 def prediction_grid(
@@ -78,7 +79,7 @@ def learning_curves(path: Path, history: Sequence[dict]) -> None:
         axes.grid(alpha=0.3)
         if len(axes.get_lines()) > 1:
             axes.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def accuracy_over_time(path: Path, curves: dict[str, Sequence[tuple[float, float]]]) -> None:
@@ -91,7 +92,7 @@ def accuracy_over_time(path: Path, curves: dict[str, Sequence[tuple[float, float
     axes.set_ylabel("validation accuracy")
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def learning_rate(path: Path, rates: np.ndarray, steps_per_epoch: int) -> None:
@@ -102,7 +103,7 @@ def learning_rate(path: Path, rates: np.ndarray, steps_per_epoch: int) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylabel("learning rate")
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    save(figure, path)
 
 
 def confusion_matrix(path: Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
@@ -122,7 +123,7 @@ def confusion_matrix(path: Path, confusion: np.ndarray, classes: Sequence[str]) 
         for row, column in np.argwhere(confusion > 0):
             color = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, confusion[row, column], ha="center", va="center", color=color, fontsize=7)
-    _save(figure, path)
+    save(figure, path)
 
 
 def label_title(label: np.ndarray, classes: Sequence[str]) -> str:
@@ -137,8 +138,8 @@ def _short(name: str) -> str:
     return name if len(name) <= 20 else name[:19] + "…"
 
 
-def _save(figure: Figure, path: Path) -> None:
-    figure.tight_layout()
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=110, format=path.suffix[1:])
-    os.replace(temporary, path)
+def save(figure: Figure, path: Path, top: float = 1.0) -> None:
+    """Write a figure, leaving what is above `top`, a fraction of its height, to its title. Raises WriteError."""
+    figure.tight_layout(rect=(0, 0, 1, top))
+    with written(path) as temporary:
+        figure.savefig(temporary, dpi=110, format=path.suffix[1:])

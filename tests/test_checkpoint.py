@@ -112,7 +112,7 @@ def test_a_checkpoint_is_replaced_by_a_new_one(saved):
     )
 
 
-@pytest.mark.parametrize("step", ["mindspore.save_checkpoint", "os.chmod", "os.replace"])
+@pytest.mark.parametrize("step", ["mindspore.save_checkpoint", "os.fsync", "os.replace"])
 def test_the_former_file_stays_whole_when_saving_fails(saved, monkeypatch, step):
     file = saved[1]
     before = file.read_bytes()
@@ -124,11 +124,10 @@ def test_the_former_file_stays_whole_when_saving_fails(saved, monkeypatch, step)
         raise OSError("no space left")
 
     monkeypatch.setattr(step, fail)
-    with pytest.raises(OSError, match="no space left"):
-        save_checkpoint(card_of().build(), file, card_of())
+    assert "net.ckpt: cannot be written (no space left)" in message(save_checkpoint, saved[0], file, card_of())
     monkeypatch.undo()
     assert file.read_bytes() == before
-    assert [entry.name for entry in file.parent.glob("*.ckpt") if not entry.name.startswith(".")] == ["net.ckpt"]
+    assert os.listdir(file.parent) == ["net.ckpt"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ IMAGES = np.arange(35 * 4 * 4 * 3).reshape(35, 4, 4, 3).astype(np.uint8)
 def figures(monkeypatch):
     """The figures that would have been saved, with their paths."""
     kept = []
-    monkeypatch.setattr(visualize, "_save", lambda figure, path: kept.append((figure, path)))
+    monkeypatch.setattr(visualize, "save", lambda figure, path: kept.append((figure, path)))
     return kept
 
 

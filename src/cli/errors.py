@@ -1,16 +1,25 @@
 """A user's mistake is one line and exit code 2; a bug keeps its traceback."""
 
+import contextlib
+import errno
 import io
 import os
 import select
+import shutil
 import signal
 import sys
-from typing import Callable, NoReturn, Optional
+from pathlib import Path
+from typing import Callable, Iterator, NoReturn, Optional
 
 from src.cli.signals import Interrupted
 
 # A signal ends a program with 128 + its number, as shells report it.
 EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_UNREAD, EXIT_TERMINATED = 2, 130, 141, 143
+# What the system says of disks, folders and names that are not fit to be written to, wherever that comes up.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_USERS_FILE = (*_NO_ROOM, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO)
+# What MindSpore leaves in the current folder: a graph that did not compile, networks that it has rewritten.
+_DEBRIS = ("rank_*/om", "rewritten_network")
 
 
 class UserError(Exception):
@@ -30,6 +39,12 @@ def user_error_within(error: BaseException) -> Optional[UserError]:
     return UserError(rest.split("\n\n---")[0]) if found else None
 
 
+def first_line(error: BaseException) -> str:
+    """Return the reason that an exception gives: what the system says, the first line of its text, or its type."""
+    text = getattr(error, "strerror", None) or str(error).strip()
+    return (str(text).splitlines() or [type(error).__name__])[0][:300]
+
+
 def _terminate(number: int, _) -> NoReturn:
     raise Interrupted(number)
 
@@ -43,6 +58,41 @@ def _nobody_reads() -> bool:
     return any(event & select.POLLERR for _, event in output.poll(0))
 
 
+def _mistake(error: Exception) -> Optional[UserError]:
+    """Return the UserError that an exception amounts to, or None for a bug."""
+    if isinstance(error, OSError) and error.errno in _USERS_FILE and error.filename is not None:
+        return UserError(f"{error.filename}: {first_line(error)}")
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return UserError(f"the output cannot be written ({first_line(error)}); make room, or send it elsewhere")
+    return error if isinstance(error, UserError) else user_error_within(error)
+
+
+def _end(status: int, message: str = "") -> NoReturn:
+    """Exit after a message on stderr. What standard output or stderr do not take is given up."""
+    with contextlib.suppress(OSError):
+        print(message, end="\n" if message else "", file=sys.stderr)
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def _clean_folder() -> Iterator[None]:
+    """Remove what MindSpore leaves in the current folder while the body runs."""
+    here = Path(".")
+    before = {path for pattern in _DEBRIS for path in here.glob(pattern)}
+    try:
+        yield
+    finally:
+        for path in (path for pattern in _DEBRIS for path in here.glob(pattern) if path not in before):
+            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # There is more in it, or it is "." itself.
+                path.parent.rmdir()
+
+
 def run(main: Callable[[], Optional[int]]) -> NoReturn:
     """Run an entry point and exit with its status, turning a UserError into one line on stderr.
 
@@ -53,21 +103,17 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):  # Names that the terminal has no letters for.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = main() or 0
+        with _clean_folder():
+            status = main() or 0
         sys.stdout.flush()  # Here, where it is noticed that nobody reads.
-        sys.exit(status)
     except (KeyboardInterrupt, Interrupted) as end:
-        print("interrupted", file=sys.stderr)
         by_sigterm = isinstance(end, Interrupted) and end.number == signal.SIGTERM
-        sys.exit(EXIT_TERMINATED if by_sigterm else EXIT_INTERRUPTED)
+        _end(EXIT_TERMINATED if by_sigterm else EXIT_INTERRUPTED, "interrupted")
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # What is still to be flushed.
-            sys.exit(EXIT_UNREAD)
-        mistake = error if isinstance(error, UserError) else user_error_within(error)
-        if isinstance(error, PermissionError) and error.filename is not None:
-            mistake = UserError(f"{error.filename}: {error.strerror}")
+            _end(EXIT_UNREAD)
+        mistake = _mistake(error)
         if mistake is None:
             raise
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+        _end(EXIT_USER_ERROR, f"error: {mistake}")
+    sys.exit(status)

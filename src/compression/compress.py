@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Callable
 
@@ -97,9 +98,9 @@ def decompress(config: CompressConfig) -> Path:
     parameters, card = read_compressed(source)
     folder = Path(config.output_path or source.parent)
     file = folder / f"{source.stem}.ckpt"
-    if file.exists() and not config.overwrite:
+    if os.path.lexists(file) and not config.overwrite:
         raise UserError(f"{file}: is there already; choose another --output_path, or replace it with --overwrite")
-    with output_folder(folder):
+    with output_folder(folder, file.name):
         save_checkpoint(build_network(parameters, card, source), file, card)
     return file
 

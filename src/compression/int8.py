@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,7 @@ import numpy as np
 from src.compression.evaluator import Evaluator
 from src.config import DeviceConfig
 from src.devices.silence import quiet, silent
-from src.files.atomic import write_json
+from src.files.atomic import write_json, written
 from src.inference.config import ExportConfig
 from src.inference.export import export_checkpoint
 from src.inference.exported_model import ExportedModel, digest, read_spec, spec_path
@@ -44,12 +43,8 @@ def export_int8(
         source = Path(scratch) / f"network{SUFFIX}"
         source.write_bytes(encode(parameters, card.to_json()))
         export_checkpoint(ExportConfig(str(source), "ONNX", str(float32)), device)
-        quantized = Path(scratch) / "int8.onnx"
-        quantize_onnx(float32, quantized, inputs)
-        # Written whole under its own name, as the float32 model is.
-        temporary = int8.with_name(f".{int8.name}.tmp")
-        temporary.write_bytes(quantized.read_bytes())
-    os.replace(temporary, int8)
+    with written(int8) as temporary:
+        quantize_onnx(float32, temporary, inputs)
     write_json(spec_path(int8), {**read_spec(float32), "sha256": digest(int8)})
     return tuple(ExportedModel(path, read_spec(path)) for path in (float32, int8))
 

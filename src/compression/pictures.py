@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+
+from src.visualize import save
 
 # More lines than that would hide the histogram.
 _MOST_LINES = 256
@@ -45,7 +46,7 @@ def histograms(path: Path, layers: Sequence[Layer]) -> None:
     figure.suptitle("Weights of each convolution and their codebooks")
     keys = [Patch(color="C0", label="original weights"), Line2D([], [], color="red", label="codebook value")]
     figure.legend(handles=keys, loc="upper right", fontsize=8)
-    _save(figure, path, top=1 - _INCHES_FOR_TITLE / height)
+    save(figure, path, top=1 - _INCHES_FOR_TITLE / height)
 
 
 def layer_bytes(path: Path, rows: Sequence[dict[str, Any]], file_bytes: int) -> None:
@@ -63,11 +64,4 @@ def layer_bytes(path: Path, rows: Sequence[dict[str, Any]], file_bytes: int) -> 
     axes.set_xlabel("kB (1000 bytes)")
     axes.tick_params(axis="y", labelsize=7)
     axes.grid(alpha=0.3, axis="x")
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path, top: float = 1.0) -> None:
-    figure.tight_layout(rect=(0, 0, 1, top))
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=110, format=path.suffix[1:])
-    os.replace(temporary, path)
+    save(figure, path)

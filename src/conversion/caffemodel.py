@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from src.conversion.source import Foreign, read_bytes
+from src.conversion.source import Foreign, read_weights
 from src.network.design_space import Pool, Widths
 from src.squeezenet import SqueezeNet
 
@@ -69,7 +69,7 @@ def _net_parameter() -> type:
 def read_caffemodel(path: Path) -> Foreign:
     """Return the weights of a file by their names in it, and what its layers tell of the network."""
     net = _net_parameter()()
-    net.ParseFromString(read_bytes(path))
+    net.ParseFromString(read_weights(path))
     convolutions = [layer for layer in net.layer if layer.type == "Convolution"]
     if not convolutions:
         raise ValueError("there are no convolutions in it, or only those of a Caffe before 2015")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import os
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 
@@ -12,7 +13,7 @@ import mindspore as ms
 import numpy as np
 
 from src.checkpoint import load_network, load_weights, save_checkpoint, weights_of
-from src.cli.errors import UserError
+from src.cli.errors import UserError, first_line
 from src.conversion.caffemodel import read_caffemodel
 from src.conversion.config import ConvertConfig
 from src.conversion.deep_compression import published_card, read_class_names, read_net
@@ -78,15 +79,15 @@ def convert(config: ConvertConfig) -> str:
     target = Path(config.ckpt_path if config.from_format else config.file)
     if config.from_format and target.suffix != ".ckpt":
         raise UserError(f"{target}: a checkpoint's name ends in .ckpt")
-    if target.exists() and not config.overwrite:
+    if os.path.lexists(target) and not config.overwrite:
         raise UserError(f"{target}: is there already; choose another name, or replace it with --overwrite")
     if config.from_format:
         net, card = import_network(config)
-        with output_folder(target.parent):
+        with output_folder(target.parent, target.name):
             save_checkpoint(net, target, card)
     else:
         content, card = export_weights(config)
-        with output_folder(target.parent):
+        with output_folder(target.parent, target.name):
             write_bytes(target, content)
     said = f"{target}: {_listed(card.model)}"
     if config.to_format == "torchvision" and (others := _unlike_torchvision(card.model)):
@@ -145,8 +146,7 @@ def _readable(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # Each library has exceptions of its own for a file that it cannot read.
-        reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
-        raise UserError(f"{path}: not a file of this format, or damaged ({reason})") from None
+        raise UserError(f"{path}: not a file of this format, or damaged ({printable(first_line(error))})") from None
 
 
 def _known(config: ConvertConfig, usual: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:

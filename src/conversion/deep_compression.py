@@ -14,12 +14,14 @@ import numpy as np
 
 from src.cli.errors import UserError
 from src.conversion import names
-from src.conversion.source import Foreign, read_bytes
+from src.conversion.source import Foreign, read_weights
 from src.dataset.preprocessing import Preprocessing
+from src.files.bounded import read_text
 from src.model_card import ModelCard
 from src.network.convolutions import convolutions
 
 SUFFIX = ".net"
+MAX_NAMES_BYTES = 16 << 20
 CLASSES = 1000
 # SqueezeNet's arguments for the network of the authors' deploy.prototxt.
 MODEL = {"num_classes": CLASSES, "version": "1_0", "classifier_padding": 1}
@@ -47,11 +49,7 @@ def read_published(path: str | Path) -> dict[str, np.ndarray]:
     They are the file's bit for bit, but for the order of the first convolution's input channels, which is turned
     from BGR to RGB. Raises UserError for a file that is not this one's kind.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read it ({error.strerror})") from None
-    parameters = decode_published(data, path)
+    parameters = decode_published(read_weights(path), path)
     first = layers()[0].name + ".weight"
     parameters[first] = np.ascontiguousarray(parameters[first][:, ::-1])
     return parameters
@@ -102,7 +100,7 @@ def _block(block: bytes, layer: Layer, count: int, path: str | Path) -> tuple[np
 
 def read_net(path: Path) -> Foreign:
     """Return the weights of a file by their names in Caffe, and what is known of the one network that it can hold."""
-    decoded = decode_published(read_bytes(path), path)
+    decoded = decode_published(read_weights(path), path)
     return Foreign({p.name: decoded[p.own] for p in names.parameters(MODEL, names.NAMINGS["caffe"])}, MODEL)
 
 
@@ -122,10 +120,7 @@ def published_card(classes: str | None = None) -> ModelCard:
 
 def read_class_names(path: str, count: int) -> list[str]:
     """Return the lines of a text file, one for each class. Raises UserError when there are not so many."""
-    try:
-        names = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{path}: cannot read the class names ({error})") from None
+    names = read_text(path, MAX_NAMES_BYTES, "give --classes a text with a name a line").splitlines()
     if len(names) != count:
         raise UserError(f"{path}: {len(names)} lines; the network has {count} classes")
     return names

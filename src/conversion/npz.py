@@ -10,7 +10,7 @@ from typing import Mapping
 import numpy as np
 
 from src.checkpoint import CARD_KEY
-from src.conversion.source import Foreign, read_bytes, read_members, to_float32
+from src.conversion.source import Foreign, read_members, read_weights, to_float32
 from src.model_card import ModelCard
 
 _ENDING = ".npy"
@@ -20,11 +20,11 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 def read_npz(path: Path) -> Foreign:
     """Return the arrays of a file. Raises ValueError, or what numpy and zipfile raise, when it is not sound."""
     arrays = {
-        name.removesuffix(_ENDING): _array(name, member) for name, member in read_members(read_bytes(path)).items()
+        name.removesuffix(_ENDING): _array(name, member) for name, member in read_members(read_weights(path)).items()
     }
     card = arrays.pop(CARD_KEY, None)
     if card is not None:
-        card = ModelCard.from_json(json.loads(card.tobytes()))
+        card = ModelCard.read(json.loads(card.tobytes()), path)
     return Foreign({name: to_float32(name, array) for name, array in arrays.items()}, {}, card)
 
 

@@ -12,7 +12,7 @@ from mindspore import Tensor
 from onnx import numpy_helper
 
 from src.conversion.names import NAMINGS
-from src.conversion.source import Foreign, read_bytes, to_float32
+from src.conversion.source import Foreign, read_weights, to_float32
 from src.inference.classify import softmax
 from src.inference.exported_model import read_spec, spec_path
 from src.model_card import ModelCard
@@ -36,7 +36,7 @@ def read_onnx(path: Path) -> Foreign:
 
     The card is that of a model which export.py wrote, when its specification lies beside it.
     """
-    content = read_bytes(path)
+    content = read_weights(path)
     graph = _Graph(onnx.load_from_string(content).graph)
     layers = graph.layers()
     tensors = {}
@@ -54,7 +54,8 @@ def read_onnx(path: Path) -> Foreign:
     card = None
     if spec_path(path).is_file():
         spec = read_spec(path)
-        card = ModelCard.from_json({field.name: spec[field.name] for field in dataclasses.fields(ModelCard)})
+        names = [field.name for field in dataclasses.fields(ModelCard) if field.name in spec]
+        card = ModelCard.read({name: spec[name] for name in names}, spec_path(path))
     return Foreign(tensors, facts, card, size, lambda net: _check(net, content, (batch, 3, size, size)))
 
 

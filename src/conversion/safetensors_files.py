@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from src.checkpoint import CARD_KEY
-from src.conversion.source import Foreign, read_bytes, to_float32
+from src.conversion.source import Foreign, read_weights, to_float32
 from src.model_card import ModelCard
 
 _LENGTH = 8  # Bytes of the header's length, before the header, which is JSON.
@@ -18,11 +18,11 @@ _LENGTH = 8  # Bytes of the header's length, before the header, which is JSON.
 
 def read_safetensors(path: Path) -> Foreign:
     """Return the tensors of a file, and the card in the metadata of one that convert.py wrote."""
-    content = read_bytes(path)
+    content = read_weights(path)
     tensors = {name: to_float32(name, array) for name, array in load(content).items()}  # It checks the header first.
     header = json.loads(content[_LENGTH : _LENGTH + int.from_bytes(content[:_LENGTH], "little")])
     card = header.get("__metadata__", {}).get(CARD_KEY)
-    return Foreign(tensors, {}, None if card is None else ModelCard.from_json(json.loads(card)))
+    return Foreign(tensors, {}, None if card is None else ModelCard.read(json.loads(card), path))
 
 
 def write_safetensors(tensors: Mapping[str, np.ndarray], card: ModelCard) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
-from src.cli.errors import UserError
+from src.files.bounded import read_bytes
 from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
 
@@ -34,16 +34,9 @@ class Foreign(NamedTuple):
     check: Optional[Callable[[SqueezeNet], Any]] = None
 
 
-def read_bytes(path: Path) -> bytes:
+def read_weights(path: Path) -> bytes:
     """Return the content of a file. Raises UserError when it cannot be read, or is too large for one of weights."""
-    try:
-        with open(path, "rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read it ({error.strerror})") from None
-    if len(content) > MAX_BYTES:
-        raise UserError(f"{path}: larger than {MAX_BYTES >> 20} MiB, and so no SqueezeNet")
-    return content
+    return read_bytes(path, MAX_BYTES, "give a file of SqueezeNet's weights")
 
 
 def read_members(content: bytes) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from typing import Any, Callable, Mapping, NamedTuple
 
 import numpy as np
 
-from src.conversion.source import MAX_BYTES, Foreign, read_bytes, read_members, to_float32
+from src.conversion.source import MAX_BYTES, Foreign, read_members, read_weights, to_float32
 from src.files import pickles
 from src.model_card import ModelCard
 
@@ -82,7 +82,7 @@ _ALLOWED = pickles.Allowed(
 
 def read_torch(path: Path) -> Foreign:
     """Return the tensors of a state_dict. Raises nearly any exception for a file that does not hold just one."""
-    content = read_bytes(path)
+    content = read_weights(path)
     state, storages = _read_zip(content) if content.startswith(_ZIP) else _read_stream(io.BytesIO(content))
     return Foreign(
         {name: to_float32(name, tensor.array(storages(tensor.storage))) for name, tensor in state.items()}, {}

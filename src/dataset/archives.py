@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from src.cli.errors import UserError
+from src.cli.errors import UserError, first_line
 from src.dataset.source import printable
 
 # An archive may unpack to so many bytes, or to so many times its own size where that is more. (Photographs do not
@@ -42,7 +42,7 @@ def unpack(file: Path, folder: Path) -> None:
     except UserError:
         raise
     except Exception as error:  # A damaged archive raises nearly anything.
-        raise UserError(f"{file}: cannot unpack it ({printable(str(error))}); fetch it again") from None
+        raise UserError(f"{file}: cannot unpack it ({printable(first_line(error))}); fetch it again") from None
 
 
 class _Contents:
@@ -98,11 +98,13 @@ class _Contents:
 
 def _unpack_zip(stream: BinaryIO, contents: _Contents) -> None:
     with zipfile.ZipFile(stream) as archive:
-        for member in archive.infolist():
-            contents.add(member.filename, member.file_size, member.is_dir())
+        # Some programs for Windows write backslashes.
+        members = [(member.filename.replace("\\", "/"), member) for member in archive.infolist()]
+        for name, member in members:
+            contents.add(name, member.file_size, name.endswith("/"))
         contents.check_room()
-        for member in archive.infolist():
-            contents.write(member.filename, member.file_size, None if member.is_dir() else archive.open(member))
+        for name, member in members:
+            contents.write(name, member.file_size, None if name.endswith("/") else archive.open(member))
 
 
 def _unpack_tar(stream: BinaryIO, contents: _Contents) -> None:

@@ -11,10 +11,11 @@ from typing import Any, Iterable
 
 import numpy as np
 
-from src.cli.errors import UserError
+from src.cli.errors import UserError, first_line
 from src.dataset.download import Archive
 from src.dataset.source import ArraySource, printable
 from src.files import pickles
+from src.files.bounded import read_bytes
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Of the training images; the values that the MindSpore tutorial and most others use.
@@ -142,14 +143,11 @@ def read_trusted_pickle(file: Path) -> Any:
 
     Raises UserError for one that holds anything else, before it takes much more memory than the file is long.
     """
+    content = read_bytes(file, MAX_PICKLE_BYTES, "fetch the data set again")
     try:
-        with open(file, "rb") as stream:
-            content = stream.read(MAX_PICKLE_BYTES + 1)
-        if len(content) > MAX_PICKLE_BYTES:
-            raise pickle.UnpicklingError(f"it is longer than {MAX_PICKLE_BYTES} bytes")
         value = pickles.load(io.BytesIO(content), _ALLOWED)
     except Exception as error:  # A broken pickle raises nearly anything.
-        reason = printable(str(error))[:200]
+        reason = printable(first_line(error))
         raise UserError(f"{file}: not a CIFAR-10 batch, or damaged ({reason}); fetch the data set again") from None
     if isinstance(value, dict):
         value = {key: entry.array if isinstance(entry, _Array) else entry for key, entry in value.items()}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import http.client
 import os
@@ -17,11 +16,12 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import BinaryIO, Iterator, NamedTuple
+from typing import ContextManager, Iterator, NamedTuple, Sequence
 
-from src.cli.errors import UserError
+from src.cli.errors import UserError, first_line
 from src.dataset.archives import unpack
 from src.dataset.source import printable
+from src.files.locks import held
 from src.files.run_folder import make_folder
 
 TIMEOUT_SECONDS = 30
@@ -93,7 +93,7 @@ def _fetch_all(archive: Archive, part: Path, manually: str) -> None:
         except (OSError, ValueError, http.client.HTTPException) as error:
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(f"{part.parent}: no room for {archive.url}; it takes {archive.size} bytes") from None
-            reason = printable(str(error))
+            reason = printable(first_line(error))
             code = error.code if isinstance(error, urllib.error.HTTPError) else None
             if code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 part.unlink(missing_ok=True)  # It is not the beginning of what the server has.
@@ -146,13 +146,16 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def unpacked(path: Path) -> Path:
-    """Return the folder that `path` is, or that it is unpacked to beside itself when it is an archive.
+def unpacked(path: Path, expected: Sequence[str] = ("train", "val", "test")) -> Path:
+    """Return the folder that `path` is, or that it is unpacked to, once, when it is an archive.
 
-    Where the archive holds one folder alone, that is the folder returned. An archive is unpacked once.
+    expected: folders of which the data set has one at least, or none of a data set that needs no files. Where the
+        archive holds them some folders down, that folder is returned.
+
+    Raises UserError, and leaves nothing, for an archive without them.
     """
     suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
-    if suffix is None or not os.path.isfile(path):  # Path.is_file raises for a name that is too long.
+    if suffix is None or not expected or not os.path.isfile(path):  # Path.is_file raises for a name that is too long.
         return path
     folder = path.parent / path.name[: -len(suffix)]
     if not folder.exists():
@@ -160,11 +163,25 @@ def unpacked(path: Path) -> Path:
         with _one_at_a_time(path.parent):
             if not folder.exists():  # No other process was faster.
                 with _unpacked_aside(path, path.parent) as inside:
+                    if not _holds(_root(inside, expected), expected):
+                        wanted = " or ".join(f"{name}/" for name in expected)
+                        raise UserError(f"{path}: there is no {wanted} in it; nothing was unpacked")
                     inside.rename(folder)
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
-    if len(entries) == 1 and entries[0].is_dir() and entries[0].name != "train":
-        return entries[0]
+    return _root(folder, expected)
+
+
+def _root(folder: Path, expected: Sequence[str]) -> Path:
+    """Return the folder with the data set: this one, or what lies alone in it."""
+    while not _holds(folder, expected):
+        entries = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
+        if len(entries) != 1 or not entries[0].is_dir():
+            break
+        folder = entries[0]
     return folder
+
+
+def _holds(folder: Path, expected: Sequence[str]) -> bool:
+    return any((folder / name).is_dir() for name in expected)
 
 
 @contextlib.contextmanager
@@ -180,36 +197,6 @@ def _unpacked_aside(file: Path, folder: Path) -> Iterator[Path]:
         shutil.rmtree(inside, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Keep other processes from fetching and unpacking in a folder, by a file locked there while the body runs.
-
-    A process that dies releases it, whatever it leaves behind.
-    """
-    path = folder / ".squeezenet.lock"
-    while True:
-        with open(path, "a") as lock:
-            _lock(lock, folder)
-            if _lies_at(lock, path):
-                try:
-                    yield
-                finally:
-                    path.unlink(missing_ok=True)
-                return
-
-
-def _lies_at(lock: BinaryIO, path: Path) -> bool:
-    """Return whether a lock is not that of a file that is gone, as one that waited may have."""
-    try:
-        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
-    except FileNotFoundError:  # Not asked beforehand: another process may remove it in between.
-        return False
-
-
-def _lock(lock: BinaryIO, folder: Path) -> None:
-    with contextlib.suppress(OSError):  # Of a file system without locks.
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that fetches or unpacks in {folder}", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+def _one_at_a_time(folder: Path) -> ContextManager[None]:
+    busy = f"waiting for another process that fetches or unpacks in {folder}"
+    return held(folder / ".squeezenet.lock", busy, wait=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from pathlib import Path
 from typing import Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import Iterator, Sequence
 from src.cli.errors import UserError
 from src.dataset.image_folder import class_folders, open_image_folder
 from src.dataset.source import FileSource, printable
+from src.files.bounded import open_file
 
 
 def open_image_csv(path: Path, split: str, csv_columns: Sequence[str]) -> FileSource:
@@ -39,10 +41,8 @@ def labelled_rows(table: Path, *choices: tuple[str, str]) -> Iterator[tuple[int,
     choices: pairs of the columns with the file name and with the class, of which the first that is there counts.
     Raises UserError that names file and line.
     """
-    if table.exists() and not table.is_file():  # Reading a pipe or a device might never end.
-        raise UserError(f"{table}: cannot read the labels: it is no file")
     try:
-        with open(table, newline="", encoding="utf-8-sig") as stream:
+        with io.TextIOWrapper(open_file(table), newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             present = reader.fieldnames or ()
             columns = next((pair for pair in choices if set(pair) <= set(present)), choices[0])

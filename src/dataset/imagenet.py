@@ -15,11 +15,12 @@ import re
 from pathlib import Path
 from typing import Sequence
 
-from src.cli.errors import UserError
+from src.cli.errors import UserError, first_line
 from src.dataset.image_csv import labelled_rows
 from src.dataset.image_folder import class_folders, image_files, warn_of_missing_classes, without_images
 from src.dataset.imagenet_classes import imagenet_classes
 from src.dataset.source import FileSource, printable
+from src.files.bounded import read_bytes
 
 GROUND_TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 KAGGLE_COLUMNS = ("ImageId", "PredictionString")
@@ -27,6 +28,9 @@ KAGGLE_COLUMNS = ("ImageId", "PredictionString")
 LABEL_FILES = ("val.csv", "LOC_val_solution.csv", GROUND_TRUTH, f"ILSVRC2012_devkit_t12/data/{GROUND_TRUTH}")
 # Of the official files; what is larger is something else, and would take the memory.
 MAX_LABEL_BYTES = 16 << 20
+_LABELS_ADVICE = (
+    f"{GROUND_TRUTH} and {META} of the development kit belong in one folder, or give a CSV file: --val_labels"
+)
 _OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
@@ -111,7 +115,7 @@ def _flat(
 
 def _ground_truth(files: dict[str, Path], table: Path, index: dict[str, int]) -> list[tuple[Path, int]]:
     """Return the images with the labels of the official text, whose line n is for ILSVRC2012_val_<n>.JPEG."""
-    numbers = _limited_bytes(table).split()
+    numbers = read_bytes(table, MAX_LABEL_BYTES, _LABELS_ADVICE).split()
     wnid_of = _read_meta(table.with_name(META))
     labelled = []
     for name, file in files.items():
@@ -134,24 +138,10 @@ def _read_meta(meta: Path) -> dict[str, str]:
 
     from scipy.io import loadmat  # Slow to import, and seldom needed.
 
-    content = io.BytesIO(_limited_bytes(meta))
+    content = io.BytesIO(read_bytes(meta, MAX_LABEL_BYTES, _LABELS_ADVICE))
     try:
         synsets = loadmat(content, squeeze_me=True, variable_names=["synsets"])["synsets"]
         return {str(int(number)): str(wnid) for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"])}
     except Exception as error:  # A damaged file raises nearly anything.
-        reason = printable(str(error))[:200]
+        reason = printable(first_line(error))
         raise UserError(f"{meta}: not the meta.mat of the ILSVRC 2012 development kit ({reason})") from None
-
-
-def _limited_bytes(file: Path) -> bytes:
-    try:
-        with open(file, "rb") as stream:
-            content = stream.read(MAX_LABEL_BYTES + 1)
-    except OSError as error:
-        raise UserError(
-            f"{file}: cannot be read ({error.strerror}); the labels need {GROUND_TRUTH} and {META} of the development "
-            "kit in one folder, or give --val_labels a CSV file"
-        ) from None
-    if len(content) > MAX_LABEL_BYTES:
-        raise UserError(f"{file}: too long to be the official file, which has less than {MAX_LABEL_BYTES >> 20} MiB")
-    return content

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src.cli.errors import UserError
+from src.cli.errors import UserError, first_line
 from src.dataset.source import IMAGENET_MEAN, IMAGENET_STD, Source, load_image
+from src.files.bounded import open_file, read_bytes
 
 DESCRIPTION, SUFFIX, INDEX_SUFFIX = "dataset.json", ".mindrecord", ".db"
 SCHEMA = {"image": {"type": "bytes"}, "name": {"type": "bytes"}, "label": {"type": "int32"}}
@@ -94,18 +95,13 @@ def open_mindrecord(path: Path, split: str) -> MindRecordSource:
 
 def _read_description(file: Path) -> tuple[list[str], dict[str, int]]:
     """Return the class names, and the number of images in each split."""
+    content = read_bytes(file, MAX_DESCRIPTION_BYTES, "give --data_path a folder of to_mindrecord.py")
     try:
-        with open(file, "rb") as stream:
-            content = stream.read(MAX_DESCRIPTION_BYTES)
         values = json.loads(content)
         classes, images = values["classes"], values["images"]
         if not all(isinstance(name, str) for name in classes) or not all(type(n) is int for n in images.values()):
             raise ValueError("names or numbers are others")
         return list(classes), dict(images)
-    except OSError as error:
-        raise UserError(
-            f"{file}: cannot be read ({error.strerror}); give --data_path a folder of to_mindrecord.py"
-        ) from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(f"{file}: not what to_mindrecord.py writes; pack the data set again") from None
 
@@ -113,7 +109,7 @@ def _read_description(file: Path) -> tuple[list[str], dict[str, int]]:
 def _read_header(file: Path) -> tuple[int, int, list[str]]:
     """Return where the pages of a MindRecord file begin, how long each is, and the fields in a row's blob, in order."""
     try:
-        with open(file, "rb") as stream:
+        with open_file(file) as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(min(length, MAX_HEADER_BYTES)))
         sizes = header["header_size"], header["page_size"]
@@ -122,7 +118,7 @@ def _read_header(file: Path) -> tuple[int, int, list[str]]:
             raise ValueError("its fields are others")
         return (*sizes, names)
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{file}: cannot be read ({first_line(error)})") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
         raise UserError(
             f"{file}: not a MindRecord file of to_mindrecord.py, or damaged; pack the data set again"

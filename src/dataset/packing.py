@@ -14,7 +14,8 @@ from src.cli.errors import UserError
 from src.dataset.mindrecord import DESCRIPTION, MAX_ROW_BYTES, SCHEMA, SUFFIX
 from src.dataset.source import FileSource, printable
 from src.dataset.splits import open_source, splits
-from src.files.atomic import sync_folder, write_json
+from src.files.atomic import WriteError, sync_folder, write_json
+from src.files.bounded import open_file
 
 _BATCH = 64  # Rows handed to the writer together.
 
@@ -28,16 +29,18 @@ def pack(config) -> dict[str, int]:
     beside it. Raises UserError, before anything is written, for data and folders that cannot be used.
     """
     target = Path(config.output_path)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if os.path.lexists(target) and (not os.path.isdir(target) or any(target.iterdir())):
         raise UserError(f"{target}: is there already; choose another --output_path, or remove it")
+    if not os.fsdecode(target).isprintable():
+        raise UserError(f"{printable(target)}: MindRecord takes no such name; choose another --output_path")
     sources = {split: open_source(config, split) for split in splits(config)}
     if not sources:
         raise UserError(f"{config.data_path}: no train/ and no val/ in it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        partial = Path(tempfile.mkdtemp(prefix=".packing-", dir=target.parent))
     except OSError as error:
-        raise UserError(f"{target}: cannot be made ({error.strerror}); choose another --output_path") from None
+        raise WriteError(target, error) from None
     try:
         images = {split: _pack_split(source, partial / split, config) for split, source in sources.items()}
         classes = next(iter(sources.values())).classes
@@ -45,7 +48,12 @@ def pack(config) -> dict[str, int]:
         partial.chmod(0o755)
         os.rename(partial, target)
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}); make room, or choose another place") from None
+        raise WriteError(target, error) from None
+    except RuntimeError as error:  # MindSpore's writer says more behind this mark.
+        _, mark, reason = str(error).partition("[ERROR] ")
+        if not mark:
+            raise
+        raise WriteError(target, OSError(reason)) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     sync_folder(target.parent)
@@ -70,7 +78,7 @@ def _rows(source: FileSource, indices: range, config) -> Iterator[dict]:
     for index in indices:
         file = source.file(index)
         try:
-            with open(file, "rb") as stream:
+            with open_file(file) as stream:
                 content = stream.read(MAX_ROW_BYTES + 1)
             problem = "" if content else "is empty"
             problem = problem or ("is larger than a page of MindRecord" if len(content) > MAX_ROW_BYTES else "")

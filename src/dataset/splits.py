@@ -47,7 +47,9 @@ def open_source(config: Any, split: str) -> Source:
 
 
 def _path(config: Any) -> Path:
-    return unpacked(Path(os.path.expanduser(config.data_path)))
+    kind = DATASETS[config.dataset]
+    expected = (kind.archive.folder,) if kind.archive else kind.folders
+    return unpacked(Path(os.path.expanduser(config.data_path)), expected)
 
 
 def _val_split(config: Any) -> float:

@@ -1,35 +1,121 @@
-"""Atomic writes: a file is there as a whole, on the disk, or not at all."""
+"""Atomic writes: a file is on the disk as a whole, or not at all."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import json
 import os
+import shutil
+import stat
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator, Mapping, TextIO
+
+import numpy as np
+
+from src.cli.errors import UserError, first_line
+
+_LEFTOVER = ".writing-"  # Begins the names of the folders in which files are made.
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all. What is not UTF-8, as in a file's name, becomes an escape."""
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+class WriteError(UserError):
+    """A file cannot be written.
+
+    strerror: why, in a few words, as an OSError has it.
+    """
+
+    def __init__(self, path: Path, error: OSError):
+        self.strerror = first_line(error)
+        super().__init__(f"{path}: cannot be written ({self.strerror}); make room, or choose another place")
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Yield a temporary file, of the same suffix, that replaces `path` once the body has written it.
+
+    It lies in a folder of its own on the same disk, in which the body may leave more: all of that is removed. Raises
+    WriteError, and leaves what was at `path`, when that is no plain file, and for an OSError of the body.
+    """
+    folder = None
+    try:
+        check_place(path)
+        folder = Path(tempfile.mkdtemp(prefix=_LEFTOVER, dir=path.parent))
+        temporary = folder / f"new{path.suffix}"
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)  # As the umask has it; some libraries set another.
+        yield temporary
+        temporary.chmod(mode)
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise WriteError(path, error) from None
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_place(*paths: Path) -> None:
+    """Raise WriteError unless there is nothing, or a plain file, where files are to be written."""
+    for path in paths:
+        try:
+            mode = os.stat(path).st_mode
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, "a folder has this name")
+            if not stat.S_ISREG(mode):
+                raise FileExistsError(errno.EEXIST, "what has this name is no plain file")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise WriteError(path, error) from None
+
+
+def open_growing(path: Path, mode: str) -> TextIO:
+    """Open a text file that is written line by line, mode "w" or "a". Raises WriteError."""
+    try:
+        return open(path, mode, newline="", encoding="utf-8", opener=_without_waiting)
+    except OSError as error:
+        raise WriteError(path, error) from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file as a whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with written(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8. Characters that have no UTF-8, as in some names of files, become escapes."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by name as numpy's .npz."""
+    stream = io.BytesIO()  # numpy prints a traceback of its own where a disk is full.
+    np.savez(stream, **arrays)
+    write_bytes(path, stream.getvalue())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing in a folder, in which no other process writes now."""
+    for leftover in folder.glob(f"{_LEFTOVER}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, as they have to be before older files are given up."""
+    """Wait until the names in a folder are on the disk, as they have to be before older files are removed."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -37,8 +123,3 @@ def sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(descriptor)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, as a whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Iterable, Iterator
 
-from src.cli.errors import UserError
+from src.cli.errors import UserError, first_line
+from src.files.atomic import check_place
 
 
 def make_folder(folder: Path) -> None:
@@ -20,14 +22,18 @@ def make_folder(folder: Path) -> None:
     except FileExistsError:
         raise UserError(f"{folder}: this is a file, not a folder; choose another --output_path") from None
     except OSError as error:
-        raise UserError(f"{folder}: cannot write here ({error.strerror}); choose another folder") from None
+        raise UserError(f"{folder}: cannot write here ({first_line(error)}); choose another folder") from None
 
 
 @contextlib.contextmanager
-def output_folder(folder: Path) -> Iterator[None]:
-    """Make a folder for what the body writes, and take it away again when that fails before anything is written."""
-    is_new = not folder.exists()
+def output_folder(folder: Path, *names: str) -> Iterator[None]:
+    """Make a folder for the files that the body writes, and remove it again when nothing comes to be written.
+
+    Raises UserError when the folder cannot be made, and WriteError where a file of that name could not be replaced.
+    """
+    is_new = not os.path.lexists(folder)
     make_folder(folder)
+    check_place(*(folder / name for name in names))
     try:
         yield
     except BaseException:
@@ -41,9 +47,9 @@ def check_run_folder(folder: Path, entries: Iterable[str], overwrite: bool) -> l
 
     Raises UserError when that is anything, unless it is to be overwritten, and for a file in the folder's place.
     """
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):  # Path's own raise for a name that is too long.
         raise UserError(f"{folder}: this is a file, not a folder; choose another --output_path")
-    present = [folder / name for name in entries if (folder / name).exists()]
+    present = [folder / name for name in entries if os.path.lexists(folder / name)]
     if present and not overwrite:
         raise UserError(f"{folder}: holds a run already; choose another --output_path, or replace it with --overwrite")
     return present

@@ -18,7 +18,7 @@ from src.dataset.image_folder import image_files
 from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import load_image, printable
 from src.devices.device import select_device
-from src.files.atomic import write_json
+from src.files.atomic import write_arrays, write_json
 from src.files.run_folder import output_folder
 from src.inference.config import InferConfig
 from src.inference.exported_model import ExportedModel, read_spec
@@ -113,7 +113,7 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
     )
     folder = Path(config.output_path)
     results, features, shown, overlays = [], [], [], []
-    with output_folder(folder):
+    with output_folder(folder, PREDICTIONS, GALLERY, *([FEATURES] if config.features else [])):
         for batch in _batches(files, config.batch_size, classifier.prepare, len(files) + len(missing)):
             outputs = classifier([read.inputs for read in batch])
             features += [outputs.features.asnumpy()] if config.features else []
@@ -130,15 +130,10 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
     # A name that is not UTF-8 is written as JSON's escape for it, from which Python's os.fsencode gets it back.
     write_json(folder / PREDICTIONS, results)
     if config.features:
-        _write_features(folder / FEATURES, np.array([result["file"] for result in results]), np.concatenate(features))
+        arrays = {"files": np.array([result["file"] for result in results]), "features": np.concatenate(features)}
+        write_arrays(folder / FEATURES, arrays)
     _write_gallery(folder / GALLERY, shown, overlays, [result["top_k"][0]["name"] for result in results[: len(shown)]])
     return results, len(files) + len(missing) - len(results)
-
-
-def _write_features(path: Path, files: np.ndarray, features: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}")
-    np.savez(temporary, files=files, features=features)
-    os.replace(temporary, path)
 
 
 def _write_gallery(path: Path, shown: list[np.ndarray], overlays: list[np.ndarray], predicted: list[str]) -> None:

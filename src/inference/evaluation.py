@@ -82,7 +82,8 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
     net = Flipped(net) if config.tta == "flip" else net
     checkpoint = Path(config.ckpt_path)
     folder = Path(config.output_path or checkpoint.with_name(f"eval_{checkpoint.stem}_{split}"))
-    with output_folder(folder) if job.is_main_process else contextlib.nullcontext():
+    names = (RESULT, CONFUSION_TABLE, CONFUSION_PICTURE, MISTAKES_PICTURE)
+    with output_folder(folder, *names) if job.is_main_process else contextlib.nullcontext():
         evaluation = evaluate(
             *(net, source, preprocessing, config.batch_size, config.num_workers, job, config.max_broken_images)
         )

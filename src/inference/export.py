@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import mindspore as ms
 import numpy as np
@@ -17,7 +18,7 @@ from src.config import DeviceConfig
 from src.dataset.preprocessing import Preprocessing
 from src.devices.device import select_device
 from src.devices.silence import quiet
-from src.files.atomic import write_json
+from src.files.atomic import check_place, write_json, written
 from src.inference.config import ExportConfig
 from src.inference.exported_model import ExportedModel, digest, spec_path
 from src.inference.fold import without_batch_norm
@@ -57,13 +58,7 @@ def export_checkpoint(config: ExportConfig, device: DeviceConfig) -> dict[str, A
     `file` and `largest_difference` are added to what is written beside it. Raises UserError for a checkpoint, format
     or folder that cannot be used, before anything is written.
     """
-    file = Path(config.file_name or Path(config.ckpt_path).with_suffix(""))
-    suffix = SUFFIXES[config.file_format]
-    file = file if file.suffix == suffix else file.with_name(file.name + suffix)
-    if not file.parent.is_dir():
-        raise UserError(f"{file.parent}: there is no such folder to export to; make it first")
-    if file.is_dir() or not os.access(file.parent, os.W_OK):
-        raise UserError(f"{file}: cannot write here; choose another --file_name")
+    file = _target(config)
     target = select_device(device)
     if config.file_format == "AIR" and target != "Ascend":
         raise UserError(
@@ -82,23 +77,44 @@ def export_checkpoint(config: ExportConfig, device: DeviceConfig) -> dict[str, A
             for network in (net, exported)
         )
     spec = _specification(config, card)
-    temporary = file.with_name(f".{file.stem}.tmp{suffix}")
-    try:
+    with written(file) as temporary:
         dynamic_here = config.dynamic_batch and config.file_format == "MINDIR"
         example = Tensor(_random_input(spec, config.batch_size))
         shape = Tensor(shape=[None, *example.shape[1:]], dtype=example.dtype) if dynamic_here else example
-        with quiet():  # MindSpore has announced another call for ONNX, which 2.7 lacks.
-            ms.export(exported, shape, file_name=str(temporary), file_format=config.file_format)
+        # MindSpore takes few characters in a path. It has announced another call for ONNX, which 2.7 lacks.
+        with _working_in(temporary.parent), quiet():
+            ms.export(exported, shape, file_name=temporary.name, file_format=config.file_format)
         if config.file_format == "ONNX" and config.dynamic_batch:
             _free_batch(temporary)
-        os.chmod(temporary, 0o644)
         difference = None if config.file_format == "AIR" else _largest_difference(net, temporary, spec, config)
         spec["sha256"] = digest(temporary)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
     write_json(spec_path(file), spec)
     return {**spec, "file": str(file), "largest_difference": difference}
+
+
+def _target(config: ExportConfig) -> Path:
+    """Return the file to write. Raises UserError where it cannot be written."""
+    file, suffix = Path(config.file_name or Path(config.ckpt_path).with_suffix("")), SUFFIXES[config.file_format]
+    if not file.name:
+        raise UserError(f"{file}: is a folder; choose another --file_name")
+    file = file if file.suffix == suffix else file.with_name(file.name + suffix)
+    if not os.path.isdir(file.parent):  # Path.is_dir raises for a name that is too long.
+        raise UserError(f"{file.parent}: there is no such folder to export to; make it first")
+    if not os.access(file.parent, os.W_OK):
+        raise UserError(f"{file}: cannot write here; choose another --file_name")
+    check_place(file, spec_path(file))
+    return file
+
+
+@contextlib.contextmanager
+def _working_in(folder: Path) -> Iterator[None]:
+    """Make a folder the current one meanwhile."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _specification(config: ExportConfig, card: ModelCard) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from src.cli.errors import UserError
+from src.cli.errors import UserError, first_line
 from src.dataset.preprocessing import Preprocessing
 from src.devices.silence import silent
+from src.files.bounded import open_file, read_bytes
 
 # What is larger is no specification, and would take the memory away: that of ImageNet's 1,000 classes has 40 kB.
-MAX_SPEC_BYTES, MAX_IMAGE_SIZE, MAX_BATCH = 16 << 20, 8192, 1 << 16
+MAX_SPEC_BYTES, MAX_BATCH = 16 << 20, 1 << 16
 
 
 def spec_path(model_path: Path) -> Path:
@@ -26,7 +27,7 @@ def spec_path(model_path: Path) -> Path:
 def digest(model_path: Path) -> str:
     """Return the SHA-256 of an exported model, which its specification gives as `sha256`."""
     found = hashlib.sha256()
-    with open(model_path, "rb") as stream:
+    with open_file(model_path) as stream:
         for chunk in iter(lambda: stream.read(1 << 20), b""):
             found.update(chunk)
     return found.hexdigest()
@@ -39,17 +40,12 @@ def read_spec(model_path: Path) -> dict[str, Any]:
     path = spec_path(model_path)
     if not os.path.isfile(path):
         raise UserError(f"{path}: not found; keep beside the model the file that export.py wrote with it")
+    content = read_bytes(path, MAX_SPEC_BYTES, "export the model again")
     try:
-        with open(path, "rb") as stream:
-            content = stream.read(MAX_SPEC_BYTES + 1)
-        if len(content) > MAX_SPEC_BYTES:
-            raise ValueError("it is too long")
         spec = json.loads(content)
         _check(spec)
         return spec
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         raise UserError(f"{path}: not the specification that export.py writes; export the model again") from None
 
 
@@ -84,7 +80,9 @@ class ExportedModel:
             with silent():  # The runtimes log as errors of their own what is raised here.
                 self.run = loaders[path.suffix](path)
         except Exception as error:  # Each runtime has exceptions of its own for a file it cannot read.
-            raise UserError(f"{path}: not a {path.suffix[1:].upper()} model, or damaged ({_reason(error)})") from None
+            raise UserError(
+                f"{path}: not a {path.suffix[1:].upper()} model, or damaged ({first_line(error)})"
+            ) from None
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Return the output for inputs of any number, run in batches of the model's size.
@@ -107,7 +105,7 @@ class ExportedModel:
             with silent():
                 output = self.run(inputs)
         except Exception as error:  # As above.
-            raise UserError(f"{self.path}: does not take what {self._spec} says ({_reason(error)})") from None
+            raise UserError(f"{self.path}: does not take what {self._spec} says ({first_line(error)})") from None
         if output.shape != expected:
             raise UserError(f"{self.path}: gives {output.shape} instead of {expected}, which {self._spec} says")
         if not np.isfinite(output).all():
@@ -117,10 +115,6 @@ class ExportedModel:
     @property
     def _spec(self) -> Path:
         return spec_path(self.path)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _load_mindir(path: Path):

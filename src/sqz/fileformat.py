@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
 import numpy as np
 
@@ -28,7 +28,8 @@ _HEADER = struct.Struct("<8sHHIIIII")
 _CHECKSUM = struct.Struct("<I")
 MAX_LANES = 4096
 # Limits on the sizes in a file, far above any SqueezeNet, so that a wrong number cannot claim all memory.
-MAX_WEIGHTS, MAX_TENSORS, MAX_DIMENSIONS, MAX_CARD = 1 << 26, 1 << 16, 8, 1 << 24
+MAX_WEIGHTS, MAX_TENSORS, MAX_DIMENSIONS, MAX_CARD = 1 << 26, 1 << 12, 8, 1 << 24
+MAX_BYTES = 5 * MAX_WEIGHTS + MAX_CARD  # Of the file.
 # Symbols per lane: with fewer the lanes' states would be a notable part of the file, with more numpy would be slow.
 _SYMBOLS_A_LANE = 1024
 
@@ -123,13 +124,14 @@ def _card(packed: bytes, length: int) -> dict[str, Any]:
     return card
 
 
-def _tables(alphabets: list[int], root: np.ndarray, decoder: Decoder) -> list[Table]:
-    """Return the tables of all segments; their levels are coded first."""
+def _tables(alphabets: list[int], root: np.ndarray, decoder: Decoder) -> Iterator[Table]:
+    """Return the tables of all segments; their levels are coded first.
+
+    They are made one by one: all together take a thousand times the memory of the file.
+    """
     total = sum(alphabets)
-    if not total:
-        return []
-    levels = decoder.segment(total, Table(frequencies_of(root)))
-    return [Table(frequencies_of(levels_of(part))) for part in np.split(levels, np.cumsum(alphabets)[:-1])]
+    levels = decoder.segment(total, Table(frequencies_of(root))) if total else np.zeros(0, np.uint16)
+    return (Table(frequencies_of(levels_of(part))) for part in np.split(levels, np.cumsum(alphabets)[:-1]))
 
 
 def _lanes(symbols: int) -> int:

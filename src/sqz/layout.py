@@ -164,10 +164,13 @@ def segment_alphabets(records: Sequence[Record], coded_planes: Sequence[Sequence
 
 
 def put_together(
-    records: Sequence[Record], coded_planes: Sequence[Sequence[bool]], raw: bytes, decoder: Decoder, tables: list[Table]
+    records: Sequence[Record],
+    coded_planes: Sequence[Sequence[bool]],
+    raw: bytes,
+    decoder: Decoder,
+    tables: Iterator[Table],
 ) -> dict[str, np.ndarray]:
     """Return the tensors of a file. Raises FormatError when its parts contradict each other."""
-    tables = iter(tables)
     sizes = (
         sum(record.size for record in records if record.codebook_size is None),
         sum(record.codebook_size or 0 for record in records),

@@ -17,6 +17,7 @@ PRECISION = 14
 TOTAL = 1 << PRECISION
 # States lie in [2^16, 2^32), so that one 16-bit word always brings a state back.
 LOWEST_STATE = 1 << 16
+MAX_SYMBOLS_A_LANE = 1 << 16  # Of a segment.
 _SLOTS = np.arange(TOTAL)
 
 
@@ -52,6 +53,8 @@ class Decoder:
     def segment(self, length: int, table: Table) -> np.ndarray:
         """Return the next `length` symbols, encoded with `table`."""
         lanes = len(self._states)
+        if length > MAX_SYMBOLS_A_LANE * lanes:  # It would take hours.
+            raise FormatError(f"it claims {length:,} symbols in {lanes} lanes")
         slots = np.empty(length, np.int64)
         for begin in range(0, length, lanes):
             slot = slots[begin : begin + lanes]

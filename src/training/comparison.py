@@ -11,6 +11,8 @@ from pathlib import Path
 
 from src.cli.errors import UserError, run
 from src.cli.flags import Parser
+from src.files.atomic import check_place
+from src.files.bounded import read_text
 from src.files.run_folder import make_folder
 
 
@@ -30,13 +32,11 @@ def accuracy_over_time(folder: Path) -> list[tuple[float, float]]:
     Raises UserError for a folder without a run, and for a run that has neither.
     """
     from src.training.plan import METRICS
-    from src.training.progress import read_history  # Here, because MindSpore takes seconds to import.
+    from src.training.progress import MAX_HISTORY_BYTES, read_history  # MindSpore takes seconds to import.
 
     file = folder / METRICS
     try:
-        rows = read_history(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot read it ({error.strerror}); give the folders of runs of train.py") from None
+        rows = read_history(read_text(file, MAX_HISTORY_BYTES, "give the folders of runs of train.py"))
     except ValueError:
         raise UserError(f"{file}: not the figures of a run") from None
     points = [(row["seconds"], row["val_accuracy"]) for row in rows if "val_accuracy" in row and "seconds" in row]
@@ -53,6 +53,7 @@ def main() -> None:
         raise UserError(f"output_path: {config.output_path!r} is not allowed: the name of a picture ends in .png")
     curves = {folder: accuracy_over_time(Path(folder)) for folder in config.runs}
     make_folder(picture.parent)
+    check_place(picture)
 
     from src import visualize  # Slow to import.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 from src.cli.errors import UserError
+from src.files.atomic import WriteError
 
 
 @contextlib.contextmanager
@@ -15,13 +16,18 @@ def dashboard(kind: str, folder: Path, step: int = 0) -> Iterator[Callable[[str,
     """Give a function that writes a scalar (tag, value, step), or None.
 
     step: steps done before; what a former run wrote of later ones is not shown any more.
+
+    Raises WriteError.
     """
     writer_class = dashboard_writer(kind)
     if writer_class is None:
         yield None
         return
     options = {"purge_step": step + 1} if step and "purge_step" in inspect.signature(writer_class).parameters else {}
-    writer = writer_class(logdir=str(folder), **options)
+    try:
+        writer = writer_class(logdir=str(folder), **options)
+    except OSError as error:
+        raise WriteError(folder, error) from None
     try:
         yield lambda tag, value, step: writer.add_scalar(tag, value, step)
     finally:

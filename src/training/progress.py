@@ -17,6 +17,7 @@ from src.loss import CrossEntropy
 from src.training.callbacks import Evaluator, passed_multiple
 from src.training.state import ProgressState
 
+MAX_HISTORY_BYTES = 1 << 30
 HISTORY_COLUMNS = ("step", "epoch", "lr", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
 # Fits into 80 columns with room for the bar.
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
@@ -62,12 +63,18 @@ class History:
 
 
 def read_history(text: str) -> list[dict]:
-    """Return the rows of History in a text of metrics.csv."""
+    """Return the rows of History in a text of metrics.csv. Raises ValueError for another text."""
     whole = {"step", "epoch"}
-    return [
-        {name: int(value) if name in whole else float(value) for name, value in row.items() if value}
-        for row in csv.DictReader(text.splitlines())
-    ]
+    reader = csv.DictReader(text.splitlines())
+    if not whole <= set(reader.fieldnames or whole) <= set(HISTORY_COLUMNS):
+        raise ValueError("its columns are others")
+    try:
+        return [
+            {name: int(value) if name in whole else float(value) for name, value in row.items() if value}
+            for row in reader
+        ]
+    except (csv.Error, TypeError) as error:
+        raise ValueError("it is no table") from error
 
 
 class ProgressLogger(Callback):

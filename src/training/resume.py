@@ -13,6 +13,7 @@ from src.checkpoint import read_card, read_checkpoint, read_json
 from src.cli.errors import UserError
 from src.config import RUN_CONFIG, TrainConfig, changed_keys, decisive_keys, parse_train
 from src.devices.processes import ProcessGroup, set_vector
+from src.files.atomic import remove_leftovers
 from src.model_card import ModelCard
 from src.training.checkpoints import CHECKPOINT_PREFIX, LOCAL, LOCAL_KEY, NOT_SAVED, STATE_KEY
 from src.training.state import State
@@ -37,8 +38,7 @@ def newest(folder: Path, devices: int) -> tuple[Saved | None, list[tuple[Path, b
     Those that cannot be read are named and passed over. Another number of devices goes on from an epoch's end.
     Raises UserError when there are checkpoints, and none can be used.
     """
-    for half_written in folder.glob(f".{CHECKPOINT_PREFIX}-*"):
-        half_written.unlink()
+    remove_leftovers(folder)
     paths, found = list(folder.glob(f"{CHECKPOINT_PREFIX}-*.ckpt")), []
     for path in paths:
         try:

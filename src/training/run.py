@@ -18,7 +18,7 @@ from src.cli.errors import UserError
 from src.config import RUN_CONFIG, TrainConfig, to_yaml
 from src.devices.device import peak_memory_mb
 from src.devices.processes import is_worker, serve_as_scheduler
-from src.files.atomic import write_json, write_text
+from src.files.atomic import check_place, write_json, write_text
 from src.files.locks import locked
 from src.files.run_folder import check_run_folder, make_run_folder
 from src.inference.evaluation import evaluate
@@ -31,6 +31,7 @@ from src.training.plan import (
     RATE_PICTURE,
     RESULT,
     RUN_ENTRIES,
+    SCALARS,
     Plan,
     initialize_weights,
     prepare,
@@ -71,6 +72,7 @@ def train(config: TrainConfig) -> dict:
         if plan.job.is_main_process:
             if not plan.saved:
                 make_run_folder(folder, RUN_ENTRIES, config.run.overwrite or config.run.resume)
+            check_place(*(folder / name for name in RUN_ENTRIES if name not in (CHECKPOINTS, SCALARS)))
             write_text(folder / RUN_CONFIG, to_yaml(resolved_config(config)))
         outcome = run_steps(plan, session)
         result = {

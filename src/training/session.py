@@ -15,9 +15,12 @@ from mindspore.dataset import Dataset
 from mindspore.train import LossMonitor, TimeMonitor
 
 from src.checkpoint import read_checkpoint, read_json, save_checkpoint
-from src.cli.errors import UserError
+from src.cli.errors import UserError, first_line
 from src.config import decisive_keys
 from src.dataset import evaluation_pipeline
+from src.files.atomic import WriteError, open_growing
+from src.files.bounded import read_text
+from src.files.run_folder import make_folder
 from src.inference.metrics import Evaluation
 from src.loss import LOSSES
 from src.network.input_layer import with_input_layer
@@ -26,7 +29,7 @@ from src.training.checkpoints import Checkpoints
 from src.training.dashboard import dashboard
 from src.training.model import build_model
 from src.training.plan import BEST, CHECKPOINTS, CURVES_PICTURE, LAST, LOG, METRICS, SCALARS, Plan
-from src.training.progress import History, ProgressLogger
+from src.training.progress import MAX_HISTORY_BYTES, History, ProgressLogger, read_history
 from src.training.resume import GLOBAL_STEP, restore
 from src.training.state import Parts, State, read_figures
 from src.training.write_failures import Guarded, Writing
@@ -79,7 +82,7 @@ class Session:
         """Train to the last step. Leaves log, scalars, checkpoints and curves in the run's folder."""
         plan = self.plan
         if plan.job.is_main_process:
-            (plan.folder / CHECKPOINTS).mkdir(exist_ok=True)
+            make_folder(plan.folder / CHECKPOINTS)
         with contextlib.ExitStack() as opened:
             log = self._open_records(opened)
             callbacks = self._make_callbacks(log)
@@ -114,7 +117,7 @@ class Session:
 
         def guarded(name: str, mode: str) -> Guarded:
             path = plan.folder / name if plan.job.is_main_process else Path(os.devnull)
-            stream = Guarded(path.open(mode, newline="", encoding="utf-8"), name, self.writing)
+            stream = Guarded(open_growing(path, mode), name, self.writing)
             opened.callback(stream.close)
             return stream
 
@@ -266,9 +269,9 @@ class Session:
             folder.mkdir(parents=True, exist_ok=True)
             save_checkpoint(self.plan.net, folder / LAST, self.plan.card)
             self._draw_curves()
-        except OSError as error:
+        except (OSError, WriteError) as error:
             raise UserError(
-                f"{folder}: the trained network cannot be written ({error.strerror}); make room, and give --resume"
+                f"{folder}: the trained network cannot be written ({first_line(error)}); make room, and give --resume"
             ) from None
 
     def _broken_images(self) -> int:
@@ -279,10 +282,19 @@ class Session:
 
 
 def rows_until(file: Path, step: int, counted: Callable[[int], int]) -> str | None:
-    """Return the text of a metrics.csv up to a step, its steps counted anew, or None without the file."""
+    """Return the text of a metrics.csv up to a step, its steps counted anew, or None without the file.
+
+    Raises UserError for a damaged file.
+    """
     if not file.is_file():
         return None
-    head, *rows = file.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+    advice = "remove it to go on without the figures so far"
+    head, *rows = read_text(file, MAX_HISTORY_BYTES, advice).splitlines(keepends=True) or [""]
     # A line that a power failure cut short has no end.
-    whole = [row.split(",", 1) for row in rows if row.endswith("\n") and row.split(",")[0].isdigit()]
-    return head + "".join(f"{counted(int(first))},{rest}" for first, rest in whole if int(first) <= step)
+    whole = [row.split(",", 1) for row in rows if row.endswith("\n")]
+    try:
+        text = head + "".join(f"{counted(int(first))},{rest}" for first, rest in whole if int(first) <= step)
+        read_history(text)
+    except (ValueError, OverflowError):
+        raise UserError(f"{file}: damaged; {advice}") from None
+    return text

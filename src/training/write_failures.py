@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Callable, TextIO
 
-from src.cli.errors import UserError
+from src.cli.errors import UserError, first_line
+from src.files.atomic import WriteError
 
 
 class Writing:
@@ -22,8 +23,8 @@ class Writing:
         """Write, and return whether that went well."""
         try:
             write()
-        except (OSError, RuntimeError) as error:  # MindSpore raises either.
-            reason = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        except (OSError, WriteError) as error:
+            reason = first_line(error)
             kind = what.split()[0]
             self.failed[kind] = self.failed.get(kind, 0) + 1
             if self.stop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,11 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 import pytest
+from mindspore import nn
 
-from src.cli.errors import EXIT_UNREAD, UserError, run, user_error_within
+from src.cli.errors import EXIT_UNREAD, UserError, first_line, run, user_error_within
 
 ROOT = Path(__file__).resolve().parents[2]
 MESSAGE = "cat.jpg: not an image; remove it or replace it"
@@ -155,3 +158,67 @@ def test_a_bug_in_a_data_set_is_no_user_error():
     assert user_error_within(error) is None
     with pytest.raises(RuntimeError):
         run(raising(error))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(
+    "program", ["print('x')", "[print('x') for _ in range(100_000)]", "raise UserError('a mistake')"]
+)
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_output_that_a_full_device_does_not_take_is_one_line(program, stream):
+    code = f"from src.cli.errors import UserError, run\ndef main():\n    {program}\nrun(main)"
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, **{**streams, stream: full})
+    if "raise" in program:
+        assert (ended.returncode, ended.stderr or "") == (2, "error: a mistake\n" if stream == "stdout" else "")
+    elif stream == "stderr":
+        assert ended.returncode == 0 and ended.stdout.startswith("x\n")
+    else:
+        assert ended.returncode == 2
+        assert ended.stderr.startswith("error: the output cannot be written (No space left on device)")
+        assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_what_the_system_says_of_a_file_is_one_line(number, capsys):
+    assert exit_code(raising(OSError(number, os.strerror(number), "my file"))) == 2
+    assert capsys.readouterr().err == f"error: my file: {os.strerror(number)}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (ValueError(" first\nsecond"), "first"),
+        (ValueError(), "ValueError"),
+        (KeyError("key"), "'key'"),
+    ],
+)
+def test_the_first_line_of_an_exception_is_its_reason(error, line):
+    assert first_line(error) == line
+
+
+class Unfit(nn.Cell):
+    """Does not compile."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+
+    def construct(self, x):
+        return self.convolution(x)
+
+
+def test_what_mindspore_leaves_in_the_current_folder_goes_and_what_was_there_stays(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rank_7" / "om").mkdir(parents=True)
+
+    def main():
+        (tmp_path / "rewritten_network").mkdir()
+        ms.set_context(mode=ms.GRAPH_MODE)
+        Unfit()(ms.Tensor(np.zeros((1, 1, 8, 8), np.float32)))
+
+    with pytest.raises(RuntimeError, match="C_in"):
+        run(main)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["om", "rank_7"]

@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.programs import ROOT
 
 # What multiprocessing does in the thread that starts a forkserver, as CANN's compiler of operators does.
 UNBLOCKED = """

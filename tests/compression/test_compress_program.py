@@ -185,7 +185,7 @@ def test_a_damaged_file_is_one_line_and_nothing_is_written(folder, compressed, n
 
 def test_a_missing_file_is_one_line_and_exit_code_2(folder, program):
     assert one_line_error(program("compress", "--decompress", "missing.sqz", cwd=folder)).startswith(
-        "error: missing.sqz: cannot read it"
+        "error: missing.sqz: cannot be read"
     )
 
 

@@ -174,7 +174,7 @@ def test_damaged_safetensors_and_huge_headers_are_refused(tmp_path):
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_another_formats_file_or_none_is_one_line(tmp_path, file_format):
     path = tmp_path / "net"
-    assert "cannot read it" in refusal(import_network, config(file_format, path))
+    assert "cannot be read" in refusal(import_network, config(file_format, path))
     for content in (b"", b"\0" * 1000, np.random.RandomState(0).bytes(100_000), b"PK\x03\x04" + b"\0" * 100, b"text"):
         path.write_bytes(content)
         assert refusal(import_network, config(file_format, path)).startswith(str(path))

@@ -14,11 +14,17 @@ import pytest
 
 from src.config import DataConfig
 from src.dataset import cifar10, cifar10_binary, open_source
+from src.dataset import download as download_module
 from src.dataset.download import Archive, download, unpacked
 from src.dataset.registry import DATASETS
 from tests.made_data import refusal, write_cifar10, write_image_folder
 
 SUFFIXES = ("zip", "tar", "tar.gz", "tgz")
+
+
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch):
+    monkeypatch.setattr(download_module, "PAUSE_SECONDS", 0)
 
 
 @pytest.fixture
@@ -84,9 +90,34 @@ def test_the_folder_that_an_archive_holds_alone_is_the_data_set(images, archives
 def test_what_a_mac_adds_to_an_archive_does_not_count(images, archives):
     (images / "__MACOSX").mkdir()
     (images / ".DS_Store").touch()
-    (images / "train").rename(images / "inner")
+    (images / "inner").mkdir()
+    (images / "train").rename(images / "inner" / "train")
     shutil.rmtree(images / "val")
     assert unpacked(pack(images, archives / "data.zip")) == archives / "data" / "inner"
+
+
+@pytest.mark.parametrize("prefix", ["a/b/c", "pack/data"])
+def test_a_data_set_some_folders_down_is_found(images, archives, prefix):
+    assert unpacked(pack(images, archives / "data.zip", prefix)) == archives / "data" / prefix
+
+
+def test_backslashes_in_the_names_of_a_zip_are_folders(archives):
+    with zipfile.ZipFile(archives / "data.zip", "w") as packed:
+        packed.writestr("train\\a\\1.png", b"one")
+        packed.writestr("train\\b\\", b"")
+    assert content(unpacked(archives / "data.zip")) == ["train", "train/a", "train/a/1.png", "train/b"]
+
+
+@pytest.mark.parametrize("names", [(), ("a/1.png", "b/2.png"), ("training/a/1.png",)])
+def test_an_archive_without_a_data_set_is_refused_and_leaves_nothing_for_the_next_try(archives, names):
+    with zipfile.ZipFile(archives / "data.zip", "w") as packed:
+        for name in names:
+            packed.writestr(name, b"")
+    config = DataConfig(dataset="image_folder", data_path=str(archives / "data.zip"))
+    for _ in range(2):
+        message = refusal(open_source, config, "train")
+        assert message == f"{archives}/data.zip: there is no train/ or val/ or test/ in it; nothing was unpacked"
+        assert content(archives) == ["data.zip"]
 
 
 def test_train_alone_is_not_taken_for_the_data_sets_folder(images, archives):

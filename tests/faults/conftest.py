@@ -13,6 +13,8 @@ def test_truncated_files_are_refused(faults):
 from __future__ import annotations
 
 import contextlib
+import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable, Iterator
@@ -109,3 +111,30 @@ def models(tmp_path_factory) -> SimpleNamespace:
         for kind in ("MINDIR", "ONNX")
     ]
     return SimpleNamespace(ckpt=folder / "net.ckpt", mindir=Path(exported[0]), onnx=Path(exported[1]))
+
+
+@pytest.fixture
+def tmpfs(tmp_path):
+    """A function that mounts a small file system; skipped where that is not allowed."""
+    mounted = []
+
+    def mount(size: str) -> Path:
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
+        if done.returncode:
+            pytest.skip(f"no file system may be mounted here: {done.stderr.decode().strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Fill a file system but for some bytes; return the file that does."""
+    free = shutil.disk_usage(disk).free
+    with open(disk / "filling", "wb") as stream:
+        stream.write(bytes(free - leave))
+    return disk / "filling"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from src.config import DeviceConfig, TrainConfig
 from src.inference.config import EvalConfig, ExportConfig, InferConfig
-from tests.faults.conftest import one_line_error
+from tests.programs import one_line_error
 
 CASES = 250  # For each of the four programs.
 # Where each program goes to work when its configuration is sound, and what it gets there.

@@ -14,6 +14,7 @@ import pytest
 
 from src.checkpoint import load_network
 from src.training.resume import read_saved
+from tests.faults.conftest import fill
 from tests.programs import ROOT
 from tests.runs import SMALL
 
@@ -23,33 +24,6 @@ PROGRAM = [sys.executable, str(ROOT / "train.py")]
 def flags(folder: Path, **keys) -> list[str]:
     keys = {**SMALL, "output_path": folder, "scalars": "tensorboard", **keys}
     return [str(part) for key, value in keys.items() for part in (f"--{key}", value)]
-
-
-@pytest.fixture
-def tmpfs(tmp_path):
-    """A function that mounts a small file system; skipped where that is not allowed."""
-    mounted = []
-
-    def mount(size: str) -> Path:
-        folder = tmp_path / f"disk{len(mounted)}"
-        folder.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
-        if done.returncode:
-            pytest.skip(f"no file system may be mounted here: {done.stderr.decode().strip()}")
-        mounted.append(folder)
-        return folder
-
-    yield mount
-    for folder in mounted:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
-def fill(disk: Path, leave: int) -> Path:
-    """Fill a file system but for some bytes; return the file that does."""
-    free = shutil.disk_usage(disk).free
-    with open(disk / "filling", "wb") as stream:
-        stream.write(bytes(free - leave))
-    return disk / "filling"
 
 
 @pytest.mark.slow
@@ -78,7 +52,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_or_stops_as_configured(tmpfs, f
                 _, stderr = process.communicate()
                 for file in (run / "checkpoints").glob("*.ckpt"):
                     read_saved(file)
-                assert not list(run.rglob("*.tmp*"))
+                assert not list(run.rglob(".writing-*"))
                 if on_save_error == "warn":
                     assert process.returncode == 0, stderr
                     assert json.loads((run / "result.json").read_text())["steps"] == 160

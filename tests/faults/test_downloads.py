@@ -450,7 +450,7 @@ def test_of_several_processes_one_unpacks_an_archive(faults, tmp_path, monkeypat
     (tmp_path / "archives").mkdir()
     (tmp_path / "archives" / "data.tgz").write_bytes(CONTENT)
     with faults("4 processes that unpack one archive") as inject, inject.fault("at once"):
-        processes = [in_another_process(unpacked, tmp_path / "archives" / "data.tgz") for _ in range(4)]
+        processes = [in_another_process(unpacked, tmp_path / "archives" / "data.tgz", [FOLDER]) for _ in range(4)]
         for process in processes:
             process.join(20)
         assert [process.exitcode for process in processes] == [0] * 4

@@ -103,7 +103,7 @@ class in_folder:
 def place(tmp_path, monkeypatch) -> Path:
     """The folder to work in, with one image."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("src.visualize._save", lambda figure, path: None)
+    monkeypatch.setattr("src.visualize.save", lambda figure, path: None)
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "image.png")
     return tmp_path
 

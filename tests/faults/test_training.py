@@ -88,7 +88,7 @@ GROWTH = """
     from src.training.run import train
     from tests.runs import configuration
 
-    visualize._save = lambda figure, path: None
+    visualize.save = lambda figure, path: None
     process, seen = psutil.Process(), {}
     original = RunCallbacks.on_train_step_end
 

@@ -2,13 +2,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from src.cli.errors import UserError
 from src.files.atomic import write_json, write_text
-from src.files.locks import locked
+from src.files.locks import held, locked
 from src.files.run_folder import make_folder, make_run_folder
 from tests.made_data import refusal
 from tests.programs import ROOT
@@ -131,8 +132,7 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch, fai
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, failing, broken)
-    with pytest.raises(OSError):
-        write_json(file, {"accuracy": 0.95})
+    assert "cannot be written (No space left on device)" in refusal(write_json, file, {"accuracy": 0.95})
     assert json.loads(file.read_bytes()) == {"accuracy": 0.9}
     assert os.listdir(tmp_path) == ["result.json"]
 
@@ -152,7 +152,7 @@ def test_a_folder_is_kept_to_one_process_while_that_lives(tmp_path):
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from src.files.locks import locked
+from src.files.locks import held, locked
 with locked(Path({str(tmp_path)!r})):
     print("locked", flush=True)
     time.sleep(60)
@@ -176,3 +176,36 @@ with locked(Path({str(tmp_path)!r})):
 def test_a_process_that_does_not_lead_takes_no_lock(tmp_path):
     with locked(tmp_path / "run", is_main_process=False):
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_lock_that_is_no_file_is_one_line(tmp_path, make):
+    make(tmp_path / ".lock")
+    with pytest.raises(UserError, match=r"\.lock: cannot be locked \(.*\); remove it"), locked(tmp_path):
+        pass
+
+
+def test_a_lock_leaves_no_file_and_is_not_shared_by_one_that_waited_for_it(tmp_path):
+    entered, order = threading.Event(), []
+
+    def second():
+        with held(tmp_path / "lock", "waiting", wait=True):
+            order.append("second")
+
+    with held(tmp_path / "lock", "waiting", wait=True):
+        thread = threading.Thread(target=second)
+        thread.start()
+        entered.wait(0.2)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"] and os.listdir(tmp_path) == []
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+    def flock(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with locked(tmp_path):
+        pass
+    assert "cannot be locked (Operation not supported): see that no other process" in capsys.readouterr().err

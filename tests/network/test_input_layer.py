@@ -163,9 +163,9 @@ def tiny_device_run(tmp_path_factory):
     brief = {**BRIEF, "train_images": 240, "val_split": 0.2, "epochs": 2, "batch_norm": "all", "lr_max": 0.02}
     config = configuration(**brief, preprocess="device", augment="crop_flip", output_path=str(folder))
     config.check()
-    original, visualize._save = visualize._save, lambda figure, path: None
+    original, visualize.save = visualize.save, lambda figure, path: None
     try:
         assert prepare(config).card.preprocessing.on_device
         return folder, config, train(config)
     finally:
-        visualize._save = original
+        visualize.save = original

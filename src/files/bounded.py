@@ -1,0 +1,48 @@
+"""Bounded reads: of plain files alone, and never more of one than fits its purpose."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from src.cli.errors import UserError, first_line
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a plain file for reading. Raises OSError for anything else, without waiting for a pipe or a device."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is a folder" if stat.S_ISDIR(mode) else "it is no plain file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: str | Path, most: int, advice: str = "") -> bytes:
+    """Return the content of a plain file of at most `most` bytes.
+
+    Raises UserError, which ends in the advice, for a file that is longer or cannot be read.
+    """
+    try:
+        with open_file(path) as stream:
+            content = stream.read(most + 1)
+    except OSError as error:
+        raise _refused(path, f"cannot be read ({first_line(error)})", advice) from None
+    if len(content) > most:
+        raise _refused(path, f"is longer than {most:,} bytes", advice)
+    return content
+
+
+def read_text(path: str | Path, most: int, advice: str = "") -> str:
+    """Return the text of a plain file in UTF-8, with or without a byte order mark. Raises UserError as read_bytes."""
+    try:
+        return read_bytes(path, most, advice).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _refused(path, f"is no text in UTF-8 ({first_line(error)})", advice) from None
+
+
+def _refused(path: str | Path, problem: str, advice: str) -> UserError:
+    return UserError(f"{path}: {problem}" + (f"; {advice}" if advice else ""))
