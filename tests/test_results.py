@@ -13,6 +13,7 @@ from src.config import parse_train, with_keys
 from src.dataset.cifar10 import open_cifar10
 from src.inference.config import EvalConfig
 from src.inference.evaluation import evaluate_checkpoint
+from src.keys import DeviceConfig
 from src.network.summary import summarize, totals
 from tests.programs import ROOT
 
