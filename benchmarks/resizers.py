@@ -23,7 +23,7 @@ from src.cli.errors import run
 from src.compression.photographs import open_photographs
 from src.compression.reading import read_weights
 from src.dataset import evaluation_pipeline
-from src.keys import Resizer
+from src.dataset.options import Resizer
 
 BATCH = 50
 

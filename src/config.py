@@ -15,34 +15,30 @@ from typing import Any, Literal, Optional, get_type_hints
 
 from src.cli.errors import UserError
 from src.cli.flags import Parser
+from src.cli.types import (
+    Amount,
+    Classes,
+    Count,
+    CountOrZero,
+    Epochs,
+    Filters,
+    Fraction,
+    OpenFraction,
+    Padding,
+    Ratio,
+)
 from src.cli.yaml_files import dump
+from src.dataset.options import DataConfig, DataSourceConfig
 from src.dataset.registry import OWN_VALIDATION
 from src.keys import (
     DIALECT,
     RETIRED_KEYS,
-    Amount,
-    Augmentations,
     BatchNorm,
     Bypass,
-    Classes,
-    Count,
-    CountOrZero,
-    DataLoadingConfig,
-    DataSourceConfig,
     DeviceConfig,
-    Epochs,
-    Filters,
-    Fit,
-    Fraction,
     Loss,
     NewFolderConfig,
-    Normalization,
-    OpenFraction,
     Optimizer,
-    Padding,
-    Ratio,
-    Resizer,
-    Side,
     Stem,
     Version,
 )
@@ -92,43 +88,6 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(DataLoadingConfig):
-    """Training data: which images are used, and how they are brought into the network."""
-
-    val_split: Fraction = 0.0
-    """fraction of the training images set aside for validation, always the same ones"""
-    train_images: Optional[Count] = None
-    """use only this many training images, evenly over the classes"""
-    batch_size: Count = 32
-    """images per step on each device"""
-    image_size: Side = 224
-    """side of the network's input in pixels"""
-    early_size: Optional[Side] = None
-    """side of the training images in the first early_epochs epochs: smaller ones train faster; null: image_size"""
-    early_epochs: CountOrZero = 0
-    """number of epochs with early_size"""
-    fit: Fit = "resize"
-    """how an image gets image_size: resize both sides; crop or zero-pad; resize the shorter side to 256 for 224 and
-    227, to 8/7 of any other image_size, and crop the centre (center_crop)"""
-    resizer: Resizer = "mindspore"
-    """what resizes images in evaluation and prediction: mindspore, a fast operator, or pillow, with the pixels that
-    ImageNet networks are published with"""
-    preprocess: Literal["host", "device"] = "host"
-    """where images are resized and normalised: on the host by data-set operators, or on the device in the graph, which
-    takes uint8 images of the data set's own size; also when the checkpoint is evaluated or exported"""
-    augment: Augmentations = "none"
-    """training augmentations, one or several: crop_flip, color_jitter, cutout, mixup, cutmix"""
-    mixup_alpha: Ratio = 1.0
-    """mixup: draw the weight of the image from Beta(alpha, alpha); with a small alpha it is mostly close to 0 or 1"""
-    cutmix_alpha: Ratio = 1.0
-    """cutmix: draw the area that the image keeps from Beta(alpha, alpha)"""
-    crop_padding: Optional[Padding] = None
-    """zeros around an image before crop_flip crops it; null: an eighth of image_size"""
-    normalize: Normalization = "dataset"
-    """normalise by the data set's mean and deviation (with pretrained: the checkpoint's), or each image by its own"""
-
-
-@dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """Loss and optimizer."""
 
@@ -152,8 +111,7 @@ class OptimizerConfig:
     amp_level: Literal["O0", "O1", "O2", "O3", "auto"] = "O0"
     """mixed precision level of mindspore.amp; Ascend and GPU"""
     loss_scale: Optional[Amount] = None
-    """loss scale of mixed precision (Ascend and GPU): fixed, or 0 for dynamic; null: dynamic with O2, O3 and auto, none
-    with O0 and O1"""
+    """loss scale (Ascend and GPU): fixed, or 0 for dynamic; null: dynamic with O2, O3 and auto, none with O0 and O1"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +199,7 @@ class TrainConfig:
         if data.preprocess == "device":
             if data.early_size and data.fit != "crop":
                 raise UserError(
-                    f"preprocess: device resizes to one size, and early_size is another; fit {data.fit} goes with host"
+                    f"preprocess: device resizes to one size, early_size is another; fit {data.fit} needs host"
                 )
             if data.fit == "center_crop" and "crop_flip" in data.augment:
                 raise UserError("preprocess: device does not resize random parts of images; give fit resize or crop")
@@ -257,12 +215,6 @@ class TrainConfig:
             raise UserError("resume: goes on with a run, and overwrite replaces it: give one of the two")
         if run.output_path == "":
             raise UserError("output_path: '' is not allowed: give a folder's name, or leave it out")
-
-
-def data_config(source: DataSourceConfig, **keys: Any) -> DataConfig:
-    """Return the configuration of a program's data source, with further keys."""
-    names = [field.name for field in dataclasses.fields(DataLoadingConfig) if hasattr(source, field.name)]
-    return DataConfig(**{**{name: getattr(source, name) for name in names}, **keys})
 
 
 @dataclasses.dataclass(frozen=True)

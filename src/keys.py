@@ -5,33 +5,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import Annotated, Any, Literal, Optional
 
 from pydantic import BeforeValidator
 
-from src.cli.flags import Dialect, limited
-from src.dataset.augmentation import AUGMENTATIONS
-from src.dataset.preprocessing import FITS, NORMALIZATIONS, RESIZERS
-from src.dataset.registry import DATASETS
+from src.cli.flags import Dialect
+from src.cli.types import CountOrZero
 from src.loss import LOSSES
 from src.optimizers import OPTIMIZERS
 from src.squeezenet import BATCH_NORMS, BYPASSES, STEMS, VERSIONS
-
-Count = limited(int, "a whole number, at least 1", ge=1, lt=2**31)
-CountOrZero = limited(int, "a whole number, at least 0", ge=0, lt=2**31)
-Amount = limited(float, "a number, at least 0", ge=0, allow_inf_nan=False)
-Fraction = limited(float, "a number from 0 to below 1", ge=0, lt=1)
-OpenFraction = limited(float, "a number between 0 and 1", gt=0, lt=1)
-Ratio = limited(float, "a number above 0, at most 8", gt=0, le=8)
-# Beyond these no image, layer or data set is meant, and a typing error takes all memory.
-Side = limited(int, "a whole number from 1 to 8192", ge=1, le=8192)
-Padding = limited(int, "a whole number from 0 to 512", ge=0, le=512)
-Filters = limited(int, "a whole number from 0 to 65536", ge=0, le=65536)
-Classes = limited(int, "a whole number from 1 to 1000000", ge=1, le=1_000_000)
-Epochs = limited(int, "a whole number from 1 to 100000", ge=1, le=100_000)
-Columns = limited(
-    list[str], "two names: the column of the file and the column of the class", min_length=2, max_length=2
-)
 
 
 def _version(name: Any) -> Any:
@@ -43,12 +25,6 @@ Version = Annotated[Literal[tuple(VERSIONS)], BeforeValidator(_version)]
 Bypass = Literal[BYPASSES]
 BatchNorm = Literal[BATCH_NORMS]
 Stem = Literal[tuple(STEMS)]
-Dataset = Literal[tuple(DATASETS)]
-Augmentation = Literal[tuple(AUGMENTATIONS)]
-Augmentations = Union[Literal["none"], Augmentation, list[Augmentation]]
-Resizer = Literal[tuple(name for name in RESIZERS if name != "device")]  # The device: preprocess.
-Fit = Literal[FITS]
-Normalization = Literal[NORMALIZATIONS]
 Optimizer = Literal[tuple(OPTIMIZERS)]
 Loss = Literal[tuple(LOSSES)]
 
@@ -90,36 +66,6 @@ DIALECT = Dialect(
     renamed=RENAMED_KEYS,
     recipes=Path(__file__).resolve().parent.parent / "config",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSourceConfig:
-    """Data source: where the images and their labels are."""
-
-    dataset: Dataset = "cifar10"
-    """cifar10 (pickled batches), cifar10_binary, image_folder (train/ and val/ with a folder per class), image_csv
-    (train/ with a folder per class, val/ with labels in val.csv), imagenet (train/ with a folder per WordNet id, val/
-    likewise or with labels in val_labels), mindrecord (one of these three, packed by to_mindrecord.py), digits
-    (scikit-learn's, needs no files)"""
-    data_path: str = "./data"
-    """folder of the data set, or a .zip/.tar/.tar.gz of it, which is unpacked next to it"""
-    csv_columns: Columns = dataclasses.field(default_factory=lambda: ["image", "label"])
-    """image_csv, imagenet: columns of the CSV file that hold the file name and the class name or index"""
-    val_labels: Optional[str] = None
-    """imagenet: labels of the images in val/, a CSV file or ILSVRC2012_validation_ground_truth.txt; null: search
-    data_path"""
-    max_broken_images: CountOrZero = 100
-    """unreadable images to tolerate: each is named, counted and left out; one more ends the program"""
-
-
-@dataclasses.dataclass(frozen=True)
-class DataLoadingConfig(DataSourceConfig):
-    """Data loading: how the images get into memory."""
-
-    download: bool = False
-    """download CIFAR-10 into data_path if it is missing"""
-    num_workers: CountOrZero = 0
-    """threads that load images; 0: one per core, at most 8"""
 
 
 @dataclasses.dataclass(frozen=True)

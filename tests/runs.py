@@ -46,6 +46,7 @@ def configuration(**keys) -> TrainConfig:
 def without_pictures() -> Iterator[pytest.MonkeyPatch]:
     """Leave out the pictures, which take as long as the training of a tiny run."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(visualize, "image_grid", lambda *arguments, **options: None)
         patch.setattr(visualize, "save", lambda figure, path: None)
         yield patch
 

@@ -21,8 +21,8 @@ from src.checkpoint import (
     weights_of,
 )
 from src.cli.errors import UserError
+from src.dataset.options import Dataset
 from src.dataset.preprocessing import Preprocessing
-from src.keys import Dataset
 from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
 

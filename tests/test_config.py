@@ -23,11 +23,11 @@ from src.config import (
     ModelConfig,
     ScheduleConfig,
     TrainConfig,
-    data_config,
     parse,
     parse_train,
     to_yaml,
 )
+from src.dataset.options import data_config
 from src.inference.config import CHECKPOINTS, MODELS_AND_IMAGES, EvalConfig, ExportConfig, InferConfig
 from src.lr_generator import LR_DECAY_MODES
 from src.network.design_space import STEMS

@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple, Optional, get_type_hints
 
 from src.cli.errors import UserError
 from src.cli.flags import limited
+from src.cli.types import Amount, Count, CountOrZero, Fraction, Padding
 from src.config import DeviceConfig, parse
-from src.keys import Amount, Augmentations, Count, CountOrZero, DataLoadingConfig, Dataset, Fraction, Padding
+from src.dataset.options import Augmentations, DataLoadingConfig, Dataset
 
 # Suffixes of what may stand without its flag.
 INPUTS = {".ckpt": "ckpt_path", ".sqz": "ckpt_path", ".net": "ckpt_path"}

@@ -11,8 +11,8 @@ import numpy as np
 from src.cli.errors import UserError
 from src.compression.config import MeasureConfig
 from src.compression.photographs import Photographs, open_photographs
-from src.config import data_config
 from src.dataset import evaluation_pipeline, open_source
+from src.dataset.options import data_config
 from src.inference.evaluation import evaluate
 from src.inference.metrics import Classification, Evaluation
 from src.model_card import ModelCard

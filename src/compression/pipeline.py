@@ -15,8 +15,9 @@ from src.compression.config import Choice, Compression
 from src.compression.evaluator import Evaluator
 from src.compression.prune import prune, sparsities_for
 from src.compression.quantize import quantize, round_bfloat16
-from src.config import RUN_CONFIG, DataConfig, data_config, parse_train
+from src.config import RUN_CONFIG, DataConfig, parse_train
 from src.dataset import open_source
+from src.dataset.options import data_config
 from src.dataset.source import Source
 from src.inference.fold import fold_batch_norm
 from src.model_card import ModelCard

@@ -8,8 +8,9 @@ from typing import Literal, Optional, get_args
 from src.cli.errors import UserError
 from src.cli.flags import spelled
 from src.cli.help_text import describe
+from src.cli.types import Padding, Side
 from src.config import parse
-from src.keys import Bypass, Padding, Side, Stem
+from src.keys import Bypass, Stem
 
 FromFormat = Literal["torchvision", "safetensors", "net", "npz", "caffemodel", "onnx"]
 ToFormat = Literal["torchvision", "safetensors", "npz"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from src.dataset.options import DataConfig
 from src.dataset.pipeline import check_shares, evaluation_pipeline, preprocessing_of, training_pipeline
 from src.dataset.registry import DATASETS
 from src.dataset.splits import open_source, splits
@@ -26,13 +27,17 @@ def create_dataset(source: str, split: str, *, num_shards: int = 1, shard_id: in
 
         create_dataset("cifar10", "train", data_path="./data", batch_size=32, image_size=224)
     """
-    from src.config import DataConfig
-
     config = DataConfig(dataset=source, **options)
     images = open_source(config, split)
     preprocessing = preprocessing_of(config, images)
     if split == "train":
         return training_pipeline(images, config, preprocessing, seed, num_shards, shard_id)
     return evaluation_pipeline(
-        *(images, preprocessing, config.batch_size, config.num_workers, num_shards, shard_id, config.max_broken_images)
+        images,
+        preprocessing,
+        config.batch_size,
+        config.num_workers,
+        num_shards,
+        shard_id,
+        config.max_broken_images,
     )

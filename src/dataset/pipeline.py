@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import mindspore.dataset as ds
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from src.cli.errors import UserError
 from src.dataset import mixing
 from src.dataset.augmentation import Drawn, pixel_changes, training_stages
+from src.dataset.options import DataConfig
 from src.dataset.preprocessing import Preprocessing, evaluation_transforms
 from src.dataset.sampling import Batches, Epochs, EvaluationPixels, EvaluationRows, Steps, TrainingPixels, TrainingRows
 from src.dataset.source import Source, Subset
@@ -18,7 +18,7 @@ from src.dataset.source import Source, Subset
 MAX_WORKERS = 8
 
 
-def preprocessing_of(config: Any, source: Source) -> Preprocessing:
+def preprocessing_of(config: DataConfig, source: Source) -> Preprocessing:
     """Return how images of this source are brought to the network in evaluation.
 
     Raises UserError for a device that is to resize images of any size, which fill no batch.
@@ -42,7 +42,7 @@ def preprocessing_of(config: Any, source: Source) -> Preprocessing:
 
 def training_pipeline(
     source: Source,
-    config: Any,
+    config: DataConfig,
     preprocessing: Preprocessing,
     seed: int,
     num_shards: int = 1,

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from src.cli.errors import UserError
 from src.dataset.download import download, unpacked
+from src.dataset.options import DataSourceConfig
 from src.dataset.registry import DATASETS
 from src.dataset.source import Source, Subset, split_by_class
 
 
-def splits(config: Any) -> tuple[str, ...]:
-    """Return the splits that a data set has, of "train", "val" and "test".
-
-    config: a DataConfig or another that has its keys of data sources.
-    """
+def splits(config: DataSourceConfig) -> tuple[str, ...]:
+    """Return the splits that a data set has, of "train", "val" and "test"."""
     kind = DATASETS[config.dataset]
     if kind.folders:
         path = _path(config)
@@ -26,12 +23,12 @@ def splits(config: Any) -> tuple[str, ...]:
     return ("train", "val", "test") if _val_split(config) else ("train", "test")
 
 
-def open_source(config: Any, split: str) -> Source:
+def open_source(config: DataSourceConfig, split: str) -> Source:
     """Return the images of a split: "train", "val" or "test".
 
     `val` is a data set's own, or `val_split` of the training images, which `train` then lacks.
 
-    config: see `splits`. Raises UserError for data that is missing or not sound.
+    Raises UserError for data that is missing or not sound.
     """
     kind, path = DATASETS[config.dataset], _path(config)
     if kind.archive and getattr(config, "download", False):
@@ -46,17 +43,17 @@ def open_source(config: Any, split: str) -> Source:
     return _limited(source, total) if split == "train" and total else source
 
 
-def _path(config: Any) -> Path:
+def _path(config: DataSourceConfig) -> Path:
     kind = DATASETS[config.dataset]
     expected = (kind.archive.folder,) if kind.archive else kind.folders
     return unpacked(Path(os.path.expanduser(config.data_path)), expected)
 
 
-def _val_split(config: Any) -> float:
+def _val_split(config: DataSourceConfig) -> float:
     return getattr(config, "val_split", 0.0)
 
 
-def _with_validation(config: Any, path: Path, split: str) -> Source:
+def _with_validation(config: DataSourceConfig, path: Path, split: str) -> Source:
     """Return a split of a data set whose validation images are set aside from its training images."""
     fraction = _val_split(config)
     if split == "val" and not fraction:

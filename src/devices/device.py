@@ -46,7 +46,7 @@ def select_device(config) -> str:
         if config.strict_device and target == wanted[-1]:
             raise UserError(f"device_target: {reasons[-1]}; choose another or leave out --strict_device")
         if in_group and config.device_target == target:
-            raise UserError(f"device_target: {reasons[-1]} on this device; the others of the job cannot go on without")
+            raise UserError(f"device_target: {reasons[-1]} on this device; the other processes cannot go on without it")
     explained = f" ({'; '.join(reasons)})" if reasons else ""
     if target in wanted:
         print(f"device: {target}{explained}")

@@ -57,17 +57,17 @@ class ProcessGroup:
         if not is_worker():
             return cls()
         init()
-        job = cls(get_rank(), get_group_size())
-        if job.size > 1:
+        group = cls(get_rank(), get_group_size())
+        if group.size > 1:
             # The mean, not the sum, of the gradients: a step is that of one device with the whole batch.
             ms.set_auto_parallel_context(
                 parallel_mode=ms.ParallelMode.DATA_PARALLEL,
                 gradients_mean=True,
-                device_num=job.size,
+                device_num=group.size,
                 # One allreduce of all gradients: those of biases are so small that each would cost its latency alone.
                 comm_fusion={"allreduce": {"mode": "auto", "config": None}},
             )
-        return job
+        return group
 
     @property
     def is_main_process(self) -> bool:
@@ -124,7 +124,7 @@ class ProcessGroup:
 ALONE = ProcessGroup()
 
 
-def average_statistics(net: nn.Cell, job: ProcessGroup) -> None:
+def average_statistics(net: nn.Cell, group: ProcessGroup) -> None:
     """Give all processes the mean of their batch norm statistics, which training keeps on each device of its own.
 
     They follow the batches by a linear rule, so that it does not matter how often they are averaged.
@@ -132,8 +132,8 @@ def average_statistics(net: nn.Cell, job: ProcessGroup) -> None:
     norms = [cell for _, cell in net.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
     trained = [norm for norm in norms if norm.use_batch_statistics is not False]  # Frozen ones are alike, to the bit.
     statistics = [p for norm in trained for p in (norm.moving_mean, norm.moving_variance)]
-    if job.size > 1 and statistics:
-        set_vector(statistics, job.mean(vector(statistics)))
+    if group.size > 1 and statistics:
+        set_vector(statistics, group.mean(vector(statistics)))
 
 
 def vector(parameters: list[ms.Parameter]) -> np.ndarray:

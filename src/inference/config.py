@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, Optional
 
+from src.cli.types import Count, Side
+from src.dataset.options import DataLoadingConfig, Dataset
 from src.dataset.preprocessing import RESIZERS
-from src.keys import Count, DataLoadingConfig, Dataset, Side
 
 # Suffixes of what may stand without its flag.
 CHECKPOINTS = {".ckpt": "ckpt_path", ".sqz": "ckpt_path"}

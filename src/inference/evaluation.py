@@ -10,8 +10,9 @@ from mindspore import Model, nn, ops
 
 from src.checkpoint import load_network
 from src.cli.errors import UserError
-from src.config import DeviceConfig, data_config
+from src.config import DeviceConfig
 from src.dataset import evaluation_pipeline, open_source, splits
+from src.dataset.options import data_config
 from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import Source
 from src.devices.device import select_device
@@ -45,25 +46,25 @@ def evaluate(
     preprocessing: Preprocessing,
     batch_size: int,
     num_workers: int,
-    job: ProcessGroup = ALONE,
+    group: ProcessGroup = ALONE,
     max_broken_images: int = 0,
 ) -> Evaluation:
-    """Return the outcome of a network on every image of a source, each counted once by one process of the job."""
+    """Return the outcome of a network on every image of a source, each counted once by one process of the group."""
     dataset = evaluation_pipeline(
-        source, preprocessing, batch_size, num_workers, job.size, job.rank, max_broken_images, pad=True
+        source, preprocessing, batch_size, num_workers, group.size, group.rank, max_broken_images, pad=True
     )
-    model = Model(with_input_layer(net, preprocessing), CrossEntropy(), metrics={"evaluation": Classification(job)})
+    model = Model(with_input_layer(net, preprocessing), CrossEntropy(), metrics={"evaluation": Classification(group)})
     return model.eval(dataset, dataset_sink_mode=False)["evaluation"]
 
 
 def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
     """Evaluate a checkpoint as configured, write the folder of results, and return what is in result.json.
 
-    Of several processes of a job each evaluates its share, and the leading one writes. Raises UserError for a
+    Of several processes of a group each evaluates its share, and the leading one writes. Raises UserError for a
     checkpoint, data or a folder that cannot be used.
     """
     target = select_device(device)
-    job = ProcessGroup.join()
+    group = ProcessGroup.join()
     net, card = load_network(config.ckpt_path)
     data = data_config(config, dataset=config.dataset or card.dataset, val_split=card.val_split_of(config.dataset))
     present = splits(data)
@@ -83,9 +84,15 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
     checkpoint = Path(config.ckpt_path)
     folder = Path(config.output_path or checkpoint.with_name(f"eval_{checkpoint.stem}_{split}"))
     names = (RESULT, CONFUSION_TABLE, CONFUSION_PICTURE, MISTAKES_PICTURE)
-    with output_folder(folder, *names) if job.is_main_process else contextlib.nullcontext():
+    with output_folder(folder, *names) if group.is_main_process else contextlib.nullcontext():
         evaluation = evaluate(
-            *(net, source, preprocessing, config.batch_size, config.num_workers, job, config.max_broken_images)
+            net,
+            source,
+            preprocessing,
+            config.batch_size,
+            config.num_workers,
+            group=group,
+            max_broken_images=config.max_broken_images,
         )
     result = {
         "checkpoint": str(checkpoint),
@@ -97,9 +104,9 @@ def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
         "broken_images": len(source) - len(evaluation.labels),
         "accuracy_per_class": dict(zip(card.classes, evaluation.accuracy_per_class())),
         "device": target,
-        "devices": job.size,
+        "devices": group.size,
     }
-    if not job.is_main_process:
+    if not group.is_main_process:
         return {**result, "output_path": str(folder)}
     write_json(folder / RESULT, result)
     _write_confusion(folder, evaluation, card.classes)

@@ -74,12 +74,12 @@ class Evaluation:
 class Classification(nn.Metric):
     """A metric for `Model.eval` whose value is an Evaluation.
 
-    job: the processes that evaluate together, each every job.size-th image; all get the outcome for all images.
+    group: the processes that evaluate together, each every group.size-th image; all get the outcome for all images.
     """
 
-    def __init__(self, job: ProcessGroup = ALONE):
+    def __init__(self, group: ProcessGroup = ALONE):
         super().__init__()
-        self.job = job
+        self.group = group
         self.clear()
 
     def clear(self):
@@ -111,11 +111,11 @@ class Classification(nn.Metric):
         """Return the outcome for the images so far. Raises UserError when none of them could be read."""
         types = [np.int32, np.int64, np.float32, np.float32, bool]
         columns = np.stack([np.concatenate(parts).astype(np.float32) for parts in zip(*self._batches)], 1)
-        if self.job.size > 1:
-            longest = int(self.job.all_gather(np.array(len(columns))).max())
+        if self.group.size > 1:
+            longest = int(self.group.all_gather(np.array(len(columns))).max())
             missing = np.full((longest - len(columns), columns.shape[1]), -1)
             # Image i of process r is number i * size + r of the source.
-            everyones = self.job.all_gather(np.concatenate([columns, missing]))
+            everyones = self.group.all_gather(np.concatenate([columns, missing]))
             columns = everyones.transpose(1, 0, 2).reshape(-1, columns.shape[1])
         indices = np.flatnonzero(columns[:, 0] >= 0)
         if not len(indices):

@@ -109,21 +109,21 @@ class NonFinite(Callback):
 
 
 class BatchNormStatistics(Callback):
-    """Averages the batch norm statistics of a job's devices, before they are evaluated or saved.
+    """Averages the batch norm statistics of a process group's devices, before they are evaluated or saved.
 
     steps: steps between evaluations, or None.
     """
 
-    def __init__(self, net: nn.Cell, job: ProcessGroup, steps: int | None):
+    def __init__(self, net: nn.Cell, group: ProcessGroup, steps: int | None):
         super().__init__()
-        self.net, self.job, self.steps = net, job, steps
+        self.net, self.group, self.steps = net, group, steps
 
     def on_train_step_end(self, run_context):
         if passed_multiple(run_context.original_args(), self.steps):
-            average_statistics(self.net, self.job)
+            average_statistics(self.net, self.group)
 
     def on_train_epoch_end(self, run_context):
-        average_statistics(self.net, self.job)
+        average_statistics(self.net, self.group)
 
 
 class Evaluator(Callback):

@@ -48,7 +48,7 @@ class Checkpoints(Callback):
         network: nn.Cell,
         folder: Path,
         card: ModelCard,
-        job: ProcessGroup,
+        group: ProcessGroup,
         capture: Callable[[int], State],
         steps_per_epoch: int,
         steps: int | None,
@@ -58,7 +58,7 @@ class Checkpoints(Callback):
         earlier: list[tuple[Path, bool]],
     ):
         super().__init__()
-        self.network, self.folder, self.card, self.job, self.capture = network, folder, card, job, capture
+        self.network, self.folder, self.card, self.group, self.capture = network, folder, card, group, capture
         self.steps_per_epoch, self.steps, self.minutes = steps_per_epoch, steps, minutes
         self.keep_max, self.writing = keep_max, writing
         self._kept = earlier  # Path and whether it ends an epoch, oldest first.
@@ -82,8 +82,10 @@ class Checkpoints(Callback):
 
     def _agreed(self) -> tuple[int, bool]:
         """Return the signal that one of the processes got, or 0, and whether to save as time is up."""
-        due = bool(self.minutes) and self.job.is_main_process and time.monotonic() - self._saved_at >= self.minutes * 60
-        number, dues = self.job.all_gather(np.array([signals.received(), due])).max(0)
+        due = (
+            bool(self.minutes) and self.group.is_main_process and time.monotonic() - self._saved_at >= self.minutes * 60
+        )
+        number, dues = self.group.all_gather(np.array([signals.received(), due])).max(0)
         return int(number), bool(dues)
 
     def _save(self, step: int) -> None:
@@ -95,8 +97,8 @@ class Checkpoints(Callback):
         state = self.capture(step)
         parameters = [p for p in self.network.get_parameters() if not p.name.startswith(NOT_SAVED)]
         local = [p for p in parameters if p.name.endswith(LOCAL)]
-        everyones = self.job.all_gather(vector(local)) if self.job.size > 1 else None
-        if not self.job.is_main_process:
+        everyones = self.group.all_gather(vector(local)) if self.group.size > 1 else None
+        if not self.group.is_main_process:
             return
         epoch, within = divmod(step - 1, state.steps_per_epoch)
         path = self.folder / f"{CHECKPOINT_PREFIX}-{epoch + 1}_{within + 1}.ckpt"

@@ -22,12 +22,12 @@ from src.optimizers.groups import parameter_groups
 
 
 def build_model(
-    net: nn.Cell, loss: CrossEntropy, config: OptimizerConfig, rates: np.ndarray, job: ProcessGroup = ALONE
+    net: nn.Cell, loss: CrossEntropy, config: OptimizerConfig, rates: np.ndarray, group: ProcessGroup = ALONE
 ) -> Model:
     """Return MindSpore's Model of a network, with its optimizer, precision and loss scale."""
     optimizer, manager = make_optimizer(net, config, rates), loss_scale_manager(config)
     scale = {"loss_scale_manager": manager} if manager else {}
-    metrics, names = {"evaluation": Classification(job)}, [parameter.name for parameter in net.get_parameters()]
+    metrics, names = {"evaluation": Classification(group)}, [parameter.name for parameter in net.get_parameters()]
     with _rewriting_elsewhere() if config.amp_level == "O1" else contextlib.nullcontext() as folder:
         model = Model(net, loss, optimizer, metrics=metrics, amp_level=config.amp_level, **scale)
     model.train_network.rewritten = folder  # Read again when that is compiled, and removed with it.

@@ -54,7 +54,7 @@ class Plan:
     """
 
     config: TrainConfig
-    job: ProcessGroup
+    group: ProcessGroup
     target: str
     net: SqueezeNet
     card: ModelCard
@@ -91,7 +91,7 @@ class Plan:
         if self.saved is None:
             return 0
         state = self.saved.state
-        if state.devices == self.job.size:
+        if state.devices == self.group.size:
             return state.step
         return state.step // state.steps_per_epoch * self.steps_per_epoch  # Other devices go on from an epoch's end.
 
@@ -101,11 +101,11 @@ class Plan:
 
     def batches(self, epoch: int = 0, step: int = 0) -> Dataset:
         """Return the training batches of each epoch from a step of an epoch on, of that epoch's size; see Epochs."""
-        config, job, preprocessing = self.config, self.job, self.card.preprocessing
+        config, group, preprocessing = self.config, self.group, self.card.preprocessing
         if epoch < config.data.early_epochs:
             preprocessing = dataclasses.replace(preprocessing, image_size=config.data.early_size)
         return training_pipeline(
-            self.training, config.data, preprocessing, config.run.seed, job.size, job.rank, epoch, step
+            self.training, config.data, preprocessing, config.run.seed, group.size, group.rank, epoch, step
         )
 
 
@@ -114,14 +114,14 @@ def prepare(config: TrainConfig) -> Plan:
     target = select_device(config.device)
     check_precision(config.optimizer, target)
     dashboard_writer(config.run.scalars)
-    job = ProcessGroup.join()
+    group = ProcessGroup.join()
     ms.set_seed(config.run.seed)
     present = splits(config.data)
     training = open_source(config.data, "train")
     validation, test = (open_source(config.data, split) if split in present else None for split in ("val", "test"))
     for images in (validation, test):
         if images is not None:
-            check_shares(images, job.size)
+            check_shares(images, group.size)
     preprocessing = preprocessing_of(config.data, training)
     num_classes = config.model.num_classes or len(training.classes)
     if num_classes < len(training.classes):
@@ -132,13 +132,13 @@ def prepare(config: TrainConfig) -> Plan:
     for size in (config.data.image_size, config.data.early_size or config.data.image_size):
         check_image_size(arguments, size)
     net = card.build()
-    net.classifier[0].seeded(config.run.seed, job.rank)
-    batches = training_pipeline(training, config.data, preprocessing, config.run.seed, job.size, job.rank)
+    net.classifier[0].seeded(config.run.seed, group.rank)
+    batches = training_pipeline(training, config.data, preprocessing, config.run.seed, group.size, group.rank)
     steps_per_epoch = batches.get_dataset_size()
-    rates = learning_rates(config, steps_per_epoch, job.size)
+    rates = learning_rates(config, steps_per_epoch, group.size)
     counts = totals(summarize(arguments, config.data.image_size))
     freeze(net, config.optimizer.freeze)
-    plan = Plan(config, job, target, net, card, training, validation, test, steps_per_epoch, rates, *counts)
+    plan = Plan(config, group, target, net, card, training, validation, test, steps_per_epoch, rates, *counts)
     return plan if config.run.resume else initialize_weights(plan)
 
 
@@ -173,7 +173,7 @@ def initialize_weights(plan: Plan) -> Plan:
         whitened(plan.net, first_images(plan, WHITENING_IMAGES))
     if not run.pretrained:
         return plan
-    card = load_pretrained(plan.net, plan.job.file(run.pretrained), plan.card)
+    card = load_pretrained(plan.net, plan.group.file(run.pretrained), plan.card)
     preprocessing = plan.card.preprocessing
     if card and card.preprocessing.normalize == preprocessing.normalize:
         preprocessing = dataclasses.replace(preprocessing, mean=card.preprocessing.mean, std=card.preprocessing.std)
@@ -188,7 +188,10 @@ def first_images(plan: Plan, count: int) -> np.ndarray:
     images = Subset(plan.training, np.arange(min(count, len(plan.training))))
     data = plan.config.data
     batches = evaluation_pipeline(
-        *(images, plan.card.preprocessing.on_host(), data.batch_size, data.num_workers),
+        images,
+        plan.card.preprocessing.on_host(),
+        data.batch_size,
+        data.num_workers,
         max_broken_images=data.max_broken_images,
     )
     return np.concatenate([batch["image"] for batch in batches.create_dict_iterator(num_epochs=1, output_numpy=True)])
@@ -196,7 +199,7 @@ def first_images(plan: Plan, count: int) -> np.ndarray:
 
 def resumed_plan(plan: Plan) -> Plan:
     """Return the plan with the newest checkpoint of its run. Raises UserError for one that does not fit the plan."""
-    saved, earlier = newest_for_all(plan.folder / CHECKPOINTS, plan.job)
+    saved, earlier = newest_for_all(plan.folder / CHECKPOINTS, plan.group)
     if saved is None:
         return initialize_weights(plan)
     if (saved.card.model, saved.card.classes) != (plan.card.model, plan.card.classes):

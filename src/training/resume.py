@@ -52,12 +52,12 @@ def newest(folder: Path, devices: int) -> tuple[Saved | None, list[tuple[Path, b
     return (usable[-1] if usable else None), [(saved.path, saved.state.ends_epoch) for saved in found]
 
 
-def newest_for_all(folder: Path, job: ProcessGroup) -> tuple[Saved | None, list[tuple[Path, bool]]]:
+def newest_for_all(folder: Path, group: ProcessGroup) -> tuple[Saved | None, list[tuple[Path, bool]]]:
     """Return what `newest` finds for the leading process, to all processes of a group."""
-    saved, earlier = newest(folder, job.size) if job.is_main_process else (None, [])
-    if not job.sum(np.float32(saved is not None)):
+    saved, earlier = newest(folder, group.size) if group.is_main_process else (None, [])
+    if not group.sum(np.float32(saved is not None)):
         return None, []
-    path = job.file(saved.path if saved else f"{CHECKPOINT_PREFIX}-newest.ckpt")
+    path = group.file(saved.path if saved else f"{CHECKPOINT_PREFIX}-newest.ckpt")
     return saved or read_saved(path), earlier
 
 
@@ -71,15 +71,15 @@ def read_saved(path: Path) -> Saved:
     return Saved(path, state, read_card(parameters, path), parameters)
 
 
-def begun_run(folder: Path, job: ProcessGroup) -> TrainConfig | None:
+def begun_run(folder: Path, group: ProcessGroup) -> TrainConfig | None:
     """Return the configuration of the run in a folder of the leading process, or None when there is none."""
     file = folder / RUN_CONFIG
-    if not job.sum(np.float32(job.is_main_process and file.is_file())):
+    if not group.sum(np.float32(group.is_main_process and file.is_file())):
         return None
-    return parse_train([f"--config={job.file(file)}"], "")
+    return parse_train([f"--config={group.file(file)}"], "")
 
 
-def is_complete(begun: TrainConfig, result: Path, config: TrainConfig, job: ProcessGroup) -> bool:
+def is_complete(begun: TrainConfig, result: Path, config: TrainConfig, group: ProcessGroup) -> bool:
     """Return whether a run has its result and as many epochs as are asked for.
 
     Raises UserError, which names the keys, when it was begun with a configuration that computes something else.
@@ -90,11 +90,11 @@ def is_complete(begun: TrainConfig, result: Path, config: TrainConfig, job: Proc
             f"{result.parent}: was begun with other values ({'; '.join(differences)}); give --resume those, or choose "
             "another --output_path"
         )
-    finished = job.sum(np.float32(job.is_main_process and result.is_file()))
+    finished = group.sum(np.float32(group.is_main_process and result.is_file()))
     return bool(finished) and begun.schedule.epochs == config.schedule.epochs
 
 
-def restore(network: nn.Cell, saved: Saved, job: ProcessGroup, step: int) -> None:
+def restore(network: nn.Cell, saved: Saved, group: ProcessGroup, step: int) -> None:
     """Give a train network the parameters of a checkpoint, its optimizer standing at `step`.
 
     Raises UserError, which names the first, for parameters that are missing or of another shape or type.
@@ -109,14 +109,14 @@ def restore(network: nn.Cell, saved: Saved, job: ProcessGroup, step: int) -> Non
         if parameter.name == GLOBAL_STEP:
             # Updates left out by a loss scale do not count for the learning rate.
             left_out = saved.state.step - int(saved.parameters[GLOBAL_STEP].asnumpy().item())
-            updates = step - left_out if saved.state.devices == job.size and 0 <= left_out <= step else step
+            updates = step - left_out if saved.state.devices == group.size and 0 <= left_out <= step else step
             parameter.set_data(Tensor(np.full(parameter.shape, updates), parameter.dtype))
-    if LOCAL_KEY in saved.parameters and saved.state.devices == job.size:
+    if LOCAL_KEY in saved.parameters and saved.state.devices == group.size:
         everyones = saved.parameters[LOCAL_KEY].asnumpy()
         local = [p for p in parameters if p.name.endswith(LOCAL)]
         if everyones.shape[1] < sum(p.size for p in local):  # Likewise.
             local = [p for p in local if p.name != _ADDED]
-        set_vector(local, everyones[job.rank])
+        set_vector(local, everyones[group.rank])
 
 
 def _check(parameter: ms.Parameter, held: ms.Parameter | None, path: Path) -> None:

@@ -56,11 +56,11 @@ def train(config: TrainConfig) -> dict:
     if not is_worker():  # Of several, the one that leads will find out.
         check_run_folder(folder, () if config.run.resume else RUN_ENTRIES, config.run.overwrite)
     plan = prepare(config)
-    with locked(folder, plan.job.is_main_process):
-        begun = begun_run(folder, plan.job) if config.run.resume else None
-        if begun and is_complete(begun, folder / RESULT, config, plan.job):
+    with locked(folder, plan.group.is_main_process):
+        begun = begun_run(folder, plan.group) if config.run.resume else None
+        if begun and is_complete(begun, folder / RESULT, config, plan.group):
             print(f"{folder}: the run is complete; give more --epochs to train on")
-            return json.loads(plan.job.file(folder / RESULT).read_text(encoding="utf-8"))
+            return json.loads(plan.group.file(folder / RESULT).read_text(encoding="utf-8"))
         if config.run.resume:
             plan = resumed_plan(plan) if begun else initialize_weights(plan)
             if not plan.saved:
@@ -69,7 +69,7 @@ def train(config: TrainConfig) -> dict:
         session = Session(plan, start)  # Before anything is written: a checkpoint that does not fit ends it here.
         if plan.saved:
             print(f"resuming from {plan.saved.path.name}: step {plan.step} of {len(plan.rates)}", flush=True)
-        if plan.job.is_main_process:
+        if plan.group.is_main_process:
             if not plan.saved:
                 make_run_folder(folder, RUN_ENTRIES, config.run.overwrite or config.run.resume)
             check_place(*(folder / name for name in RUN_ENTRIES if name not in (CHECKPOINTS, SCALARS)))
@@ -85,14 +85,14 @@ def train(config: TrainConfig) -> dict:
             "seconds": outcome.seconds + time.perf_counter() - start,
             "peak_memory_mb": peak_memory_mb(plan.target),
             "device": plan.target,
-            "devices": plan.job.size,
+            "devices": plan.group.size,
             "processor_cores": os.cpu_count(),
             "versions": {
                 "python": platform.python_version(),
                 **{p: metadata.version(p) for p in ("mindspore", "numpy")},
             },
         }
-        if plan.job.is_main_process:
+        if plan.group.is_main_process:
             if not (folder / RUN_CONFIG).is_file():  # The folder was gone meanwhile.
                 write_text(folder / RUN_CONFIG, to_yaml(resolved_config(config)))
             write_json(folder / RESULT, result)
@@ -105,8 +105,8 @@ def _check_nothing_is_lost(plan: Plan, begun: bool) -> None:
     Of a run that was killed before its first checkpoint, there is nothing worth keeping.
     """
     names = (LAST, RESULT) if begun else RUN_ENTRIES
-    present = [name for name in names if plan.job.is_main_process and (plan.folder / name).exists()]
-    if plan.job.sum(np.float32(bool(present))):
+    present = [name for name in names if plan.group.is_main_process and (plan.folder / name).exists()]
+    if plan.group.sum(np.float32(bool(present))):
         missing = f"{CHECKPOINTS}/ is empty or gone" if begun else f"{RUN_CONFIG} is gone"
         raise UserError(
             f"{plan.folder}: cannot be resumed, as {missing}; choose another --output_path, or give --overwrite to "
@@ -119,7 +119,7 @@ def run_steps(plan: Plan, session: Session) -> Outcome:
     from src import visualize  # Here, because matplotlib is slow to import, and mistakes should show first.
 
     validation = f"{len(plan.validation):,}" if plan.validation else "no"
-    devices = f", {plan.job.size} devices" if plan.job.size > 1 else ""
+    devices = f", {plan.group.size} devices" if plan.group.size > 1 else ""
     trained = sum(parameter.size for parameter in plan.net.trainable_params())
     frozen = f", {trained:,} of them trained" if trained < plan.parameters else ""
     print(
@@ -129,7 +129,7 @@ def run_steps(plan: Plan, session: Session) -> Outcome:
         flush=True,
     )
     with signals.postponed():
-        if plan.job.is_main_process:
+        if plan.group.is_main_process:
             visualize.learning_rate(plan.folder / RATE_PICTURE, plan.rates, plan.steps_per_epoch)
             picture_batch(plan)
         return session.run()
@@ -153,18 +153,24 @@ def evaluate_final(plan: Plan, outcome: Outcome) -> dict:
     """
     from src import visualize
 
-    job, data = plan.job, plan.config.data
+    group, data = plan.group, plan.config.data
     checkpoint = BEST if plan.validation else LAST
     figures: dict = {"checkpoint": checkpoint, "validation": outcome.best, "test": None}
     images = plan.test or plan.validation
     if images:
-        net, card = load_network(job.file(plan.folder / checkpoint))
+        net, card = load_network(group.file(plan.folder / checkpoint))
         evaluation = evaluate(
-            *(net, images, card.preprocessing, data.batch_size, data.num_workers, job, data.max_broken_images)
+            net,
+            images,
+            card.preprocessing,
+            data.batch_size,
+            data.num_workers,
+            group=group,
+            max_broken_images=data.max_broken_images,
         )
         if plan.test:
             figures["test"] = evaluation.summary()
-        if job.is_main_process:
+        if group.is_main_process:
             shown = slice(min(PICTURE_IMAGES, len(evaluation.indices)))
             predicted = evaluation.predictions[shown]
             visualize.prediction_grid(

@@ -72,16 +72,16 @@ class Session:
         self.resumed_at = [*self.former.parts.resumed_at, plan.step] if self.former else []
         self.loss = LOSSES[plan.config.optimizer.loss](plan.config.optimizer.label_smoothing)
         net = with_input_layer(plan.net, plan.card.preprocessing)
-        self.model = build_model(net, self.loss, plan.config.optimizer, plan.rates, plan.job)
+        self.model = build_model(net, self.loss, plan.config.optimizer, plan.rates, plan.group)
         if plan.saved:
-            restore(self.model.train_network, plan.saved, plan.job, plan.step)
+            restore(self.model.train_network, plan.saved, plan.group, plan.step)
         self.global_step = next(p for p in self.model.train_network.get_parameters() if p.name == GLOBAL_STEP)
         self.writing = Writing(plan.config.run.on_save_error == "stop", lambda line: self.progress.say(line))
 
     def run(self) -> Outcome:
         """Train to the last step. Leaves log, scalars, checkpoints and curves in the run's folder."""
         plan = self.plan
-        if plan.job.is_main_process:
+        if plan.group.is_main_process:
             make_folder(plan.folder / CHECKPOINTS)
         with contextlib.ExitStack() as opened:
             log = self._open_records(opened)
@@ -99,12 +99,12 @@ class Session:
                         dataset_sink_mode=sink_size is not None,
                         sink_size=sink_size or -1,
                     )
-        if plan.job.is_main_process:
+        if plan.group.is_main_process:
             self._save_last()
         return Outcome(
             self.evaluator.best if self.evaluator else None,
             self.progress.images_per_second,
-            self.progress.images_per_second and self.progress.images_per_second / plan.job.size,
+            self.progress.images_per_second and self.progress.images_per_second / plan.group.size,
             len(plan.rates) - int(self.global_step.asnumpy().item()),
             self._broken_images(),
             self.seconds_before,
@@ -116,7 +116,7 @@ class Session:
         plan, run = self.plan, self.plan.config.run
 
         def guarded(name: str, mode: str) -> Guarded:
-            path = plan.folder / name if plan.job.is_main_process else Path(os.devnull)
+            path = plan.folder / name if plan.group.is_main_process else Path(os.devnull)
             stream = Guarded(open_growing(path, mode), name, self.writing)
             opened.callback(stream.close)
             return stream
@@ -124,10 +124,10 @@ class Session:
         log = guarded(LOG, "a")
         former = (
             rows_until(plan.folder / METRICS, plan.saved.state.step, plan.counted)
-            if self.former and plan.job.is_main_process
+            if self.former and plan.group.is_main_process
             else None
         )
-        kind = run.scalars if plan.job.is_main_process else "none"
+        kind = run.scalars if plan.group.is_main_process else "none"
         scalars = opened.enter_context(dashboard(kind, plan.folder / SCALARS, plan.step))
         self.history = History(guarded(METRICS, "w"), self._seconds, scalars, former)
         self.progress = ProgressLogger(
@@ -137,10 +137,10 @@ class Session:
             self.loss,
             self.history,
             run.log_steps,
-            plan.config.data.batch_size * plan.job.size,
+            plan.config.data.batch_size * plan.group.size,
             log,
             sys.stdout,
-            plan.job,
+            plan.group,
         )
         opened.callback(self.progress.close)
         return log
@@ -157,8 +157,8 @@ class Session:
                 plan.card.preprocessing,
                 data.batch_size,
                 data.num_workers,
-                plan.job.size,
-                plan.job.rank,
+                plan.group.size,
+                plan.group.rank,
                 data.max_broken_images,
                 pad=True,
             )
@@ -168,7 +168,7 @@ class Session:
             self.model.train_network,
             plan.folder / CHECKPOINTS,
             plan.card,
-            plan.job,
+            plan.group,
             self._state,
             plan.steps_per_epoch,
             run.save_checkpoint_steps,
@@ -183,15 +183,15 @@ class Session:
             dead_start,
             TimeMonitor(plan.steps_per_epoch),
             LossMonitor(run.log_steps),
-            BatchNormStatistics(plan.net, plan.job, run.eval_steps),
+            BatchNormStatistics(plan.net, plan.group, run.eval_steps),
             *([self.evaluator] if self.evaluator else []),
             checkpoints,
         ]
-        return [RunCallbacks(inner, plan.steps_per_epoch, plan.step, plan.job)]
+        return [RunCallbacks(inner, plan.steps_per_epoch, plan.step, plan.group)]
 
     def _on_evaluation(self, step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
         self.history.add(step, epoch, val_loss=evaluation.loss, val_accuracy=evaluation.accuracy)
-        if is_best and self.plan.job.is_main_process:
+        if is_best and self.plan.group.is_main_process:
             best = self.plan.folder / BEST
             beside = {EVALUATION_KEY: self.evaluator.best}
             self.writing.attempt(BEST, lambda: save_checkpoint(self.plan.net, best, self.plan.card, **beside))
@@ -210,7 +210,7 @@ class Session:
         return State(
             step,
             plan.steps_per_epoch,
-            plan.job.size,
+            plan.group.size,
             len(plan.training),
             self._seconds(),
             Parts(**parts, resumed_at=self.resumed_at),
@@ -235,11 +235,11 @@ class Session:
     def _adopt_best(self) -> None:
         """Keep a best.ckpt that was written after the checkpoint: it was reached, if by steps that are done again."""
         plan = self.plan
-        if not plan.job.sum(np.float32(plan.job.is_main_process and (plan.folder / BEST).is_file())):
+        if not plan.group.sum(np.float32(plan.group.is_main_process and (plan.folder / BEST).is_file())):
             self.evaluator.best = None  # Whatever comes next is better than nothing.
             return
         try:
-            best = read_figures(read_json(read_checkpoint(plan.job.file(plan.folder / BEST)), EVALUATION_KEY))
+            best = read_figures(read_json(read_checkpoint(plan.group.file(plan.folder / BEST)), EVALUATION_KEY))
         except (UserError, KeyError, ValueError) as error:
             self.progress.say(f"warning: {BEST} cannot be read ({error}): the next evaluation writes it anew")
             self.evaluator.best = None
@@ -278,7 +278,7 @@ class Session:
         """Return how many training images were left out on any device."""
         broken = np.zeros(len(self.plan.training), np.float32)
         broken[list(self.plan.training.broken)] = 1
-        return int((self.plan.job.sum(broken) > 0).sum())
+        return int((self.plan.group.sum(broken) > 0).sum())
 
 
 def rows_until(file: Path, step: int, counted: Callable[[int], int]) -> str | None:

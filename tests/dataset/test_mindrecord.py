@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from src.config import DataConfig, MindRecordConfig
-from src.dataset import mindrecord, open_source, preprocessing_of, splits, training_pipeline
+from src.dataset import open_source, preprocessing_of, splits, training_pipeline
 from src.dataset import packing as packing_module
 from src.dataset.packing import pack
 from tests.made_data import read_all, refusal, write_image_folder
@@ -112,7 +112,7 @@ def test_empty_and_huge_files_are_named_and_left_out_up_to_the_limit(folders, tm
     ant = tmp_path / "broken" / "train" / "ant"
     (ant / "0001.png").write_bytes(b"")
     (ant / "0002.png").write_bytes(b"x" * 9000)
-    monkeypatch.setattr(mindrecord, "MAX_ROW_BYTES", 8999)
+    monkeypatch.setattr("src.dataset.packing.MAX_ROW_BYTES", 8999)
     assert pack(packing(tmp_path / "broken", tmp_path / "set"))["train"] == 21
     warnings = capsys.readouterr().err.splitlines()
     assert [line for line in warnings if "left out" in line] == [

@@ -1,4 +1,4 @@
-"""What the processes of a job tell one another, and the arithmetic of training on several devices.
+"""What the processes of a group tell one another, and the arithmetic of training on several devices.
 
 The ranks are threads, whose ProcessGroup adds up as an allreduce does; tests/launching/test_distributed.py has real
 processes.
@@ -20,7 +20,7 @@ from src.config import DataConfig, ScheduleConfig, TrainConfig
 from src.dataset import evaluation_pipeline, training_pipeline
 from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import ArraySource
-from src.devices import processes as job_module
+from src.devices import processes as processes_module
 from src.devices.processes import ALONE, ProcessGroup, average_statistics, is_worker, local_device, set_vector, vector
 from src.inference.metrics import Classification, Evaluation
 from src.lr_generator import get_lr, scale_lr
@@ -77,8 +77,8 @@ def test_a_process_that_nobody_started_as_a_worker_is_alone_and_the_main_process
     for name in ("MS_ROLE", "RANK_TABLE_FILE", "RANK_ID", "RANK_SIZE", "DEVICE_ID"):
         monkeypatch.delenv(name, raising=False)
     assert not is_worker() and local_device() == 0
-    job = ProcessGroup.join()
-    assert (job.rank, job.size, job.is_main_process) == (0, 1, True)
+    group = ProcessGroup.join()
+    assert (group.rank, group.size, group.is_main_process) == (0, 1, True)
 
 
 @pytest.mark.parametrize(
@@ -111,25 +111,28 @@ def test_a_worker_takes_the_device_of_its_local_rank(monkeypatch):
 def test_workers_that_join_average_their_gradients(monkeypatch):
     monkeypatch.setenv("MS_ROLE", "MS_WORKER")
     contexts = []
-    monkeypatch.setattr(job_module, "init", lambda: None)
-    monkeypatch.setattr(job_module, "get_rank", lambda: 2)
-    monkeypatch.setattr(job_module, "get_group_size", lambda: 3)
-    monkeypatch.setattr(job_module.ms, "set_auto_parallel_context", lambda **context: contexts.append(context))
-    job = ProcessGroup.join()
-    assert (job.rank, job.size, job.is_main_process) == (2, 3, False)
-    assert contexts == [{"parallel_mode": "data_parallel", "gradients_mean": True, "device_num": 3}]
+    monkeypatch.setattr(processes_module, "init", lambda: None)
+    monkeypatch.setattr(processes_module, "get_rank", lambda: 2)
+    monkeypatch.setattr(processes_module, "get_group_size", lambda: 3)
+    monkeypatch.setattr(processes_module.ms, "set_auto_parallel_context", lambda **context: contexts.append(context))
+    group = ProcessGroup.join()
+    assert (group.rank, group.size, group.is_main_process) == (2, 3, False)
+    fused = {"allreduce": {"mode": "auto", "config": None}}  # One allreduce of all gradients.
+    assert contexts == [
+        {"parallel_mode": "data_parallel", "gradients_mean": True, "device_num": 3, "comm_fusion": fused}
+    ]
 
 
 def test_the_scheduler_serves_and_ends_and_others_go_on(monkeypatch):
     served = []
-    monkeypatch.setattr(job_module, "init", lambda: served.append(True))
-    monkeypatch.setattr(job_module.ms, "set_device", lambda target: None)
+    monkeypatch.setattr(processes_module, "init", lambda: served.append(True))
+    monkeypatch.setattr(processes_module.ms, "set_device", lambda target: None)
     monkeypatch.setenv("MS_ROLE", "MS_WORKER")
-    job_module.serve_as_scheduler()
+    processes_module.serve_as_scheduler()
     assert served == []
     monkeypatch.setenv("MS_ROLE", "MS_SCHED")
     with pytest.raises(SystemExit) as end:
-        job_module.serve_as_scheduler()
+        processes_module.serve_as_scheduler()
     assert end.value.code == 0 and served == [True]
 
 
@@ -145,7 +148,9 @@ def test_alone_sum_mean_and_gathered_are_the_value_itself():
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_all_ranks_get_the_same_sum_and_mean(size):
-    for total, mean in together(size, lambda job: (job.sum(np.full(3, job.rank)), job.mean(np.float32(job.rank)))):
+    for total, mean in together(
+        size, lambda group: (group.sum(np.full(3, group.rank)), group.mean(np.float32(group.rank)))
+    ):
         assert total.tolist() == [sum(range(size))] * 3
         assert mean == np.float32((size - 1) / 2)
 
@@ -153,15 +158,15 @@ def test_all_ranks_get_the_same_sum_and_mean(size):
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3)])
 def test_gathered_values_are_everyones_to_the_last_bit(shape):
     own = [np.random.RandomState(rank).standard_normal(shape).astype(np.float32) for rank in range(3)]
-    for found in together(3, lambda job: job.all_gather(own[job.rank])):
+    for found in together(3, lambda group: group.all_gather(own[group.rank])):
         assert found.tobytes() == np.stack(own).tobytes()
 
 
 def test_a_value_that_is_not_finite_reaches_all_ranks_and_spoils_no_other():
     values = [1.0, np.nan, np.inf]
-    for found in together(3, lambda job: job.all_gather(np.array(values[job.rank]))):
+    for found in together(3, lambda group: group.all_gather(np.array(values[group.rank]))):
         np.testing.assert_array_equal(found, np.array(values, np.float32))
-    assert all(np.isnan(found) for found in together(3, lambda job: job.mean(np.array(values[job.rank]))))
+    assert all(np.isnan(found) for found in together(3, lambda group: group.mean(np.array(values[group.rank]))))
 
 
 @pytest.mark.parametrize("length", [0, 1, 256, 100_003])
@@ -170,7 +175,8 @@ def test_every_rank_can_read_a_file_of_the_leading_one(length, tmp_path):
     (tmp_path / "here.ckpt").write_bytes(content)
     # Only the leading rank has the folder.
     paths = together(
-        3, lambda job: job.file(tmp_path / "here.ckpt" if job.is_main_process else Path("elsewhere") / "here.ckpt")
+        3,
+        lambda group: group.file(tmp_path / "here.ckpt" if group.is_main_process else Path("elsewhere") / "here.ckpt"),
     )
     assert paths[0] == tmp_path / "here.ckpt" and len(set(paths)) == 3
     assert [path.name for path in paths] == ["here.ckpt"] * 3
@@ -181,9 +187,9 @@ def test_a_files_copy_has_its_content_and_goes_with_the_job(tmp_path):
     (tmp_path / "here.ckpt").write_bytes(content)
     jobs: dict[int, ProcessGroup] = {}
 
-    def read(job: ProcessGroup) -> tuple[Path, bytes]:
-        jobs[job.rank] = job
-        path = job.file(tmp_path / "here.ckpt")
+    def read(group: ProcessGroup) -> tuple[Path, bytes]:
+        jobs[group.rank] = group
+        path = group.file(tmp_path / "here.ckpt")
         return path, path.read_bytes()
 
     outcomes = together(2, read)
@@ -195,7 +201,7 @@ def test_a_files_copy_has_its_content_and_goes_with_the_job(tmp_path):
 
 
 def test_a_file_that_the_leading_rank_cannot_read_is_an_error_on_all(tmp_path):
-    errors = together(3, lambda job: job.file(tmp_path / "none.ckpt"))
+    errors = together(3, lambda group: group.file(tmp_path / "none.ckpt"))
     assert [type(error) for error in errors] == [UserError] * 3
     assert str(errors[0]) == f"{tmp_path / 'none.ckpt'}: cannot be read (No such file or directory)"
     assert str(errors[1]).startswith(f"{tmp_path / 'none.ckpt'}: cannot be read (")
@@ -223,7 +229,7 @@ def values_of(net: nn.Cell) -> dict[str, np.ndarray]:
 def test_averaged_statistics_are_the_mean_on_all_ranks_and_nothing_else_changes():
     nets = [net_of(rank) for rank in range(3)]
     before = [values_of(net) for net in nets]
-    assert together(3, lambda job: average_statistics(nets[job.rank], job)) == [None] * 3
+    assert together(3, lambda group: average_statistics(nets[group.rank], group)) == [None] * 3
     for rank, net in enumerate(nets):
         for name, value in values_of(net).items():
             if ".moving_" in name:
@@ -240,7 +246,7 @@ def test_frozen_statistics_are_left_as_they_are():
     for net in nets:
         net[1].use_batch_statistics = False
     before = values_of(nets[0])
-    together(3, lambda job: average_statistics(nets[job.rank], job))
+    together(3, lambda group: average_statistics(nets[group.rank], group))
     assert all(values_of(net)["1.moving_mean"].tobytes() == before["1.moving_mean"].tobytes() for net in nets)
 
 
@@ -302,9 +308,9 @@ def evaluated(source: Numbered, size: int, batch_size: int) -> list[Evaluation]:
     """Return what the ranks get from an evaluation together."""
     batches = shares(source, size, batch_size)
 
-    def measure(job: ProcessGroup) -> Evaluation:
-        metric = Classification(job)
-        for logits, labels in batches[job.rank]:
+    def measure(group: ProcessGroup) -> Evaluation:
+        metric = Classification(group)
+        for logits, labels in batches[group.rank]:
             metric.update(Tensor(logits), Tensor(labels.astype(np.int32)))
         return metric.eval()
 
@@ -336,8 +342,8 @@ def test_an_evaluation_shared_by_ranks_is_that_of_one_to_the_last_digit(count, s
 def test_when_no_rank_could_read_an_image_all_say_so():
     labels = np.full(2, -1, np.int32)
 
-    def measure(job: ProcessGroup) -> Evaluation:
-        metric = Classification(job)
+    def measure(group: ProcessGroup) -> Evaluation:
+        metric = Classification(group)
         metric.update(Tensor(np.zeros((2, 10), np.float32)), Tensor(labels))
         return metric.eval()
 

@@ -100,10 +100,9 @@ class in_folder:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
+def place(tmp_path, monkeypatch, no_pictures) -> Path:
     """The folder to work in, with one image."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("src.visualize.save", lambda figure, path: None)
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "image.png")
     return tmp_path
 

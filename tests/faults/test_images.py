@@ -258,9 +258,8 @@ def images(tmp_path) -> Path:
 
 
 @pytest.fixture
-def infer(program, models, tmp_path, monkeypatch):
+def infer(program, models, tmp_path, monkeypatch, no_pictures):
     """A function that runs infer.py on paths, with the ONNX model; `written` is what predictions.json names then."""
-    monkeypatch.setattr("src.visualize.save", lambda figure, path: None)
     monkeypatch.chdir(tmp_path)
 
     def classified(*paths) -> SimpleNamespace:

@@ -244,7 +244,7 @@ def test_a_folder_that_is_not_there_is_refused(checkpoint):
 
 def test_a_file_name_that_is_a_folder_is_refused(checkpoint):
     (checkpoint.parent / "net.onnx").mkdir()
-    with pytest.raises(UserError, match="cannot write here"):
+    with pytest.raises(UserError, match="a folder has this name"):
         export(checkpoint, "ONNX")
 
 

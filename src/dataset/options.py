@@ -1,0 +1,89 @@
+"""Keys of the configuration that concern images: their source, how they are loaded, and how they are trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, Optional, Union
+
+from src.cli.types import Columns, Count, CountOrZero, Fraction, Padding, Ratio, Side
+from src.dataset.augmentation import AUGMENTATIONS
+from src.dataset.preprocessing import FITS, NORMALIZATIONS, RESIZERS
+from src.dataset.registry import DATASETS
+
+Dataset = Literal[tuple(DATASETS)]
+Augmentation = Literal[tuple(AUGMENTATIONS)]
+Augmentations = Union[Literal["none"], Augmentation, list[Augmentation]]
+Resizer = Literal[tuple(name for name in RESIZERS if name != "device")]  # The device: preprocess.
+Fit = Literal[FITS]
+Normalization = Literal[NORMALIZATIONS]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSourceConfig:
+    """Data source: where the images and their labels are."""
+
+    dataset: Dataset = "cifar10"
+    """cifar10 (pickled batches), cifar10_binary, image_folder (train/ and val/ with a folder per class), image_csv
+    (train/ with a folder per class, val/ with labels in val.csv), imagenet (train/ with a folder per WordNet id, val/
+    likewise or with labels in val_labels), mindrecord (one of these three, packed by to_mindrecord.py), digits
+    (scikit-learn's, needs no files)"""
+    data_path: str = "./data"
+    """folder of the data set, or a .zip/.tar/.tar.gz of it, which is unpacked next to it"""
+    csv_columns: Columns = dataclasses.field(default_factory=lambda: ["image", "label"])
+    """image_csv, imagenet: columns of the CSV file that hold the file name and the class name or index"""
+    val_labels: Optional[str] = None
+    """imagenet: labels of the images in val/, a CSV file or ILSVRC2012_validation_ground_truth.txt; null: search
+    data_path"""
+    max_broken_images: CountOrZero = 100
+    """unreadable images to tolerate: each is named, counted and left out; one more ends the program"""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataLoadingConfig(DataSourceConfig):
+    """Data loading: how the images get into memory."""
+
+    download: bool = False
+    """download CIFAR-10 into data_path if it is missing"""
+    num_workers: CountOrZero = 0
+    """threads that load images; 0: one per core, at most 8"""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(DataLoadingConfig):
+    """Training data: which images are used, and how they are brought into the network."""
+
+    val_split: Fraction = 0.0
+    """fraction of the training images set aside for validation, always the same ones"""
+    train_images: Optional[Count] = None
+    """use only this many training images, evenly over the classes"""
+    batch_size: Count = 32
+    """images per step on each device"""
+    image_size: Side = 224
+    """side of the network's input in pixels"""
+    early_size: Optional[Side] = None
+    """side of the training images in the first early_epochs epochs: smaller ones train faster; null: image_size"""
+    early_epochs: CountOrZero = 0
+    """number of epochs with early_size"""
+    fit: Fit = "resize"
+    """how an image gets image_size: resize both sides; crop or zero-pad; resize the shorter side to 256 for 224 and
+    227, to 8/7 of any other image_size, and crop the centre (center_crop)"""
+    resizer: Resizer = "mindspore"
+    """resizing in evaluation and prediction: mindspore, fast, or pillow, the pixels of published ImageNet networks"""
+    preprocess: Literal["host", "device"] = "host"
+    """where images are resized and normalised: on the host, or on the device, from uint8 images of one size"""
+    augment: Augmentations = "none"
+    """training augmentations, one or several: crop_flip, color_jitter, cutout, mixup, cutmix"""
+    mixup_alpha: Ratio = 1.0
+    """mixup: draw the weight of the image from Beta(alpha, alpha); with a small alpha it is mostly close to 0 or 1"""
+    cutmix_alpha: Ratio = 1.0
+    """cutmix: draw the area that the image keeps from Beta(alpha, alpha)"""
+    crop_padding: Optional[Padding] = None
+    """zeros around an image before crop_flip crops it; null: an eighth of image_size"""
+    normalize: Normalization = "dataset"
+    """normalise by the data set's mean and deviation (with pretrained: the checkpoint's), or each image by its own"""
+
+
+def data_config(source: DataSourceConfig, **keys: Any) -> DataConfig:
+    """Return the configuration of a program's data source, with further keys."""
+    names = [field.name for field in dataclasses.fields(DataLoadingConfig) if hasattr(source, field.name)]
+    return DataConfig(**{**{name: getattr(source, name) for name in names}, **keys})
