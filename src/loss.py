@@ -55,8 +55,8 @@ class ClassificationLoss(nn.LossBase):
         classes = logits.shape[1]
         off = self.label_smoothing / classes
         if soft:
-            if labels.shape[1] < classes:
-                labels = ops.pad(labels, (0, classes - labels.shape[1]))
+            if labels.shape[1] < classes:  # Not by ops.pad, which CANN computes on the AI CPU.
+                labels = ops.concat((labels, ops.zeros((labels.shape[0], classes - labels.shape[1]), labels.dtype)), 1)
             targets = labels * (1 - self.label_smoothing) + off
         else:
             on = Tensor(1 - self.label_smoothing + off, ms.float32)

@@ -7,7 +7,7 @@ from mindspore import Tensor
 
 from src.config import OptimizerConfig
 from src.loss import CrossEntropy
-from src.optimizers.muon import ITERATIONS, NEWTON_SCHULZ, orthogonalized
+from src.optimizers.muon import ITERATIONS, NEWTON_SCHULZ, equal_stacks, orthogonalized, padded_stacks
 from src.squeezenet import SqueezeNet
 from src.training.finetuning import freeze
 from src.training.model import build_model
@@ -82,7 +82,7 @@ def test_a_gradient_of_zeros_gives_no_step():
 def test_steps_turn_the_filters_and_move_the_rest_as_nesterov_momentum_does():
     """Three steps against the same in numpy, with weight decay on the last convolution and rates that change."""
     rates, momentum, decay = [0.1, 0.05, 0.2], 0.8, 0.01
-    training = Training(OptimizerConfig("muon", momentum, decay, decay_biases=False), rates)
+    training = Training(OptimizerConfig(optimizer="muon", momentum=momentum, weight_decay=decay, decay_biases=False), rates)
     moments = {name: np.zeros_like(value) for name, value in training.weights.items()}
     for rate in rates:
         weights, gradients = training.weights, training.gradients()
@@ -100,14 +100,14 @@ def test_steps_turn_the_filters_and_move_the_rest_as_nesterov_momentum_does():
 
 
 def test_filters_have_no_weight_decay():
-    plain, decayed = (Training(OptimizerConfig("muon", weight_decay=value), [0.1]) for value in (0.0, 0.5))
+    plain, decayed = (Training(OptimizerConfig(optimizer="muon", weight_decay=value), [0.1]) for value in (0.0, 0.5))
     plain.step(), decayed.step()
     for name, value in decayed.weights.items():
         assert (np.abs(value - plain.weights[name]).max() > 1e-4) == (name == LAST[0]), name
 
 
 def test_rates_differ_from_layer_to_layer_where_asked_for_and_frozen_layers_stay():
-    config = OptimizerConfig("muon", weight_decay=0, layer_decay=0.1)
+    config = OptimizerConfig(optimizer="muon", weight_decay=0, layer_decay=0.1)
     training = Training(config, [0.1], frozen=["features.0"])
     stem, before = training.net.features[0].conv.weight.asnumpy().copy(), training.weights
     training.step()
@@ -120,3 +120,53 @@ def test_rates_differ_from_layer_to_layer_where_asked_for_and_frozen_layers_stay
     assert len(turned) == 4
     for below, above in zip(turned, turned[1:]):
         assert below < 0.2 * above
+
+
+@pytest.fixture
+def as_on_an_ascend(monkeypatch):
+    """Have optimizers made as on an Ascend; they run here."""
+
+    def make(*arguments, **keywords) -> Training:
+        asked = ms.get_context
+        with monkeypatch.context() as patch:
+            patch.setattr(ms, "get_context", lambda key: "Ascend" if key == "device_target" else asked(key))
+            training = Training(*arguments, **keywords)
+        assert training.train.optimizer.fuses
+        return training
+
+    return make
+
+
+@pytest.mark.parametrize("keys", [{}, {"decay_biases": False}, {"layer_decay": 0.5}], ids=str)
+def test_steps_of_padded_stacks_and_of_one_kernel_for_the_rest_are_those_of_the_cpu(as_on_an_ascend, keys):
+    config, rates = OptimizerConfig(optimizer="muon", momentum=0.8, weight_decay=0.01, **keys), [0.1, 0.05, 0.2]
+    plain, padded = Training(config, rates), as_on_an_ascend(config, rates)
+    assert not plain.train.optimizer.fuses
+    shapes = plain.train.optimizer.shapes
+    assert len(padded.train.optimizer.stacks) == 2 < len(plain.train.optimizer.stacks)
+    assert any(len({shapes[i] for i in stack}) > 1 for stack in padded.train.optimizer.stacks), "nothing is padded"
+    for _ in rates:
+        plain.step(), padded.step()
+    for name, value in padded.weights.items():
+        np.testing.assert_allclose(value, plain.weights[name], atol=1e-4, err_msg=name)
+    moments = ({p.name: p.asnumpy() for p in t.train.optimizer.moments} for t in (plain, padded))
+    expected, found = moments
+    assert expected.keys() == found.keys()
+    for name, value in found.items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-4, err_msg=name)
+
+
+def test_frozen_filters_leave_no_stack(as_on_an_ascend):
+    training = as_on_an_ascend(OptimizerConfig(optimizer="muon"), [0.1], frozen=["features"])
+    before = training.weights
+    training.step()
+    assert training.train.optimizer.stacks == () and set(before) == set(LAST)
+    assert all(np.abs(value - before[name]).max() > 0 for name, value in training.weights.items())
+
+
+def test_stacks_hold_every_filter_once_and_two_take_few_multiplications():
+    shapes = ((16, 32), (192, 1152), (24, 64), (160, 576), (24, 64), (192, 1152), (5, 5))
+    filters = (0, 1, 2, 3, 4, 5)
+    assert equal_stacks(shapes, filters) == [(0,), (1, 5), (2, 4), (3,)]
+    assert padded_stacks(shapes, filters) == [(0, 2, 4), (3, 1, 5)]
+    assert padded_stacks(shapes, (3,)) == [(3,)] and padded_stacks(shapes, ()) == []
