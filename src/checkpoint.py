@@ -1,4 +1,4 @@
-"""Checkpoints that say what they are: the weights, and with them all that is needed to use them."""
+"""Checkpoints: a network's weights together with its model card, saved, checked and loaded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Shapes = Mapping[str, Tuple[int, ...]]
 
 
 def save_checkpoint(net: nn.Cell | list[ms.Parameter], path: Path, card: ModelCard, **beside: Any) -> None:
-    """Save a network, or parameters, and a card. A file of that name stays whole until the new one is on the disk.
+    """Save a network, or a list of parameters, with its model card. Replaces an existing file atomically.
 
     beside: further arrays, and values that JSON knows, by the keys that `read_json` finds those under.
     """
@@ -48,19 +48,21 @@ def save_checkpoint(net: nn.Cell | list[ms.Parameter], path: Path, card: ModelCa
 
 
 def to_tensor(value: Any) -> Tensor:
-    """Return an array, or the JSON of a value as its bytes, (bytes,) uint8; MindSpore stores no texts."""
+    """Return an array as a tensor, or any other value as JSON bytes, (bytes,) uint8; MindSpore stores no strings.
+    strings.
+    """
     if isinstance(value, np.ndarray):
         return Tensor(value)
     return Tensor(np.frombuffer(json.dumps(value).encode(), np.uint8))
 
 
 def read_json(parameters: dict[str, ms.Parameter], key: str) -> Any:
-    """Return a value that save_checkpoint stored beside the weights. Raises KeyError or ValueError."""
+    """Return a JSON value that save_checkpoint stored next to the weights. Raises KeyError or ValueError."""
     return json.loads(bytes(parameters[key].asnumpy()))
 
 
 def read_card(parameters: dict[str, ms.Parameter], path: str | Path) -> ModelCard:
-    """Return the model card among a checkpoint's parameters. Raises UserError where it is missing or damaged."""
+    """Return the model card among a checkpoint's parameters. Raises UserError for a missing or damaged card."""
     try:
         values = read_json(parameters, CARD_KEY)
     except (KeyError, ValueError) as error:
@@ -69,7 +71,7 @@ def read_card(parameters: dict[str, ms.Parameter], path: str | Path) -> ModelCar
 
 
 def read_compressed(path: str | Path) -> tuple[dict[str, np.ndarray], ModelCard]:
-    """Return the tensors of a compressed file, float32, and its model card. Raises UserError when it is not sound."""
+    """Return the tensors of a compressed file, float32, and its model card. Raises UserError for a damaged file."""
     advice = "take another copy of a file that compress.py wrote"
     try:
         parameters, card = decode(read_bytes(path, MAX_BYTES, advice))
@@ -79,7 +81,7 @@ def read_compressed(path: str | Path) -> tuple[dict[str, np.ndarray], ModelCard]
 
 
 def load_network(path: str | Path) -> tuple[SqueezeNet, ModelCard]:
-    """Return the network of a checkpoint, set to evaluation, and its card.
+    """Load the network of a checkpoint in evaluation mode, with its model card.
 
     path: of a checkpoint of train.py, or of a file of compress.py. Raises UserError when it is not sound.
     """
@@ -96,7 +98,7 @@ def load_network(path: str | Path) -> tuple[SqueezeNet, ModelCard]:
 def build_network(
     parameters: Mapping[str, np.ndarray] | Mapping[str, ms.Parameter], card: ModelCard, path: str | Path
 ) -> SqueezeNet:
-    """Return the network of a card with these weights, set to evaluation.
+    """Build the network that a model card describes, load the given weights and set evaluation mode.
 
     Raises UserError, which says that they are from `path`, when they do not fit.
     """
@@ -111,7 +113,7 @@ def build_network(
 
 
 def load_pretrained(net: SqueezeNet, path: str | Path, card: ModelCard) -> ModelCard | None:
-    """Load the weights of a checkpoint into a network to train on, and return its card, where it has one.
+    """Load a checkpoint's weights into a network for fine-tuning, and return the checkpoint's model card if present.
 
     card: of the network. In what the checkpoint's differs is said: padding, rounding and bypass leave no trace in the
         weights.
@@ -141,7 +143,7 @@ def load_pretrained(net: SqueezeNet, path: str | Path, card: ModelCard) -> Model
 
 
 def _differences(theirs: ModelCard, ours: ModelCard) -> str:
-    """Return in what a network differs from ours, but for its classes and dropout, as keys of the configuration."""
+    """Return the configuration keys in which two networks differ, except for their classes and dropout."""
 
     def decisive(card: ModelCard) -> dict[str, Any]:
         defaults = {name: argument.default for name, argument in inspect.signature(SqueezeNet).parameters.items()}
@@ -154,7 +156,7 @@ def _differences(theirs: ModelCard, ours: ModelCard) -> str:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, ms.Parameter]:
-    """Return what a checkpoint file holds. Raises UserError for a file that is missing, damaged or none."""
+    """Return the parameters in a checkpoint file. Raises UserError for a missing, damaged or other kind of file."""
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long.
         raise UserError(f"{path}: there is no such checkpoint; give a .ckpt that train.py or convert.py has written")
     if Path(path).suffix != ".ckpt":
@@ -177,7 +179,7 @@ def _has_checksum(path: str | Path) -> bool:
 
 
 def load_weights(net: nn.Cell, parameters: dict[str, ms.Parameter], path: str | Path) -> None:
-    """Load a checkpoint's weights into a network. Raises UserError, which names differences, unless all fit."""
+    """Load a checkpoint's weights into a network. Raises UserError, which names the differences, unless all fit."""
     own = weights_of(net)
     networks = {name: p for name, p in parameters.items() if name.startswith(_NETWORK_PREFIXES) or name in own}
     check_fit(
@@ -193,7 +195,7 @@ def load_weights(net: nn.Cell, parameters: dict[str, ms.Parameter], path: str | 
 
 
 def differences(own: Shapes, given: Shapes) -> list[str]:
-    """Return what differs between the parameters of a network and those in a file, in words."""
+    """Describe the differences between the parameters of a network and those in a file."""
     missing = [f"{name} is missing" for name in own if name not in given]
     wrong = [
         f"{name} is {given[name]} in the file and {shape} in the network"
@@ -204,7 +206,7 @@ def differences(own: Shapes, given: Shapes) -> list[str]:
 
 
 def check_fit(own: Shapes, given: Shapes, path: str | Path, network: str = "the network") -> None:
-    """Raise UserError, which names the first differences, unless a file has just the parameters of a network."""
+    """Raise UserError, which names the first differences, unless a file has exactly the parameters of a network."""
     found = differences(own, given)
     if found:
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
@@ -212,10 +214,10 @@ def check_fit(own: Shapes, given: Shapes, path: str | Path, network: str = "the 
 
 
 def not_finite(parameters: list[ms.Parameter]) -> str | None:
-    """Return the name of the first parameter with a value that is not finite, or None."""
+    """Return the name of the first parameter with a NaN or infinite value, or None."""
     return next((p.name for p in parameters if not np.isfinite(p.asnumpy()).all()), None)
 
 
 def weights_of(net: SqueezeNet) -> dict[str, ms.Parameter]:
-    """Return what makes a network, by name: weights, biases and batch norm's values, not dropout's counter of steps."""
+    """Return the weights, biases and batch norm statistics of a network by name, without dropout's step counter."""
     return {name: parameter for name, parameter in net.parameters_and_names() if not name.endswith(_COUNTER)}

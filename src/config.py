@@ -142,7 +142,7 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Run: what training starts from, and what it writes."""
+    """Run: initial weights, output files, checkpoints and logging."""
 
     output_path: Optional[str] = None
     """folder of the run; null: runs/<name of the configuration>"""
@@ -186,7 +186,7 @@ class TrainConfig:
     run: RunConfig
 
     def check(self) -> None:
-        """Raise UserError for values that do not fit together."""
+        """Raise UserError for values that contradict one another."""
         schedule, data, run = self.schedule, self.data, self.run
         for key in ("warmup_epochs", "pretrain_epochs"):
             value = getattr(schedule, key)
@@ -219,7 +219,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MindRecordConfig(DataSourceConfig, NewFolderConfig):
-    """Packing of a data set by to_mindrecord.py."""
+    """Packing: write a data set as MindRecord files (to_mindrecord.py)."""
 
     dataset: Literal["image_folder", "image_csv", "imagenet"] = "imagenet"
     """data set of image files to pack; see train.py"""
@@ -228,12 +228,12 @@ class MindRecordConfig(DataSourceConfig, NewFolderConfig):
 
 
 def parse(argv: list[str], description: str, *concerns: type, positional: Mapping[str, str] = {}) -> list:
-    """Return an instance of each dataclass, see Parser. Exits with 0 after --help. Raises UserError, one line."""
+    """Parse a command line into an instance of each dataclass; see Parser. Exits with 0 after --help."""
     return Parser(description, concerns, DIALECT, positional).parse(argv)
 
 
 def parse_train(argv: list[str], description: str) -> TrainConfig:
-    """Return the checked configuration of a training run, with output_path filled in.
+    """Parse and check the configuration of a training run, with output_path filled in.
 
     A run that is resumed has the configuration in its folder, unless --config names another file.
     """
@@ -268,7 +268,7 @@ def parse_train(argv: list[str], description: str) -> TrainConfig:
 
 
 def _folder_to_resume(words: dict[str, list[str]]) -> Optional[str]:
-    """Turn --resume FOLDER into --resume --output_path FOLDER, and return the folder, or None if none is given."""
+    """Replace --resume FOLDER by --resume --output_path FOLDER, and return the folder, or None."""
     folder = next(iter(words.get("resume", [])), "")
     if folder.lower() in ("", "true", "false"):
         return None
@@ -279,7 +279,7 @@ def _folder_to_resume(words: dict[str, list[str]]) -> Optional[str]:
 
 
 def with_keys(config: Any, **keys: Any) -> Any:
-    """Return a configuration of several concerns with some keys changed, whatever concern each belongs to."""
+    """Return a copy of a configuration with some keys changed, whichever concern each belongs to."""
     changed = {}
     for field in dataclasses.fields(config):
         concern = getattr(config, field.name)
@@ -289,7 +289,7 @@ def with_keys(config: Any, **keys: Any) -> Any:
 
 
 def decisive_keys(config: TrainConfig) -> dict[str, Any]:
-    """Return the keys that decide what a run computes, with their values."""
+    """Return the keys, with their values, that decide the result of a run."""
     concerns = dataclasses.asdict(config).values()
     return {key: value for values in concerns for key, value in values.items() if key not in MAY_CHANGE.split()}
 
@@ -301,5 +301,5 @@ def changed_keys(config: TrainConfig, former: dict[str, Any]) -> list[str]:
 
 
 def to_yaml(config: Any) -> str:
-    """Return a dataclass of concerns as flat YAML that `--config` reads back to the same configuration."""
+    """Return a configuration as flat YAML, which `--config` reads back to the same configuration."""
     return "".join(f"# {name}\n{dump(concern)}" for name, concern in dataclasses.asdict(config).items())

@@ -1,4 +1,4 @@
-"""Types of the configuration's keys, other names that users give the keys, and the groups that programs share."""
+"""Types of the configuration's keys, synonyms of the keys, and the dataclasses common to several programs."""
 
 from __future__ import annotations
 

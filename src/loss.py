@@ -1,4 +1,4 @@
-"""Losses of a classifier, with label smoothing; they also count how many training images were classified right.
+"""Classification losses with label smoothing, which also count correct predictions.
 
 A new loss is a subclass with `mean_loss` and `untrained`, and a line in LOSSES.
 """
@@ -12,7 +12,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 
 class ClassificationLoss(nn.LossBase):
-    """Base class: turn labels into smoothed targets, and count the images that were classified right.
+    """Base class: smooth the targets, compute the loss, and count correct predictions.
 
     Input: logits (N, num_classes), and either labels, (N,) int32, or soft labels of mixed images, (N, classes) float32,
     which may leave out the network's last classes. Output: the mean loss, a scalar.
@@ -33,7 +33,7 @@ class ClassificationLoss(nn.LossBase):
 
     @staticmethod
     def untrained(num_classes: int) -> float:
-        """Return the loss of logits that are all 0, where a dead start stays."""
+        """Return the loss of logits that are all 0."""
         raise NotImplementedError
 
     def mean_loss(self, logits, targets):
@@ -41,7 +41,7 @@ class ClassificationLoss(nn.LossBase):
         raise NotImplementedError
 
     def restart(self) -> None:
-        """Count from 0 again."""
+        """Reset the counters."""
         for counter in (self.correct, self.seen, self.loss_sum):
             counter.set_data(Tensor(0, counter.dtype))
 
@@ -83,14 +83,14 @@ class CrossEntropy(ClassificationLoss):
 
 
 class BinaryCrossEntropy(ClassificationLoss):
-    """Sigmoid cross entropy of each class by itself; see ClassificationLoss.
+    """Sigmoid cross entropy, averaged over the classes; see ClassificationLoss.
 
     Wightman et al. 2021 (https://arxiv.org/abs/2110.00476, section 2.2), as timm has it.
     """
 
     @staticmethod
     def untrained(num_classes: int) -> float:
-        """Return the logarithm of 2, whatever the number of classes."""
+        """Return ln 2, whatever the number of classes."""
         return math.log(2)
 
     def mean_loss(self, logits, targets):

@@ -1,4 +1,4 @@
-"""The learning rate, one value a step."""
+"""Learning rate schedules, one value per step."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def get_lr(
 
 
 def scale_lr(rates: np.ndarray, factor: float, warmup_steps: int) -> np.ndarray:
-    """Return rates for `factor` times the images a step: times factor, to which the scale rises within warmup_steps.
+    """Scale learning rates for `factor` times as many images per step, with a gradual warm-up of the scale.
 
     The linear scaling rule with gradual warm-up (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2).
     """
@@ -73,7 +73,7 @@ def scale_lr(rates: np.ndarray, factor: float, warmup_steps: int) -> np.ndarray:
 
 
 def _reference(mode: str, lr_init: float, lr_end: float, lr_max: float, total: int, warmup: int) -> list[float]:
-    """Return the zoo's curve, its operations in its order so that every float32 is the same."""
+    """Return the model zoo's curve, computed in the same order so that every float32 is equal."""
     decay = total - warmup
     if mode == "reference_steps":
         milestones = [(0.3 * total, 1.0), (0.6 * total, 0.1), (0.8 * total, 0.01), (total, 0.001)]

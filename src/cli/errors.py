@@ -1,4 +1,4 @@
-"""A user's mistake is one line and exit code 2; a bug keeps its traceback."""
+"""Error contract of all programs: a user's mistake is one line and exit code 2; a bug keeps its traceback."""
 
 import contextlib
 import errno
@@ -23,7 +23,7 @@ _DEBRIS = ("rank_*/om", "rewritten_network")
 
 
 class UserError(Exception):
-    """Something the user can put right. The message is one line: what is wrong, where, and what to do."""
+    """A mistake that the user can correct. The message is one line: what is wrong, where, and what to do."""
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))
@@ -40,7 +40,7 @@ def user_error_within(error: BaseException) -> Optional[UserError]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the reason that an exception gives: what the system says, the first line of its text, or its type."""
+    """Return the reason for an exception: the system's message, the first line of its text, or its type."""
     text = getattr(error, "strerror", None) or str(error).strip()
     return (str(text).splitlines() or [type(error).__name__])[0][:300]
 
@@ -50,7 +50,7 @@ def _terminate(number: int, _) -> NoReturn:
 
 
 def _nobody_reads() -> bool:
-    """Return whether standard output is a pipe whose reader is gone, as `head` is after its lines."""
+    """Return whether standard output is a pipe that its reader has closed, as `head` does after its lines."""
     if not hasattr(select, "poll"):  # Windows.
         return False
     output = select.poll()
@@ -59,7 +59,7 @@ def _nobody_reads() -> bool:
 
 
 def _mistake(error: Exception) -> Optional[UserError]:
-    """Return the UserError that an exception amounts to, or None for a bug."""
+    """Return the UserError for an exception that a user's mistake has caused, or None for a bug."""
     if isinstance(error, OSError) and error.errno in _USERS_FILE and error.filename is not None:
         return UserError(f"{error.filename}: {first_line(error)}")
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
@@ -68,7 +68,7 @@ def _mistake(error: Exception) -> Optional[UserError]:
 
 
 def _end(status: int, message: str = "") -> NoReturn:
-    """Exit after a message on stderr. What standard output or stderr do not take is given up."""
+    """Exit with a status after a message on stderr. Discards output that stdout or stderr no longer accepts."""
     with contextlib.suppress(OSError):
         print(message, end="\n" if message else "", file=sys.stderr)
     for number, stream in ((1, sys.stdout), (2, sys.stderr)):
@@ -81,7 +81,7 @@ def _end(status: int, message: str = "") -> NoReturn:
 
 @contextlib.contextmanager
 def _clean_folder() -> Iterator[None]:
-    """Remove what MindSpore leaves in the current folder while the body runs."""
+    """Remove the files that MindSpore leaves in the current folder while the body runs."""
     here = Path(".")
     before = {path for pattern in _DEBRIS for path in here.glob(pattern)}
     try:

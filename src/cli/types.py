@@ -1,4 +1,4 @@
-"""Types of values within limits, for the fields of configurations."""
+"""Types with limits for the fields of configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights in Caffe's .caffemodel, a protocol buffer of the network with its weights."""
+"""Read Caffe's .caffemodel: a protocol buffer of the network with its weights."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _MAX, _ROUND_UP = 0, 0  # Of PoolingParameter.pool and round_mode, the defaults.
 
 
 def _net_parameter() -> type:
-    """Return the class of the message NetParameter."""
+    """Return the class of the NetParameter message."""
     file = descriptor_pb2.FileDescriptorProto(name="caffe_weights.proto", package="caffe_weights", syntax="proto2")
     field_type = descriptor_pb2.FieldDescriptorProto
     for message, fields in _MESSAGES.items():
@@ -67,7 +67,7 @@ def _net_parameter() -> type:
 
 
 def read_caffemodel(path: Path) -> Foreign:
-    """Return the weights of a file by their names in it, and what its layers tell of the network."""
+    """Read the weights of a .caffemodel by their names, and the arguments of SqueezeNet that its layers reveal."""
     net = _net_parameter()()
     net.ParseFromString(read_weights(path))
     convolutions = [layer for layer in net.layer if layer.type == "Convolution"]
@@ -104,7 +104,7 @@ def _first(values: Any, default: int) -> int:
 
 
 def _check(made: SqueezeNet, layers: Any, additions: int) -> None:
-    """Raise ValueError unless a network has strides, pooling and additions where the file has them."""
+    """Raise ValueError unless a network's strides, pooling and additions match those in the file."""
     found: list[Any] = []
     for layer in layers:
         if layer.type == "Convolution" and not found:

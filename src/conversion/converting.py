@@ -1,4 +1,4 @@
-"""convert.py's work: a file of another system into a checkpoint, and a checkpoint into such a file."""
+"""Convert a file of another framework to a checkpoint, or a checkpoint to such a file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ASKED = ("classifier_padding", "ceil_mode")
 
 
 class Format(NamedTuple):
-    """A format of other systems.
+    """A file format of another framework.
 
     read: the reader of a file.
     write: makes a file's content of tensors and a card, or None.
@@ -72,7 +72,7 @@ FORMATS = {
 
 
 def convert(config: ConvertConfig) -> str:
-    """Convert as configured, and return what was written and of what network, in words.
+    """Convert a file as configured, and return a description of the output and its network.
 
     Raises UserError for anything that cannot be used, before anything is written.
     """
@@ -100,14 +100,14 @@ def _listed(model: Mapping[str, Any]) -> str:
 
 
 def _unlike_torchvision(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a network computes otherwise than torchvision's class with the same weights would."""
+    """Return the arguments that torchvision's class does not support, although its weights have the same shapes."""
     defaults = inspect.signature(SqueezeNet.__init__).parameters
     own = {key: model.get(key, defaults[key].default) for key in _TORCHVISION}
     return {key: value for key, value in own.items() if value != _TORCHVISION[key]}
 
 
 def import_network(config: ConvertConfig) -> tuple[SqueezeNet, ModelCard]:
-    """Return the network in a file, set to evaluation, and its card.
+    """Load the network of a foreign file in evaluation mode, with its model card.
 
     Raises UserError for a file that is not sound, or not a SqueezeNet's, and where it does not tell all of a network.
     """
@@ -140,7 +140,7 @@ def import_network(config: ConvertConfig) -> tuple[SqueezeNet, ModelCard]:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn what reading a file raises into a UserError."""
+    """Convert errors in reading a file to UserError."""
     try:
         yield
     except UserError:
@@ -150,7 +150,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _known(config: ConvertConfig, usual: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of SqueezeNet that are told. Raises UserError where the file and the user say otherwise."""
+    """Return the known arguments of SqueezeNet. Raises UserError where the file and the user contradict each other."""
     keys = ("bypass", "stem", "classifier_padding", "ceil_mode", "final_relu")
     said = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     for key, value in said.items():
@@ -160,7 +160,7 @@ def _known(config: ConvertConfig, usual: dict[str, Any], facts: dict[str, Any]) 
 
 
 def _card(model: dict[str, Any], config: ConvertConfig, image_size: int) -> ModelCard:
-    """Return the card of a network whose file has none: with as many classes as ImageNet it is taken for ImageNet's."""
+    """Return a model card for a file without one; a network with ImageNet's number of classes gets ImageNet's names."""
     count, names = model["num_classes"], [known.name for known in imagenet_classes()]
     if config.classes:
         classes = read_class_names(config.classes, count)
@@ -171,7 +171,7 @@ def _card(model: dict[str, Any], config: ConvertConfig, image_size: int) -> Mode
 
 
 def take_rgb(net: SqueezeNet, usual: Preprocessing, fold: bool) -> Preprocessing:
-    """Turn the first convolution of a network, which takes Caffe's input, to RGB, and return what it takes then.
+    """Convert the first convolution from Caffe's BGR input to RGB, and return the new preprocessing.
 
     fold: make that the usual input of ImageNet networks, where a pixel p comes as (p - mean) / std. It is exact, to
     float32's rounding; raises UserError where zeros around the image keep it from that.
@@ -194,7 +194,7 @@ def take_rgb(net: SqueezeNet, usual: Preprocessing, fold: bool) -> Preprocessing
 
 
 def export_weights(config: ConvertConfig) -> tuple[bytes, ModelCard]:
-    """Return a file's content, of a checkpoint's parameters, and its card. Raises UserError as load_network does."""
+    """Return the content of a foreign file with a checkpoint's parameters, and its model card. Raises UserError."""
     form = FORMATS[config.to_format]
     net, card = load_network(config.ckpt_path)
     own = weights_of(net)

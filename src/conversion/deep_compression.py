@@ -1,4 +1,4 @@
-"""The authors' compressed SqueezeNet (https://github.com/songhan/SqueezeNet-Deep-Compression), read as it is.
+"""Reader of the authors' compressed SqueezeNet (https://github.com/songhan/SqueezeNet-Deep-Compression).
 
 The file `compressed_SqueezeNet.net` has no header but 26 numbers, and neither names nor shapes: the network has to be
 known. It is v1.0 for ImageNet's 1000 classes with a padded last convolution, and takes Caffe's input: BGR from 0 to
@@ -39,12 +39,12 @@ class Layer(NamedTuple):
 
 
 def layers() -> list[Layer]:
-    """Return the 26 convolutions in the file's order, which is the network's."""
+    """Return the 26 convolutions in the order of the file, which is the network's."""
     return [Layer(convolution.layer, convolution.shape) for convolution in convolutions(MODEL)]
 
 
 def read_published(path: str | Path) -> dict[str, np.ndarray]:
-    """Return the weights and biases, float32, by their names in SqueezeNet, in the file's order.
+    """Read the weights and biases, float32, by their names in SqueezeNet, in the order of the file.
 
     They are the file's bit for bit, but for the order of the first convolution's input channels, which is turned
     from BGR to RGB. Raises UserError for a file that is not this one's kind.
@@ -56,7 +56,7 @@ def read_published(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def decode_published(data: bytes, path: str | Path) -> dict[str, np.ndarray]:
-    """Return what a file holds, the first convolution's channels in BGR. `path` is for messages."""
+    """Decode the content of a file, the first convolution's channels in BGR. `path` is for messages."""
     convolutions = layers()
     header = 4 * len(convolutions)
     if len(data) < header:
@@ -80,7 +80,7 @@ def decode_published(data: bytes, path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _block(block: bytes, layer: Layer, count: int, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights and bias of a layer: codebook, bias, a code for each entry, and gaps of 4 bits between entries."""
+    """Decode the weights and bias of a layer: codebook, bias, 8-bit indices, and 4-bit gaps between the entries."""
     outputs = layer.shape[0]
     codebook = np.frombuffer(block, "<f4", _SLOTS)
     bias = np.frombuffer(block, "<f4", outputs, 4 * _SLOTS)
@@ -99,13 +99,13 @@ def _block(block: bytes, layer: Layer, count: int, path: str | Path) -> tuple[np
 
 
 def read_net(path: Path) -> Foreign:
-    """Return the weights of a file by their names in Caffe, and what is known of the one network that it can hold."""
+    """Read the weights of a file by their names in Caffe, and the arguments of its network, the only one possible."""
     decoded = decode_published(read_weights(path), path)
     return Foreign({p.name: decoded[p.own] for p in names.parameters(MODEL, names.NAMINGS["caffe"])}, MODEL)
 
 
 def published_card(classes: str | None = None) -> ModelCard:
-    """Return the card of the authors' network: Caffe's input is 255 times an image from 0 to 1, less a mean."""
+    """Return the model card of the authors' network, whose input is 255 times an image from 0 to 1, minus a mean."""
     names = read_class_names(classes, CLASSES) if classes else [str(i) for i in range(CLASSES)]
     preprocessing = Preprocessing(
         image_size=IMAGE_SIZE,
@@ -119,7 +119,7 @@ def published_card(classes: str | None = None) -> ModelCard:
 
 
 def read_class_names(path: str, count: int) -> list[str]:
-    """Return the lines of a text file, one for each class. Raises UserError when there are not so many."""
+    """Read a text file with one class name per line. Raises UserError unless their number is `count`."""
     names = read_text(path, MAX_NAMES_BYTES, "give --classes a text with a name a line").splitlines()
     if len(names) != count:
         raise UserError(f"{path}: {len(names)} lines; the network has {count} classes")

@@ -1,4 +1,4 @@
-"""Which SqueezeNet a file's tensors belong to, by their names and shapes."""
+"""Recognition of the SqueezeNet variant that a file's tensors belong to, by their names and shapes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TRIED = {
 
 
 def recognise(shapes: Shapes, known: dict[str, Any], path: str | Path) -> tuple[dict[str, Any], list[Parameter]]:
-    """Return the arguments of the SqueezeNet that has just these tensors, and its parameters with their names there.
+    """Return the arguments of the SqueezeNet with exactly these tensors, and its parameters with their foreign names.
 
     known: arguments that are settled already. Raises UserError, which names the differences from the nearest network,
     when there is no such network.

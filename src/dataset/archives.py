@@ -1,4 +1,4 @@
-"""Archives from strangers, unpacked only when each member is a plain file or folder within bounds."""
+"""Safe unpacking of untrusted archives: every member must be a plain file or folder within limits."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 class _Contents:
-    """What an archive holds, checked name by name and then written."""
+    """Members of an archive, checked by name and size and then written."""
 
     def __init__(self, file: Path, folder: Path):
         self.file, self.folder = file, os.path.abspath(folder)
@@ -54,7 +54,7 @@ class _Contents:
         self.files: set[str] = set()
 
     def add(self, name: str, size: int, is_folder: bool) -> None:
-        """Count a member. Raises UserError for one that is not to be unpacked."""
+        """Check and count a member. Raises UserError for an unsafe one."""
         target = self._target(name)
         if target != self.folder and not target.startswith(self.folder + os.sep):
             self.refuse(f"{printable(name)} would be unpacked outside {self.folder}")
@@ -71,13 +71,13 @@ class _Contents:
             self.refuse(f"it unpacks to more than {self.limit} bytes; if that is right, unpack it by hand")
 
     def check_room(self) -> None:
-        """Raise UserError unless all the members fit on the disk."""
+        """Raise UserError unless all members fit on the disk."""
         free = shutil.disk_usage(self.folder).free
         if self.bytes > free:
             self.refuse(f"it unpacks to {self.bytes} bytes, and {free} are free on the disk")
 
     def write(self, name: str, size: int, content: BinaryIO | None) -> None:
-        """Write a member: a file with its content, a folder without one."""
+        """Write a member: a file with its content, or a folder without content."""
         target = self._target(name)
         if content is None:
             os.makedirs(target, exist_ok=True)
@@ -123,7 +123,7 @@ def _unpack_tar(stream: BinaryIO, contents: _Contents) -> None:
 
 
 class _TarHeaders:
-    """A stream of which tarfile reads a limited number of bytes for each member; it would read a header of any size."""
+    """A stream that limits the bytes that tarfile reads for each member's headers."""
 
     def __init__(self, stream: BinaryIO):
         self.seek, self.tell, self._stream, self.left = stream.seek, stream.tell, stream, MAX_HEADER_BYTES
@@ -136,7 +136,7 @@ class _TarHeaders:
 
 
 def _require_end(stream: BinaryIO, offset: int, contents: _Contents) -> None:
-    """Raise ReadError for an archive cut short or with a wrong check sum, which tarfile does not notice by itself."""
+    """Raise ReadError for a truncated archive or a wrong check sum, which tarfile does not notice."""
     stream.seek(offset)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("its end is missing")

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 grey images of 8x8 that come with the installed package."""
+"""scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels that come with the installed package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEST_SHARE = 0.2
 
 
 def open_digits(path: Path, split: str) -> ArraySource:
-    """Return a split: a fixed fifth of every class is for testing. `path` is not used."""
+    """Open a split: a fixed fifth of every class is the test set. `path` is not used."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -1,4 +1,4 @@
-"""Fetching and unpacking of data set archives: they come from strangers, over connections that break.
+"""Download and unpack data set archives, over connections that may break.
 
 Of several processes on a host that want the same archive one works, and the others wait for it.
 """
@@ -34,7 +34,7 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 class Archive(NamedTuple):
-    """A published archive: its address, md5 sum, size in bytes, and the folder that it unpacks to if it holds one."""
+    """A published archive: URL, MD5 sum, size in bytes, and the name of its only folder, if any."""
 
     url: str
     md5: str
@@ -43,7 +43,7 @@ class Archive(NamedTuple):
 
 
 def download(archive: Archive, folder: Path) -> None:
-    """Fetch an archive and unpack it in `folder`, once also when several processes ask for it.
+    """Download an archive and unpack it in `folder`, once for all processes.
 
     A download that breaks off goes on where it was, in this call and in the next one; what has come so far has a hidden
     name. Raises UserError unless the published archive comes, whole.
@@ -66,7 +66,7 @@ def download(archive: Archive, folder: Path) -> None:
 
 
 def _fetch(archive: Archive, part: Path, manually: str) -> None:
-    """Make `part`, which may hold the beginning already, the published archive. Raises UserError when it cannot be."""
+    """Complete `part`, which may hold the beginning already, to the published archive. Raises UserError on failure."""
     for _ in range(2 if _size(part) else 1):  # What an earlier call has left may be the beginning of something else.
         if _size(part) != archive.size:
             _fetch_all(archive, part, manually)
@@ -81,7 +81,7 @@ def _fetch(archive: Archive, part: Path, manually: str) -> None:
 
 
 def _fetch_all(archive: Archive, part: Path, manually: str) -> None:
-    """Connect until `part` is as long as the archive. Raises UserError when nothing comes any more."""
+    """Connect repeatedly until `part` is as long as the archive. Raises UserError when no more data arrives."""
     idle, reason = 0, ""
     for _ in range(MAX_CONNECTIONS):
         before = _size(part)
@@ -113,11 +113,11 @@ def _fetch_all(archive: Archive, part: Path, manually: str) -> None:
 
 
 class _WrongContentError(Exception):
-    """The server has something else than the published archive."""
+    """The server offers another file than the published archive."""
 
 
 def _fetch_rest(archive: Archive, part: Path) -> None:
-    """Append to `part` what it lacks, as much as one connection brings; from the start if the server insists."""
+    """Append the missing bytes to `part`, as many as one connection delivers; start over if the server requires so."""
     start = _size(part)
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={start}-"} if start else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
@@ -147,7 +147,7 @@ def _size(file: Path) -> int:
 
 
 def unpacked(path: Path, expected: Sequence[str] = ("train", "val", "test")) -> Path:
-    """Return the folder that `path` is, or that it is unpacked to, once, when it is an archive.
+    """Return the folder of a data set; an archive is first unpacked, once.
 
     expected: folders of which the data set has one at least, or none of a data set that needs no files. Where the
         archive holds them some folders down, that folder is returned.
@@ -171,7 +171,7 @@ def unpacked(path: Path, expected: Sequence[str] = ("train", "val", "test")) -> 
 
 
 def _root(folder: Path, expected: Sequence[str]) -> Path:
-    """Return the folder with the data set: this one, or what lies alone in it."""
+    """Return the folder of the data set: this one, or the only folder in it."""
     while not _holds(folder, expected):
         entries = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
         if len(entries) != 1 or not entries[0].is_dir():
@@ -186,7 +186,7 @@ def _holds(folder: Path, expected: Sequence[str]) -> bool:
 
 @contextlib.contextmanager
 def _unpacked_aside(file: Path, folder: Path) -> Iterator[Path]:
-    """Unpack an archive to a hidden folder in `folder`, which is gone afterwards unless the body gives it a name."""
+    """Unpack an archive to a hidden folder in `folder`, and remove that folder unless the body renames it."""
     inside = folder / ".unpacking"
     shutil.rmtree(inside, ignore_errors=True)  # Of a process that was killed.
     inside.mkdir()

@@ -15,7 +15,7 @@ from src.files.bounded import open_file
 
 
 def open_image_csv(path: Path, split: str, csv_columns: Sequence[str]) -> FileSource:
-    """Return the images of a split. `csv_columns` are those of val.csv with the file name and the class.
+    """Open a split. `csv_columns` are the columns of val.csv with the file name and the class.
 
     A file name is relative to val/; a class is a folder's name in train/, or its index among them.
     """

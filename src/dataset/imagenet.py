@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012) as it is distributed: train/<WordNet id>/*.JPEG, and val/ likewise or as one flat folder.
+"""ImageNet (ILSVRC 2012) as distributed: train/<WordNet id>/*.JPEG, and val/ likewise or as one flat folder.
 
 The labels of a flat val/ are in one of these files:
 
@@ -35,7 +35,7 @@ _OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
 def open_imagenet(path: Path, split: str, val_labels: str | None, csv_columns: Sequence[str]) -> FileSource:
-    """Return the images of path/<split>, "train" or "val", of the 1,000 classes in the order of the published logits.
+    """Open path/train or path/val with the 1,000 classes in the order of the published logits.
 
     val_labels: the file with the labels of a flat val/, or None to look for it; `csv_columns` are those of a CSV file.
     Raises UserError for folders that are no ImageNet classes, for classes without training images, and for labels that
@@ -92,7 +92,7 @@ def _label_file(path: Path) -> Path:
 def _flat(
     folder: Path, table: Path, columns: tuple[str, str], wnids: list[str], names: list[str]
 ) -> list[tuple[Path, int]]:
-    """Return the images of a flat folder that a file of labels names, and their labels."""
+    """Return the images of a flat folder with their labels from a file."""
     files = {file.name: file for file in image_files(folder)}
     if table.suffix.lower() == ".txt":
         return _ground_truth(files, table, {wnid: i for i, wnid in enumerate(wnids)})
@@ -114,7 +114,7 @@ def _flat(
 
 
 def _ground_truth(files: dict[str, Path], table: Path, index: dict[str, int]) -> list[tuple[Path, int]]:
-    """Return the images with the labels of the official text, whose line n is for ILSVRC2012_val_<n>.JPEG."""
+    """Return the images with the labels of the official text file, whose line n is for ILSVRC2012_val_<n>.JPEG."""
     numbers = read_bytes(table, MAX_LABEL_BYTES, _LABELS_ADVICE).split()
     wnid_of = _read_meta(table.with_name(META))
     labelled = []
@@ -133,7 +133,7 @@ def _ground_truth(files: dict[str, Path], table: Path, index: dict[str, int]) ->
 
 
 def _read_meta(meta: Path) -> dict[str, str]:
-    """Return the WordNet id of each number in the meta.mat of the development kit."""
+    """Return the WordNet id of each class number in the meta.mat of the development kit."""
     import io
 
     from scipy.io import loadmat  # Slow to import, and seldom needed.

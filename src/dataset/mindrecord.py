@@ -1,4 +1,4 @@
-"""Image files packed into MindRecord: a few large files instead of a million small ones.
+"""Data sets packed into MindRecord: a few large files instead of a million small ones.
 
 A folder holds dataset.json, with the class names and the images of each split, and in train/ and val/ the files. A row
 is the encoded image as it was, its file's name and its label, in the order of the data set that was packed: a training
@@ -31,7 +31,7 @@ MAX_ROW_BYTES, MAX_DESCRIPTION_BYTES, MAX_HEADER_BYTES = PAGE_BYTES - (1 << 16),
 
 
 class MindRecordSource(Source):
-    """The images of MindRecord files by index, normalised like ImageNet.
+    """Images in MindRecord files by index, normalised like ImageNet.
 
     files: of the split; places: (N,) of the file, position and length of each row's images and name.
     """
@@ -52,7 +52,7 @@ class MindRecordSource(Source):
         return Path(self._row(index)["name"].decode("utf-8", "replace")).name
 
     def _row(self, index: int) -> dict[str, bytes]:
-        """Return the values of a row, each behind its length. Raises UserError when it cannot be read."""
+        """Return the fields of a row. Raises UserError for an unreadable row."""
         number, position, length = (int(n) for n in self._places[index])
         try:
             content = os.pread(self._descriptors[number], length, position)
@@ -69,7 +69,7 @@ class MindRecordSource(Source):
 
 
 def open_mindrecord(path: Path, split: str) -> MindRecordSource:
-    """Return the images of a split in path, which to_mindrecord.py has made. Raises UserError when it is not sound."""
+    """Open a split of a folder that to_mindrecord.py has written. Raises UserError for damaged files."""
     classes, images = _read_description(path / DESCRIPTION)
     if split not in images:
         raise UserError(f"{path}: has no {split} images, but {', '.join(images)}")
@@ -107,7 +107,7 @@ def _read_description(file: Path) -> tuple[list[str], dict[str, int]]:
 
 
 def _read_header(file: Path) -> tuple[int, int, list[str]]:
-    """Return where the pages of a MindRecord file begin, how long each is, and the fields in a row's blob, in order."""
+    """Return the size of a MindRecord file's header, the size of its pages, and the fields of a row's blob in order."""
     try:
         with open_file(file) as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
@@ -126,7 +126,7 @@ def _read_header(file: Path) -> tuple[int, int, list[str]]:
 
 
 def _read_index(file: Path) -> np.ndarray:
-    """Return label, page, start and end of the blob of each row, in order, from the database beside a file."""
+    """Return label, page, start and end of each row's blob, in order, from the index file."""
     query = "SELECT label_0, PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES ORDER BY ROW_ID"
     kind = np.dtype([(name, np.int64) for name in ("label", "page", "start", "end")])
     try:

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: every training image with a part of another, and its label with that of the other.
+"""Mixup and CutMix: mix every training image, and its label, with another of the batch.
 
 Not MindSpore's MixUpBatch and CutMixBatch, which draw from the state of the thread that they run on, so that a resumed
 run could not go on with their numbers (see Drawn).
@@ -16,7 +16,7 @@ METHODS = ("mixup", "cutmix")
 
 
 class Mixing:
-    """Mixes each image of a batch with the one before it.
+    """Mix each image of a batch with the previous one.
 
     alphas: of each method of METHODS, of which each image draws one.
         mixup, the weighted mean of both, with the weight λ on the image (Zhang et al. 2017, section 2).
@@ -34,7 +34,7 @@ class Mixing:
         self.alphas, self.classes, self.seed, self.channels = list(alphas.items()), classes, seed, channels
 
     def __call__(self, images: np.ndarray, labels: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mixed images of a batch, and their targets (N, classes) float32, the shares of the classes.
+        """Return the mixed images of a batch and their soft labels (N, classes) float32.
 
         images: (N, H, W, 3) uint8 or (N, 3, H, W) float32. labels: (N,) int32. draws: (N,) int64.
         """
@@ -58,7 +58,7 @@ class Mixing:
 
 
 def rectangle(sides: tuple[int, int], share: float, random: Random) -> tuple[slice, slice]:
-    """Return rows and columns around a random pixel of an image: `share` of its area, less what lies outside."""
+    """Return rows and columns of a random rectangle, `fraction` of an image's area, clipped at the border."""
     spans = []
     for side in sides:
         length = int(side * math.sqrt(share))

@@ -61,7 +61,7 @@ def pack(config) -> dict[str, int]:
 
 
 def _pack_split(source: FileSource, folder: Path, config) -> int:
-    """Write the files of a split, and return how many images are in them."""
+    """Write the files of a split, and return the number of images in them."""
     folder.mkdir()
     share = math.ceil(len(source) / config.files)
     starts = range(0, len(source), share)
@@ -74,7 +74,7 @@ def _pack_split(source: FileSource, folder: Path, config) -> int:
 
 
 def _rows(source: FileSource, indices: range, config) -> Iterator[dict]:
-    """Yield the rows of some images. Those that cannot be read are named, and left out up to the limit."""
+    """Yield the rows of some images. Unreadable images are named and left out, up to the limit."""
     for index in indices:
         file = source.file(index)
         try:
@@ -95,7 +95,7 @@ def _rows(source: FileSource, indices: range, config) -> Iterator[dict]:
 
 
 def _write_file(file: Path, rows: Iterator[dict]) -> int:
-    """Write rows to a MindRecord file, unless there are none, and return how many there were."""
+    """Write rows to a MindRecord file and return their number. Writes no file without rows."""
     from mindspore.mindrecord import FileWriter
 
     writer, batch, count = None, [], 0

@@ -1,4 +1,4 @@
-"""Pipelines: batches of a source's images, shuffled and augmented for training, or in order for evaluation."""
+"""Pipelines: batches of images, shuffled and augmented for training, or in order for evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_WORKERS = 8
 
 
 def preprocessing_of(config: DataConfig, source: Source) -> Preprocessing:
-    """Return how images of this source are brought to the network in evaluation.
+    """Return the preprocessing of a data set's images.
 
     Raises UserError for a device that is to resize images of any size, which fill no batch.
     """
@@ -50,7 +50,7 @@ def training_pipeline(
     epoch: int = 0,
     step: int = 0,
 ) -> ds.Dataset:
-    """Return shuffled, augmented batches, all of the same size: the remainder is dropped. Arguments: see Epochs.
+    """Return shuffled, augmented batches of equal size, dropping the remainder. Arguments: see Epochs.
 
     What a step sees follows from the seed, and from nothing else: not from the threads, the devices that share a
     global batch, or where the training was resumed. Of mixed images (src/dataset/mixing.py) `label` has the shares of
@@ -98,12 +98,12 @@ def evaluation_pipeline(
     max_broken_images: int = 0,
     pad: bool = False,
 ) -> ds.Dataset:
-    """Return batches in the source's order, each image once over all shards.
+    """Return batches in the order of the data set, each image once over all shards.
 
     Of several shards each holds every num_shards-th image. The last batch may be smaller; with `pad` rows of
     EvaluationRows.NO_IMAGE fill it, so that all batches have one shape and a graph is compiled once.
     """
-    check_shares(source, num_shards)
+    check_shards(source, num_shards)
     if num_shards > 1:
         source = Subset(source, np.arange(shard_id, len(source), num_shards))
     columns, order = ["image", "label"], ds.SequentialSampler()
@@ -122,8 +122,8 @@ def evaluation_pipeline(
     return images.batch(batch_size, drop_remainder=False)
 
 
-def check_shares(source: Source, num_shards: int) -> None:
-    """Raise UserError when one of the shards of an evaluation would have no image."""
+def check_shards(source: Source, num_shards: int) -> None:
+    """Raise UserError if one of the shards of an evaluation would be empty."""
     if num_shards > len(source):
         raise UserError(f"{len(source)} images cannot be shared by {num_shards} devices; evaluate on fewer devices")
 

@@ -1,4 +1,4 @@
-"""The data sets by name.
+"""Registry of the data sets.
 
 A new data set is a module with a function that opens a split, and a row of DATASETS.
 """

@@ -1,4 +1,4 @@
-"""Which images a training step sees: drawn from the seed and the epoch, so that any step can be gone to directly."""
+"""Sampling: the images of every training step, derived from seed and epoch, so that training can resume anywhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from src.dataset.source import Source
 
 
 class Epochs(ds.Sampler):
-    """Every epoch another permutation of the images, cut into global batches and those into the devices' shares.
+    """Sampler of training images: each epoch is a new permutation, cut into global batches and these into shards.
 
     images: how many there are; the remainder of a permutation that fills no global batch is left out of that epoch.
     batch_size: images a step on each device.
@@ -51,7 +51,7 @@ class Epochs(ds.Sampler):
 
 
 class Steps(ds.Sampler):
-    """The steps of Epochs, for rows that are whole batches: numbers within the training, epoch * steps + step."""
+    """Sampler of whole batches in the order of Epochs: yields epoch * steps + step."""
 
     def __init__(self, order: Epochs):
         self.order = order
@@ -72,7 +72,7 @@ class Steps(ds.Sampler):
 
 
 class TrainingRows:
-    """The images of a source for Epochs: rows of image (H, W, 3) uint8, label and draw.
+    """Training images in the order of Epochs: rows of image (H, W, 3) uint8, label and draw.
 
     limit: how many images may be unreadable. Each is named once on stderr, and the next one taken in its place.
 
@@ -97,7 +97,7 @@ class TrainingRows:
 
 
 class TrainingPixels(TrainingRows):
-    """The same for a graph that makes the network's input itself: rows of pixels changed at random, label and draw."""
+    """Training images for preprocessing on the device: rows of augmented pixels, label and draw."""
 
     def __init__(self, source: Source, preprocessing: Preprocessing, rows: int, limit: int, changes: Sequence[Drawn]):
         super().__init__(source, preprocessing, rows, limit)
@@ -113,7 +113,7 @@ class TrainingPixels(TrainingRows):
 
 
 class EvaluationRows:
-    """The images of a source in their order: rows of image (H, W, 3) uint8 and label.
+    """Images in the order of the data set: rows of image (H, W, 3) uint8 and label.
 
     rows: how many there are; those beyond the source fill its last batch, and like an image that cannot be read they
         are black, with NO_IMAGE as their label.
@@ -138,7 +138,7 @@ class EvaluationRows:
 
 
 class EvaluationPixels(EvaluationRows):
-    """The same for a graph that makes the network's input itself."""
+    """Images in the order of the data set, for preprocessing on the device."""
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         image, label = super().__getitem__(index)
@@ -146,7 +146,7 @@ class EvaluationPixels(EvaluationRows):
 
 
 class Batches:
-    """Rows of pixels in batches, made in the one thread that reads them from memory.
+    """Batches of pixels, assembled in the one thread that reads the images from memory.
 
     As rows of MindSpore's pipeline, with operators that are called from other threads, small images would cost several
     times what is done to them.
@@ -167,7 +167,7 @@ class Batches:
 
 
 def readable_image(source: Source, index: int, limit: int) -> np.ndarray | None:
-    """Return an image, or None with a warning when it cannot be read, and note that in source.broken."""
+    """Return an image, or None with a warning for an unreadable one, which is added to source.broken."""
     if index in source.broken:
         return None
     try:

@@ -47,7 +47,7 @@ class Source:
         raise NotImplementedError
 
     def name(self, index: int) -> str:
-        """Return what a person would call an image: its file, or its number."""
+        """Return the name of an image for the user: its file, or its number."""
         return f"#{index}"
 
     def __len__(self) -> int:
@@ -90,7 +90,7 @@ class FileSource(Source):
 
 
 class Subset(Source):
-    """Some images of another source, by index."""
+    """A subset of another source, by index."""
 
     def __init__(self, source: Source, indices: np.ndarray):
         super().__init__(source.classes, source.labels[indices], source.mean, source.std)
@@ -105,7 +105,7 @@ class Subset(Source):
 
 
 def load_image(path: Path, content: BinaryIO | None = None) -> np.ndarray:
-    """Return the image in a file as (H, W, 3) uint8: the first frame, upright, grey repeated, alpha dropped.
+    """Read an image file as (H, W, 3) uint8: the first frame, upright, grey repeated, alpha dropped.
 
     content: what the file holds, when that lies elsewhere. Raises UserError that names the file when it is not a whole
     image, or has more pixels than Pillow's limit.
@@ -133,7 +133,7 @@ def load_image(path: Path, content: BinaryIO | None = None) -> np.ndarray:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Return a loaded image turned as its EXIF entry says, or as it is where that cannot be read."""
+    """Rotate an image as its EXIF entry says; leave the image unchanged if the entry is damaged."""
     try:
         return image if image.getexif().get(_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
     except Exception:  # A damaged entry raises nearly anything, and the image is whole.
@@ -141,12 +141,12 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def printable(text: str | Path) -> str:
-    """Return a name as it can be shown on one line: what cannot be printed, and what is not UTF-8, as its escape."""
+    """Return a name for display on one line, with unprintable and non-UTF-8 characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def split_by_class(labels: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of `counts[c]` images of every class c, and of the others, each in ascending order.
+    """Return the indices of `counts[c]` images of every class c, and those of the others, each in ascending order.
 
     Which ones are drawn depends on nothing but the labels, so that a validation slice stays the same for good.
     """

@@ -1,4 +1,4 @@
-"""The processes that train together, one on each device: which of them this is, and what they tell one another."""
+"""Process groups: distributed training with one process on each device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from src.cli.errors import UserError
 
 
 def is_worker() -> bool:
-    """Return whether this process is one of a process group, started by src/launching, msrun or with a rank table.
+    """Return whether this process belongs to a process group, started by src/launching, msrun or with a rank table.
 
     A rank table alone says nothing: ModelArts and users of the model zoo export it for a single device as well.
     """
@@ -26,7 +26,7 @@ def is_worker() -> bool:
 
 
 def serve_as_scheduler() -> None:
-    """Let the workers find one another, and exit, where this process was started as their scheduler.
+    """Serve as the scheduler of a process group and exit, if this process was started in that role.
 
     The scheduler runs the same program as the workers do, under src/launching as under msrun.
     """
@@ -37,12 +37,12 @@ def serve_as_scheduler() -> None:
 
 
 def local_device() -> int:
-    """Return which of its host's devices a worker has."""
+    """Return the index of this worker's device on its host."""
     return int(os.environ.get("DEVICE_ID", 0))
 
 
 class ProcessGroup:
-    """All processes of a training, this one having `rank` 0 to size - 1; size 1 for a training on one device.
+    """The processes of a training, with `rank` from 0 to size - 1; size 1 for a training on one device.
 
     Every process has to call sum, mean, all_gather and file alike, and they return the same to all.
     """
@@ -53,7 +53,7 @@ class ProcessGroup:
 
     @classmethod
     def join(cls) -> ProcessGroup:
-        """Meet the other processes, when there are some, and set data parallelism. After the device is set."""
+        """Join the process group, if there is one, and set data parallelism. Call this after setting the device."""
         if not is_worker():
             return cls()
         init()
@@ -71,7 +71,7 @@ class ProcessGroup:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the process that writes the run's folder."""
+        """Whether this is the main process (rank 0), which writes the run's folder."""
         return self.rank == 0
 
     def sum(self, values: np.ndarray) -> np.ndarray:
@@ -86,14 +86,14 @@ class ProcessGroup:
         return self.sum(values) / np.float32(self.size)
 
     def all_gather(self, values: np.ndarray) -> np.ndarray:
-        """Return the processes' arrays of equal shape as (size, ...), float32."""
+        """Gather the processes' arrays of equal shape as (size, ...), float32."""
         # A sum with zeros is exact, and the one collective that there is on every device.
         everyones = np.zeros((self.size, *np.shape(values)), np.float32)
         everyones[self.rank] = values
         return self.sum(everyones)
 
     def file(self, path: str | Path) -> Path:
-        """Return a file of the leading process for reading: on other hosts its copy, which goes with the process.
+        """Return a file of the main process for reading: on other hosts a temporary copy.
 
         Raises UserError, on all processes, for a file that the leading one cannot read.
         """
@@ -125,7 +125,7 @@ ALONE = ProcessGroup()
 
 
 def average_statistics(net: nn.Cell, group: ProcessGroup) -> None:
-    """Give all processes the mean of their batch norm statistics, which training keeps on each device of its own.
+    """Average the batch norm statistics over the processes, since each device keeps its own during training.
 
     They follow the batches by a linear rule, so that it does not matter how often they are averaged.
     """
@@ -142,7 +142,7 @@ def vector(parameters: list[ms.Parameter]) -> np.ndarray:
 
 
 def set_vector(parameters: list[ms.Parameter], values: np.ndarray) -> None:
-    """Set parameters to what `vector` returned."""
+    """Set parameters from the vector that `vector` returned."""
     for parameter in parameters:
         own, values = values[: parameter.size], values[parameter.size :]
         parameter.set_data(Tensor(own.reshape(parameter.shape), parameter.dtype))

@@ -1,4 +1,4 @@
-"""Bounded reads: of plain files alone, and never more of one than fits its purpose."""
+"""Bounded reads of plain files, up to a maximum size."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_bytes(path: str | Path, most: int, advice: str = "") -> bytes:
 
 
 def read_text(path: str | Path, most: int, advice: str = "") -> str:
-    """Return the text of a plain file in UTF-8, with or without a byte order mark. Raises UserError as read_bytes."""
+    """Return the text of a plain UTF-8 file, with or without a byte order mark. Raises UserError as read_bytes does."""
     try:
         return read_bytes(path, most, advice).decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Locks, held by a process and released when it dies."""
+"""File locks, held by a process and released when the process dies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def locked(folder: Path, is_main_process: bool = True) -> Iterator[None]:
-    """Keep the folder of a run to the main process of a group. Raises UserError while another process has it."""
+    """Lock a run's folder for the main process of a group. Raises UserError while another process holds the lock."""
     if not is_main_process:
         yield
         return
@@ -31,7 +31,7 @@ def locked(folder: Path, is_main_process: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
-    """Hold a lock, a file that is there meanwhile.
+    """Hold a lock, a file that exists meanwhile.
 
     busy: the message of the UserError while another process has the lock; with `wait` it is printed instead.
     """

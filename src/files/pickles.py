@@ -1,4 +1,4 @@
-"""Pickles from strangers, read without running anything in them, and without much more memory than they are long."""
+"""Load untrusted pickles without executing code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN_OPCODES = (
 
 
 class Allowed(NamedTuple):
-    """What a pickle may hold.
+    """Limits for the content of a pickle.
 
     stand_ins: by module and name what the pickle gets for each import. Each is a value, or a class that checks its
         arguments and has a __setstate__: nothing of what the pickle names is imported.
@@ -33,7 +33,7 @@ class Allowed(NamedTuple):
 
 
 def load(stream: io.BytesIO, allowed: Allowed, persistent: Optional[Callable[[Any], Any]] = None) -> Any:
-    """Return the value of the pickle that begins where a stream is, and leave the stream behind it.
+    """Load the pickle at the current position of a stream, and leave the stream behind the pickle.
 
     persistent: what makes a value of a persistent id. Raises UnpicklingError for a pickle that holds anything else than
     allowed, and nearly any exception for a broken one.
@@ -45,7 +45,7 @@ def load(stream: io.BytesIO, allowed: Allowed, persistent: Optional[Callable[[An
 
 
 class _Unpickler(pickle.Unpickler):
-    """Refuses to import anything."""
+    """Unpickler that imports nothing."""
 
     def __init__(self, stream, allowed, persistent):
         super().__init__(stream, encoding="latin1")

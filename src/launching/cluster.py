@@ -1,4 +1,4 @@
-"""Plan where the workers of a distributed job run: devices and cores of which hosts, and the scheduler's port.
+"""Plan the placement of a distributed job's workers: hosts, devices, CPU cores, and the scheduler's port.
 
 Everything that can be checked before anything is started is checked here, without importing MindSpore.
 """
@@ -26,7 +26,7 @@ QUERY_SECONDS = 30
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """`nodes` hosts with `devices` each, of which this is number `node`; the scheduler's address and port."""
+    """A cluster of `nodes` hosts with `devices` each, of which this is number `node`, and its scheduler's address."""
 
     nodes: int
     node: int
@@ -45,7 +45,7 @@ class Cluster:
 
 
 def plan(options: argparse.Namespace) -> Cluster:
-    """Return where the workers run. Raises UserError for whatever can be seen to be wrong before they start."""
+    """Return the checked placement of the workers. Raises UserError for every mistake that shows before the start."""
     nodes, node = options.nnodes, options.node_rank
     if nodes < 1:
         raise UserError(f"--nnodes: {nodes} is impossible; it is the number of hosts, 1 or more")
@@ -60,7 +60,7 @@ def plan(options: argparse.Namespace) -> Cluster:
 
 
 def bound_cores(option: str, devices: int) -> tuple[set[int], ...]:
-    """Return the CPU cores of each worker: equal parts of this process's, or as JSON of msrun's form lists them."""
+    """Return the CPU cores of each worker: equal parts of this process's, or as listed in msrun's JSON form."""
     available = sorted(os.sched_getaffinity(0))
     size = len(available) // devices
     if option == "True" and size:
@@ -82,7 +82,7 @@ def _core_range(text: str) -> range:
 
 
 def count_devices(options: argparse.Namespace) -> int:
-    """Return how many devices of this host to use."""
+    """Return the number of devices to use on this host."""
     wanted, option = options.devices, "--devices"
     if options.total_devices is not None:
         option = "--total_devices"
@@ -103,7 +103,7 @@ def count_devices(options: argparse.Namespace) -> int:
 
 
 def visible_devices(target: str) -> tuple[int, str]:
-    """Return how many NPUs or GPUs the workers will see, at least 1, and what says so."""
+    """Return the number of NPUs or GPUs visible to the workers, at least 1, and the source of the number."""
     variable = VISIBLE[target]
     if variable in os.environ:
         # Both runtimes read up to the first entry that is none.
@@ -132,7 +132,7 @@ def visible_devices(target: str) -> tuple[int, str]:
 
 
 def _output(*command: str) -> str:
-    """Return what a program prints, or nothing when it is not there or does not work."""
+    """Return the output of a program, or an empty string if the program is missing or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=QUERY_SECONDS).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -140,7 +140,7 @@ def _output(*command: str) -> str:
 
 
 def _scheduler(options: argparse.Namespace) -> tuple[str, int]:
-    """Return address and port of the scheduler, free on this host if it is the scheduler's."""
+    """Return the scheduler's address and port, and check on its own host that the port is free."""
     address = _address(options)
     port = CLUSTER_PORT if options.master_port is None else options.master_port
     if options.master_port is None and options.nnodes == 1:
@@ -190,7 +190,7 @@ def _is_of_this_host(address: str) -> bool:
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises OSError. A port that was in use a moment ago is no obstacle."""
+    """Return a listening socket. Raises OSError. A port that was in use a moment ago is accepted."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""Kill the processes of a job when its launcher has gone, even by SIGKILL, which leaves it no time to clean up.
+"""Guardian: kill the processes of a job when its launcher has died, even by SIGKILL.
 
     python -m src.launching.guardian MARK      with a pipe for standard input, which only the launcher writes to
 
@@ -20,7 +20,7 @@ LOOK_SECONDS = 0.05
 
 
 def kill_marked(mark: str) -> list[int]:
-    """Kill all processes that carry a mark; return the ids of those that survive, as a device driver holds them."""
+    """Kill all processes that carry a mark; return the ids of those that survive, held by a device driver."""
     deadline, looks_without = time.monotonic() + KILL_SECONDS, 0
     found: list[psutil.Process] = []
     while looks_without < 2 and time.monotonic() < deadline:  # Twice, for a process that was being forked.

@@ -1,4 +1,4 @@
-"""Class activation maps: the features of an image, and where the evidence for a class lies."""
+"""Class activation maps: the image regions with evidence for a class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from src.squeezenet import SqueezeNet
 
 
 class Activations(nn.Cell):
-    """Return the features and class activation maps of a network together with its logits.
+    """Network that returns logits, features and class activation maps.
 
     Input (N, 3, H, W). Output: logits (N, classes); features (N, channels), the mean of the last feature map; and class
     activation maps (N, classes, h, w), the last convolution's output, whose mean the logits are.

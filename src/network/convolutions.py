@@ -1,4 +1,4 @@
-"""The convolutions of a SqueezeNet with their names and shapes, from its arguments alone."""
+"""Convolutions of a SqueezeNet with their names and shapes, from its arguments alone."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Convolution(NamedTuple):
     normalised: bool = False
 
     def has_norm(self, batch_norm: str) -> bool:
-        """Return whether a batch norm follows, instead of a bias; batch_norm: as in SqueezeNet."""
+        """Return whether batch norm replaces the bias; batch_norm: as in SqueezeNet."""
         return self.part != "last" and batch_norm in ("all", self.part)
 
 
 def arguments(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all arguments of SqueezeNet: those of `model`, and the defaults of the others."""
+    """Return all arguments of SqueezeNet: those of `model`, and defaults for the others."""
     defaults = inspect.signature(SqueezeNet).parameters.values()
     return {**{argument.name: argument.default for argument in defaults}, **model}
 

@@ -1,4 +1,4 @@
-"""What happens beside the training steps: records, progress, evaluation, the best checkpoint, and warnings."""
+"""Callbacks of a run: step counting, evaluation, batch norm statistics, and checks for diverged or dead training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STUCK_TOLERANCE = 0.01
 
 
 class RunCallbacks(Callback):
-    """Call the callbacks of a run in the run's own steps and epochs.
+    """Dispatcher that gives a run's callbacks the step and epoch numbers of the whole run.
 
     MindSpore counts from 0 in every call of Model.train, and where a device is fed several steps at a time (dataset
     sinking) it calls those an epoch. The callbacks see `cur_step_num` and `cur_epoch_num` of the run, `steps_taken`
@@ -74,12 +74,12 @@ class RunCallbacks(Callback):
 
 
 def passed_multiple(cb, steps: int | None) -> bool:
-    """Return whether the steps since the last call passed a multiple of `steps`; never for None."""
+    """Return whether a multiple of `steps` was passed since the last call; False for None."""
     return bool(steps) and cb.cur_step_num // steps > (cb.cur_step_num - cb.steps_taken) // steps
 
 
 class NonFinite(Callback):
-    """End a training whose loss, or at an epoch's end whose weights, are no longer finite, with UserError.
+    """Callback that ends a training with UserError when its loss, or at an epoch's end a weight, is not finite.
 
     rates: learning rate of each step.
     """
@@ -109,7 +109,7 @@ class NonFinite(Callback):
 
 
 class BatchNormStatistics(Callback):
-    """Averages the batch norm statistics of a process group's devices, before they are evaluated or saved.
+    """Callback that averages batch norm statistics over the process group before evaluating or saving.
 
     steps: steps between evaluations, or None.
     """
@@ -127,7 +127,7 @@ class BatchNormStatistics(Callback):
 
 
 class Evaluator(Callback):
-    """Evaluates on the validation images every epoch, or every `steps` steps and at the end, and reports each time.
+    """Callback that evaluates the network on the validation images.
 
     last_step: number of the training's last step.
     on_result(step, epoch, evaluation, is_best) is called after each.
@@ -149,11 +149,11 @@ class Evaluator(Callback):
         self._evaluated_step = 0
 
     def state(self) -> EvaluatorState:
-        """Return the state that a resumed run needs."""
+        """Return the state for a checkpoint."""
         return EvaluatorState(self.best, self._evaluated_step)
 
     def restore(self, state: dict) -> None:
-        """Go on from what `state` returned."""
+        """Restore the state from a checkpoint."""
         self.best, self._evaluated_step = state["best"], state["evaluated_step"]
 
     def on_train_step_end(self, run_context):
@@ -180,7 +180,7 @@ class Evaluator(Callback):
 
 
 class DeadStartWarning(Callback):
-    """Warn of a network that does not start to learn: its loss stays at that of logits of zero, such as ln(classes).
+    """Callback that warns when the loss stays at that of zero logits, such as ln(classes).
 
     level: this loss.
 
@@ -196,11 +196,11 @@ class DeadStartWarning(Callback):
         self._said = False
 
     def state(self) -> DeadStartState:
-        """Return the state that a resumed run needs."""
+        """Return the state for a checkpoint."""
         return DeadStartState(self._at_level, self._epoch_losses, self._said)
 
     def restore(self, state: dict) -> None:
-        """Go on from what `state` returned."""
+        """Restore the state from a checkpoint."""
         self._at_level, self._epoch_losses, self._said = state["at_level"], state["epoch_losses"], state["said"]
 
     def on_train_step_end(self, run_context):

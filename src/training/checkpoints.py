@@ -1,4 +1,4 @@
-"""The callback that saves checkpoints of a run, and ends it after a signal."""
+"""Callback that saves a run's checkpoints, and stops the run after a signal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOCAL = (".moving_mean", ".moving_variance", "train_correct", "train_seen", "tra
 
 
 class Checkpoints(Callback):
-    """The last of the callbacks: saves at every epoch's end, in between as configured, and when the run is interrupted.
+    """Callback that saves checkpoints at every epoch's end, in between as configured, and on interruption.
 
     MindSpore's ModelCheckpoint saves an epoch before the epoch is evaluated, and a power failure can take its newest
     file and the ones that it has deleted.
@@ -81,7 +81,7 @@ class Checkpoints(Callback):
             raise Interrupted(signal)
 
     def _agreed(self) -> tuple[int, bool]:
-        """Return the signal that one of the processes got, or 0, and whether to save as time is up."""
+        """Return the signal that any process has received, or 0, and whether a checkpoint is due by time."""
         due = (
             bool(self.minutes) and self.group.is_main_process and time.monotonic() - self._saved_at >= self.minutes * 60
         )

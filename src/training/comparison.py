@@ -1,4 +1,4 @@
-"""Runs beside one another: how accurate each was on the validation images, after how much time.
+"""Compare runs by validation accuracy over time.
 
 python -m src.training.comparison --runs runs/from_scratch runs/fine_tuned --output_path accuracy.png
 """
@@ -27,7 +27,7 @@ class ComparisonConfig:
 
 
 def accuracy_over_time(folder: Path) -> list[tuple[float, float]]:
-    """Return the seconds since the start, and the accuracy, of each evaluation of a run.
+    """Return time since the start, in seconds, and accuracy for each evaluation of a run.
 
     Raises UserError for a folder without a run, and for a run that has neither.
     """
@@ -46,7 +46,7 @@ def accuracy_over_time(folder: Path) -> list[tuple[float, float]]:
 
 
 def main() -> None:
-    """Print each run's accuracies and draw them all."""
+    """Print each run's accuracies and plot them all."""
     (config,) = Parser("Compare runs by accuracy and time.", [ComparisonConfig]).parse(sys.argv[1:])
     picture = Path(config.output_path)
     if picture.suffix != ".png":

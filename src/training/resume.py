@@ -1,4 +1,4 @@
-"""Exact resume: find the newest sound checkpoint of a run, and restore it."""
+"""Exact resume: find and restore the newest valid checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Saved:
 
 
 def newest(folder: Path, devices: int) -> tuple[Saved | None, list[tuple[Path, bool]]]:
-    """Return the newest sound checkpoint in a folder that so many devices can go on from, and all, oldest first.
+    """Return the newest valid checkpoint that this number of devices can resume from, and all others, oldest first.
 
     Those that cannot be read are named and passed over. Another number of devices goes on from an epoch's end.
     Raises UserError when there are checkpoints, and none can be used.
@@ -53,7 +53,7 @@ def newest(folder: Path, devices: int) -> tuple[Saved | None, list[tuple[Path, b
 
 
 def newest_for_all(folder: Path, group: ProcessGroup) -> tuple[Saved | None, list[tuple[Path, bool]]]:
-    """Return what `newest` finds for the leading process, to all processes of a group."""
+    """Return to all processes of a group the newest checkpoint that the main process finds; see `newest`."""
     saved, earlier = newest(folder, group.size) if group.is_main_process else (None, [])
     if not group.sum(np.float32(saved is not None)):
         return None, []
@@ -62,7 +62,7 @@ def newest_for_all(folder: Path, group: ProcessGroup) -> tuple[Saved | None, lis
 
 
 def read_saved(path: Path) -> Saved:
-    """Return a checkpoint of a run. Raises UserError when it is not sound, or none."""
+    """Read a checkpoint of a run. Raises UserError for a damaged file or one without a run's state."""
     parameters = read_checkpoint(path)
     try:
         state = State.read(read_json(parameters, STATE_KEY))
@@ -72,7 +72,7 @@ def read_saved(path: Path) -> Saved:
 
 
 def begun_run(folder: Path, group: ProcessGroup) -> TrainConfig | None:
-    """Return the configuration of the run in a folder of the leading process, or None when there is none."""
+    """Return the configuration of the run in a folder of the main process, or None if there is no run."""
     file = folder / RUN_CONFIG
     if not group.sum(np.float32(group.is_main_process and file.is_file())):
         return None
@@ -80,7 +80,7 @@ def begun_run(folder: Path, group: ProcessGroup) -> TrainConfig | None:
 
 
 def is_complete(begun: TrainConfig, result: Path, config: TrainConfig, group: ProcessGroup) -> bool:
-    """Return whether a run has its result and as many epochs as are asked for.
+    """Return whether a run has its result and the requested number of epochs.
 
     Raises UserError, which names the keys, when it was begun with a configuration that computes something else.
     """
@@ -95,7 +95,7 @@ def is_complete(begun: TrainConfig, result: Path, config: TrainConfig, group: Pr
 
 
 def restore(network: nn.Cell, saved: Saved, group: ProcessGroup, step: int) -> None:
-    """Give a train network the parameters of a checkpoint, its optimizer standing at `step`.
+    """Restore a train network from a checkpoint, with its optimizer at `step`.
 
     Raises UserError, which names the first, for parameters that are missing or of another shape or type.
     """
@@ -120,7 +120,7 @@ def restore(network: nn.Cell, saved: Saved, group: ProcessGroup, step: int) -> N
 
 
 def _check(parameter: ms.Parameter, held: ms.Parameter | None, path: Path) -> None:
-    """Raise UserError unless a checkpoint's parameter can take the place of a network's."""
+    """Raise UserError unless a checkpoint's parameter fits the network's."""
     if held is None:
         raise UserError(f"{path}: {parameter.name} is missing; it is of another network or optimizer")
     for wanted, found in ((parameter.shape, held.shape), (parameter.dtype, held.dtype)):

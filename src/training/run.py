@@ -100,7 +100,7 @@ def train(config: TrainConfig) -> dict:
 
 
 def _check_nothing_is_lost(plan: Plan, begun: bool) -> None:
-    """Raise UserError where a run that is to be resumed has no checkpoint, and starting anew would remove its results.
+    """Raise UserError if starting anew, for want of a checkpoint to resume from, would remove results.
 
     Of a run that was killed before its first checkpoint, there is nothing worth keeping.
     """
@@ -115,7 +115,7 @@ def _check_nothing_is_lost(plan: Plan, begun: bool) -> None:
 
 
 def run_steps(plan: Plan, session: Session) -> Outcome:
-    """Run the training steps. A signal meanwhile lets the step end and the run be saved first."""
+    """Run the training steps. On a signal, first finish the current step and save a checkpoint."""
     from src import visualize  # Here, because matplotlib is slow to import, and mistakes should show first.
 
     validation = f"{len(plan.validation):,}" if plan.validation else "no"
@@ -136,7 +136,7 @@ def run_steps(plan: Plan, session: Session) -> Outcome:
 
 
 def picture_batch(plan: Plan) -> None:
-    """Write the first training images as the network will see them, augmented and normalised."""
+    """Plot the first training batch, augmented and normalised."""
     from src import visualize
 
     batch = next(plan.batches().take(1).create_dict_iterator(num_epochs=1, output_numpy=True))
@@ -147,7 +147,7 @@ def picture_batch(plan: Plan) -> None:
 
 
 def evaluate_final(plan: Plan, outcome: Outcome) -> dict:
-    """Evaluate the chosen checkpoint as it lies on disk: the best on validation images, or else the last.
+    """Evaluate the checkpoint on disk: the best one on validation images, or else the last one.
 
     Test images, where the data set has some, are used here alone. Leaves a picture of predictions.
     """

@@ -1,4 +1,4 @@
-"""The training steps of a run: Model.train with its callbacks, and what they write."""
+"""Training steps of a run: Model.train with its callbacks, and the files that they write."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EVALUATION_KEY = "evaluation"  # In best.ckpt: its step, and what it reached.
 
 @dataclasses.dataclass
 class Outcome:
-    """What came of the training steps.
+    """Result of the training steps.
 
     best: step and figures of the best evaluation on validation images, or None without them.
     images_per_second: of all devices together, and images_per_second_per_device; without compilation and evaluation.
@@ -79,7 +79,7 @@ class Session:
         self.writing = Writing(plan.config.run.on_save_error == "stop", lambda line: self.progress.say(line))
 
     def run(self) -> Outcome:
-        """Train to the last step. Leaves log, scalars, checkpoints and curves in the run's folder."""
+        """Train to the last step. Writes log, scalars, checkpoints and curves to the run's folder."""
         plan = self.plan
         if plan.group.is_main_process:
             make_folder(plan.folder / CHECKPOINTS)
@@ -112,7 +112,7 @@ class Session:
         )
 
     def _open_records(self, opened: contextlib.ExitStack) -> Guarded:
-        """Open log, metrics.csv and scalars, continuing those of the steps before; return the log."""
+        """Open log, metrics.csv and scalars, continuing those of earlier starts; return the log."""
         plan, run = self.plan, self.plan.config.run
 
         def guarded(name: str, mode: str) -> Guarded:
@@ -218,7 +218,7 @@ class Session:
         )
 
     def _seconds(self) -> float:
-        """Return the seconds that the run has taken, in all its starts."""
+        """Return the duration of the run in seconds, over all its starts."""
         return self.seconds_before + time.perf_counter() - self.start
 
     def _restore(self) -> None:
@@ -233,7 +233,7 @@ class Session:
         self.progress.say(f"resumed at step {plan.step}")
 
     def _adopt_best(self) -> None:
-        """Keep a best.ckpt that was written after the checkpoint: it was reached, if by steps that are done again."""
+        """Keep a best.ckpt that is newer than the checkpoint: its accuracy was reached, by steps now repeated."""
         plan = self.plan
         if not plan.group.sum(np.float32(plan.group.is_main_process and (plan.folder / BEST).is_file())):
             self.evaluator.best = None  # Whatever comes next is better than nothing.
@@ -248,7 +248,7 @@ class Session:
             self.evaluator.best = best
 
     def _stretches(self) -> Iterator[tuple[int, Dataset]]:
-        """Yield numbers of steps, and the batches that they take, epoch after epoch.
+        """Yield numbers of steps and their batches, epoch after epoch.
 
         The rest of an epoch that was begun has fewer batches than the others, and early epochs may have smaller images:
         each is a data set of its own.
@@ -275,14 +275,14 @@ class Session:
             ) from None
 
     def _broken_images(self) -> int:
-        """Return how many training images were left out on any device."""
+        """Return the number of training images left out on any device."""
         broken = np.zeros(len(self.plan.training), np.float32)
         broken[list(self.plan.training.broken)] = 1
         return int((self.plan.group.sum(broken) > 0).sum())
 
 
 def rows_until(file: Path, step: int, counted: Callable[[int], int]) -> str | None:
-    """Return the text of a metrics.csv up to a step, its steps counted anew, or None without the file.
+    """Return the text of a metrics.csv up to a step, with converted step numbers, or None without a file.
 
     Raises UserError for a damaged file.
     """

@@ -1,4 +1,4 @@
-"""A first convolution that starts by whitening the patches it sees, instead of at random."""
+"""Whitening initialization of the first convolution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NOISE = 1e-2
 
 
 def whitened(net: nn.Cell, images: np.ndarray) -> None:
-    """Set the first convolution of a SqueezeNet to principal directions of the images' patches, of equal variance.
+    """Initialize the first convolution of a SqueezeNet with whitened principal directions of image patches.
 
     images: (N, channels, H, W), as the network sees them.
 
@@ -35,7 +35,7 @@ def whitened(net: nn.Cell, images: np.ndarray) -> None:
 
 
 def _moments(images: np.ndarray, side: int) -> np.ndarray:
-    """Return the mean product of every two values of a patch, over the patches of all images side by side."""
+    """Return the matrix of second moments of image patches, over adjacent patches of all images."""
     windows = np.lib.stride_tricks.sliding_window_view(images, (side, side), (2, 3))[:, :, ::side, ::side]
     patches = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1] * side * side).astype(np.float64)
     return patches.T @ patches / len(patches)

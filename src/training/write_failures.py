@@ -1,4 +1,4 @@
-"""What a training does when it cannot write: a full disk must not take the run, and must not go unnoticed."""
+"""Handling of write failures during training: a full disk must neither end a run nor go unnoticed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from src.files.atomic import WriteError
 
 
 class Writing:
-    """Calls functions that write, and says once for each thing when it cannot be written.
+    """Runner of functions that write files, which reports failures to the user.
 
     stop: whether the first failure ends the run instead, with UserError.
     say: takes a line for the user.
@@ -20,7 +20,7 @@ class Writing:
         self.failed: dict[str, int] = {}
 
     def attempt(self, what: str, write: Callable[[], Any]) -> bool:
-        """Write, and return whether that went well."""
+        """Call `write`, and return whether the call succeeded."""
         try:
             write()
         except (OSError, WriteError) as error:
@@ -39,7 +39,7 @@ class Writing:
 
 
 class Guarded:
-    """A text file whose failures go to Writing.
+    """A text file whose write failures are reported by Writing.
 
     what: its name for the user.
     """
@@ -53,7 +53,7 @@ class Guarded:
         return len(text)
 
     def flush(self) -> None:
-        """Hand what was written to the operating system; what it does not take is tried again the next time."""
+        """Flush the file; data that the system does not accept is tried again the next time."""
         self._writing.attempt(self._what, self._stream.flush)
 
     def close(self) -> None:
