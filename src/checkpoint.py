@@ -25,7 +25,7 @@ from src.sqz.fileformat import SUFFIX as COMPRESSED_SUFFIX
 from src.sqz.rans import FormatError
 
 CARD_KEY = "model_card"
-# What belongs to the network; an optimizer's state and counters in the same file do not.
+# The network's parameters, unlike an optimizer's state and counters in the same file.
 _NETWORK_PREFIXES = ("features.", "classifier.")
 _COUNTER = f".{Dropout.STEP}"
 _HEAD = ("classifier.1.weight", "classifier.1.bias")
@@ -33,14 +33,14 @@ _HEAD = ("classifier.1.weight", "classifier.1.bias")
 Shapes = Mapping[str, Tuple[int, ...]]
 
 
-def save_checkpoint(net: nn.Cell | list[ms.Parameter], path: Path, card: ModelCard, **beside: Any) -> None:
+def save_checkpoint(net: nn.Cell | list[ms.Parameter], path: Path, card: ModelCard, **extra: Any) -> None:
     """Save a network, or a list of parameters, with its model card. Replaces an existing file atomically.
 
-    beside: further arrays, and values that JSON knows, by the keys that `read_json` finds those under.
+    extra: further arrays, and JSON values, which `read_json` returns, by their keys.
     """
     parameters = net if isinstance(net, list) else list(net.get_parameters())
-    # The card first: where a file was cut short, it tells that there should be a checksum.
-    tensors = {CARD_KEY: to_tensor(card.to_json()), **{key: to_tensor(value) for key, value in beside.items()}}
+    # The card first: in a truncated file, it shows that there should be a checksum.
+    tensors = {CARD_KEY: to_tensor(card.to_json()), **{key: to_tensor(value) for key, value in extra.items()}}
     records = [{"name": name, "data": tensor} for name, tensor in tensors.items()]
     records += [{"name": parameter.name, "data": parameter} for parameter in parameters]
     with written(path) as temporary, silent():  # MindSpore logs what it raises.
@@ -83,14 +83,14 @@ def read_compressed(path: str | Path) -> tuple[dict[str, np.ndarray], ModelCard]
 def load_network(path: str | Path) -> tuple[SqueezeNet, ModelCard]:
     """Load the network of a checkpoint in evaluation mode, with its model card.
 
-    path: of a checkpoint of train.py, or of a file of compress.py. Raises UserError when it is not sound.
+    path: a checkpoint of train.py, or a file of compress.py. Raises UserError for a damaged file.
     """
     if Path(path).suffix == COMPRESSED_SUFFIX:
         parameters, card = read_compressed(path)
     else:
         parameters = read_checkpoint(path)
         if CARD_KEY not in parameters:
-            raise UserError(f"{path}: no architecture is recorded in it; give a checkpoint written by train.py")
+            raise UserError(f"{path}: contains no model card; give a checkpoint written by train.py")
         card = read_card(parameters, path)
     return build_network(parameters, card, path), card
 
@@ -100,10 +100,10 @@ def build_network(
 ) -> SqueezeNet:
     """Build the network that a model card describes, load the given weights and set evaluation mode.
 
-    Raises UserError, which says that they are from `path`, when they do not fit.
+    Raises UserError, which names `path`, if the weights do not fit.
     """
     try:
-        with no_init_parameters():  # The file's card could ask for any amount of memory, and the file's weights come.
+        with no_init_parameters():  # The weights follow, and a malicious card could request any amount of memory.
             net = card.build()
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise unreadable_card(path, error) from None
@@ -115,12 +115,12 @@ def build_network(
 def load_pretrained(net: SqueezeNet, path: str | Path, card: ModelCard) -> ModelCard | None:
     """Load a checkpoint's weights into a network for fine-tuning, and return the checkpoint's model card if present.
 
-    card: of the network. In what the checkpoint's differs is said: padding, rounding and bypass leave no trace in the
-        weights.
+    card: of the network. Prints the differences from the checkpoint's, since padding, rounding and bypass do not show
+        in the weights.
 
-    A last convolution for another number of classes starts anew, with a notice: with zeros, so that the pretrained
-    layers are spared the gradients of random classes (as in https://github.com/google-research/big_transfer), or as it
-    is where a ReLU follows. Raises UserError for any other difference of the weights.
+    A last convolution for another number of classes is initialized anew, with a notice: with zeros, to spare the
+    pretrained layers the gradients of random classes (as in https://github.com/google-research/big_transfer), or left
+    as is before a ReLU. Raises UserError for any other difference of the weights.
     """
     parameters = read_checkpoint(path)
     theirs = read_card(parameters, path) if CARD_KEY in parameters else None
@@ -129,9 +129,9 @@ def load_pretrained(net: SqueezeNet, path: str | Path, card: ModelCard) -> Model
     if all(name in parameters and parameters[name].shape[1:] == own[name].shape[1:] for name in _HEAD):
         classes, wanted = len(parameters[_HEAD[0]]), len(own[_HEAD[0]])
         if classes != wanted:
-            print(f"{path}: its last convolution has {classes} classes instead of {wanted}, and starts anew")
+            print(f"{path}: the last convolution has {classes} classes instead of {wanted} and is initialized anew")
             parameters.update({name: own[name] for name in _HEAD})
-            if not isinstance(net.classifier[-1], nn.ReLU):  # Which would pass no gradient on to zeros, ever.
+            if not isinstance(net.classifier[-1], nn.ReLU):  # A ReLU would never pass a gradient on to zeros.
                 parameters[_HEAD[0]] = ms.Parameter(np.zeros(own[_HEAD[0]].shape, np.float32))
     try:
         load_weights(net, parameters, path)
@@ -162,11 +162,11 @@ def read_checkpoint(path: str | Path) -> dict[str, ms.Parameter]:
     if Path(path).suffix != ".ckpt":
         raise UserError(f"{path}: a checkpoint's name ends in .ckpt; for .mindir and .onnx use infer.py --model_path")
     try:
-        with silent():  # MindSpore logs as an error of its own what is raised here.
+        with silent():  # MindSpore also logs its exceptions.
             parameters = ms.load_checkpoint(str(path), crc_check=True)
-    except Exception as error:  # MindSpore raises a different type for each way in which a file can be broken.
+    except Exception as error:  # MindSpore raises different types for different kinds of damage.
         raise UserError(f"{path}: not a checkpoint, or damaged ({first_line(error)})") from None
-    # Without the mark of its checksum MindSpore loads a file unchecked. All that have a card were saved with one.
+    # MindSpore does not check a file without a checksum. All files with a card were saved with one.
     if CARD_KEY in parameters and not _has_checksum(path):
         raise UserError(f"{path}: damaged: its checksum is missing")
     return parameters

@@ -34,15 +34,15 @@ def get_lr(
     to lr_max within `warmup_epochs`, and falls from there:
 
     - `steps`: by 0.1 at 30, 60 and 80% of the decay (lr_end is not used);
-    - `poly`: to lr_end with the square of the time left;
+    - `poly`: to lr_end with the square of the remaining time;
     - `linear`: to lr_end on a line;
     - `cosine`: to lr_end on half a cosine;
     - `reference_steps`, `reference_poly`, `reference_linear`, `reference_cosine`: the zoo's own curves, bit for bit,
-      to reproduce its results. They start at lr_init itself (a lost step when it is 0); `reference_steps` never warms
+      to reproduce its results. They start at lr_init (a lost step if it is 0); `reference_steps` never warms
       up, `reference_poly` ignores lr_end, and `reference_cosine` is 1 - p times a cosine, plus a hundred-thousandth.
 
-    The first pretrain_epochs * steps_per_epoch values, of epochs done before, are cut off.
-    Raises ValueError for another mode, and for epochs that do not fit together.
+    The first pretrain_epochs * steps_per_epoch values, of earlier epochs, are cut off. Raises ValueError for another
+    mode, and for inconsistent epochs.
     """
     if lr_decay_mode not in LR_DECAY_MODES:
         raise ValueError(f"unknown lr_decay_mode {lr_decay_mode!r}: choose one of {', '.join(LR_DECAY_MODES)}")

@@ -13,7 +13,7 @@ from src.config import OWN_VALIDATION
 from src.dataset.preprocessing import Preprocessing
 from src.squeezenet import SqueezeNet
 
-_RETIRED = ("configuration",)  # Keys of cards that earlier versions wrote.
+_RETIRED = ("configuration",)  # Keys in cards of earlier versions.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +43,12 @@ class ModelCard:
         card = cls(**{**known, "preprocessing": Preprocessing.from_json(values["preprocessing"])})
         texts = (card.dataset, card.mindspore_version)
         if not (all(isinstance(text, str) for text in texts) and 0 <= card.val_split < 1):
-            raise ValueError("it says nothing of the training images")
+            raise ValueError("invalid data set, val_split or MindSpore version")
         if not all(value is None or isinstance(value, (str, int, float)) for value in card.model.values()):
-            raise ValueError("an argument of its network is a list")
+            raise ValueError("an argument of the network has an invalid type")
         named = isinstance(card.classes, list) and all(isinstance(name, str) for name in card.classes)
         if not named or card.model.get("num_classes") != len(card.classes):
-            raise ValueError("its classes are not those of its network")
+            raise ValueError("the classes do not match the network")
         return card
 
     @classmethod

@@ -75,7 +75,7 @@ class Fire(nn.Cell):
 
     Input (N, in_channels, H, W), output (N, expand1x1 + expand3x3, H, W).
     batch_norm: one of BATCH_NORMS: after no convolution, after the squeeze alone, or after all.
-    shortcut: a cell on the way around the module, whose output is added (paper, section 6), or None.
+    shortcut: a cell around the module, whose output is added (paper, section 6), or None.
     """
 
     def __init__(

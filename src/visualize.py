@@ -112,8 +112,8 @@ def confusion_matrix(path: Path, confusion: np.ndarray, classes: Sequence[str]) 
     size = min(12.0, 3 + 0.5 * count)
     figure = Figure(figsize=(size, size))
     axes: Axes = figure.add_subplot()
-    share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    fractions = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if count <= MAX_NAMED_CLASSES:
@@ -121,7 +121,7 @@ def confusion_matrix(path: Path, confusion: np.ndarray, classes: Sequence[str]) 
         axes.set_xticks(range(count), names, rotation=90, parse_math=False)
         axes.set_yticks(range(count), names, parse_math=False)
         for row, column in np.argwhere(confusion > 0):
-            color = "white" if share[row, column] > 0.5 else "black"
+            color = "white" if fractions[row, column] > 0.5 else "black"
             axes.text(column, row, confusion[row, column], ha="center", va="center", color=color, fontsize=7)
     save(figure, path)
 

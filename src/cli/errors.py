@@ -15,10 +15,10 @@ from src.cli.signals import Interrupted
 
 # A signal ends a program with 128 + its number, as shells report it.
 EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_UNREAD, EXIT_TERMINATED = 2, 130, 141, 143
-# What the system says of disks, folders and names that are not fit to be written to, wherever that comes up.
+# System errors of disks, folders and names that cannot be written to, wherever they occur.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _USERS_FILE = (*_NO_ROOM, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO)
-# What MindSpore leaves in the current folder: a graph that did not compile, networks that it has rewritten.
+# MindSpore's leftovers in the current folder: graphs that did not compile, and rewritten networks.
 _DEBRIS = ("rank_*/om", "rewritten_network")
 
 
@@ -32,7 +32,7 @@ class UserError(Exception):
 def user_error_within(error: BaseException) -> Optional[UserError]:
     """Return the UserError that a data set worker raised, or None if there was none.
 
-    MindSpore re-raises what Python code in a data set raises as a RuntimeError whose text holds the tracebacks, the
+    MindSpore re-raises exceptions of Python code in a data set as a RuntimeError whose text holds the tracebacks, the
     original exception last, and then sections of its own.
     """
     _, found, rest = str(error).rpartition("UserError: ")
@@ -89,23 +89,23 @@ def _clean_folder() -> Iterator[None]:
     finally:
         for path in (path for pattern in _DEBRIS for path in here.glob(pattern) if path not in before):
             shutil.rmtree(path, ignore_errors=True)
-            with contextlib.suppress(OSError):  # There is more in it, or it is "." itself.
+            with contextlib.suppress(OSError):  # Not empty, or "." itself.
                 path.parent.rmdir()
 
 
 def run(main: Callable[[], Optional[int]]) -> NoReturn:
     """Run an entry point and exit with its status, turning a UserError into one line on stderr.
 
-    A signal ends it in order. While a graph runs, MindSpore turns Ctrl-C into SIGTERM, unless signals.watch has
-    taken the signals over.
+    A signal ends the program in order. While a graph runs, MindSpore turns Ctrl-C into SIGTERM, unless signals.watch
+    has taken over the signals.
     """
     signal.signal(signal.SIGTERM, _terminate)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # Names that the terminal has no letters for.
+    if isinstance(sys.stdout, io.TextIOWrapper):  # For file names that the terminal cannot display.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _clean_folder():
             status = main() or 0
-        sys.stdout.flush()  # Here, where it is noticed that nobody reads.
+        sys.stdout.flush()  # Here, where a closed pipe is still noticed.
     except (KeyboardInterrupt, Interrupted) as end:
         by_sigterm = isinstance(end, Interrupted) and end.number == signal.SIGTERM
         _end(EXIT_TERMINATED if by_sigterm else EXIT_INTERRUPTED, "interrupted")

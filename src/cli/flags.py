@@ -1,8 +1,8 @@
 """Turn a command line and a YAML file into dataclasses: defaults < YAML file < flags.
 
-The fields of the dataclasses are the keys of the file and the flags; the docstring below a field says what it is for.
-A flag's words are read as its type asks: as they are for a text, as YAML otherwise. Pydantic then validates all values
-at once, and a mistake is a UserError of one line that names the key, the value and what is allowed.
+The fields of the dataclasses are the keys of the file and the flags; the docstring below a field explains the key. A
+flag's words are taken literally for a string, and read as YAML for other types. Pydantic then validates all values at
+once, and a mistake is a UserError that names the key, the value and the allowed values.
 
     parser = Parser("Train a network.", [ModelConfig, DataConfig])
     model, data = parser.parse(["--config", "recipe.yaml", "--epochs", "3"])
@@ -40,9 +40,9 @@ def limited(kind: type, description: str, **limits: Any) -> Any:
 class Dialect(NamedTuple):
     """Alternative spellings of a program's keys.
 
-    synonyms: keys by their names elsewhere, for hints: the first that the program has, or a phrase with spaces.
-    renamed: new names by the old one, which is taken with a warning.
-    retired: former keys that are ignored if they have this value, and refused otherwise.
+    synonyms: keys by their names in other programs, for hints: the first key that the program has, or a phrase.
+    renamed: new names by the old one, which is accepted with a warning.
+    retired: former keys with the value to ignore; other values are refused.
     recipes: folder of YAML files that --config finds by their bare name.
     """
 
@@ -58,8 +58,8 @@ _PLAIN = Dialect()
 class Parser:
     """Parser of a program's flags and YAML file.
 
-    concerns: dataclasses whose fields are the keys; no key is in two of them.
-    positional: key of a word without a flag, by the word's suffix; "" stands for all other words.
+    concerns: dataclasses whose fields are the keys; no two have the same key.
+    positional: key of a positional argument, by its suffix; "" stands for all others.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Parser:
 
     def fill(self, words: Mapping[str, Sequence[str]]) -> list:
         """Build the dataclasses from the words of a command line and the YAML file that `config` names."""
-        values, sources = dict(self.defaults), {}  # Of each value that was given: where, and as it was written.
+        values, sources = dict(self.defaults), {}  # Sources: place and original text of each given value.
         if "config" in words:
             if not words["config"]:
                 raise UserError("config: a value is missing (--config FILE)")

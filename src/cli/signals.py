@@ -26,13 +26,13 @@ class Interrupted(BaseException):
 def watch() -> None:
     """Take over SIGINT and SIGTERM for the rest of the process. Call this before importing MindSpore.
 
-    The first one raises Interrupted in the main thread, or waits while `postponed`. A second one ends the process at
-    once, unless it comes within SAME_SECONDS: job managers signal a launcher and its children alike, and the launcher
-    passes it on. A thread waits for them, as all others block them: while a graph runs, MindSpore's handler of SIGINT
-    would send SIGTERM instead, and the program could not tell the two apart.
+    The first signal raises Interrupted in the main thread, or waits while `postponed`. A second one ends the process at
+    once, unless received within SAME_SECONDS: job managers signal a launcher and its children, and the launcher passes
+    the signal on. One thread waits for the signals, and all others block them: while a graph runs, MindSpore's handler
+    of SIGINT would send SIGTERM instead, and the program could not tell the two apart.
 
-    A library may unblock them in the main thread, as multiprocessing does when it starts a server process: then
-    Python's handlers do the same.
+    A library may unblock them in the main thread, as multiprocessing does when starting a server process: then Python's
+    handlers do the same.
     """
     signal.signal(signal.SIGUSR1, lambda *_: _obey())
     for number in _SIGNALS:
@@ -77,7 +77,7 @@ def _note(number: int) -> bool:
         return False
     _state["first"], _state["received"] = time.monotonic(), number
     if _state["postponed"]:
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+        print("\nstopping after this step; interrupt again to stop at once", file=sys.stderr, flush=True)
     return True
 
 

@@ -1,6 +1,6 @@
 """Read and write YAML files of `key: value` lines, with the scalars of YAML 1.2.
 
-`version: 1_0` is a text there and not ten, 1e-4 a number, and 010 ten. A repeated key is an error.
+In YAML 1.2 `1_0` is a string and not ten, 1e-4 a number, and 010 ten. A repeated key is an error.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def read_nodes(path: str) -> dict[str, yaml.Node]:
         if root is None:
             return {}
         if not isinstance(root, yaml.MappingNode) or not all(key.tag == STRING for key, _ in root.value):
-            raise UserError(f"{path}: a configuration is a list of lines `key: value`")
+            raise UserError(f"{path}: a configuration consists of `key: value` lines")
         nodes: dict[str, yaml.Node] = {}
         for key, value in root.value:
             if key.value in nodes:
-                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
             nodes[key.value] = value
         return nodes
 
@@ -66,7 +66,7 @@ def errors_in(path: str) -> Iterator[None]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
-    except Exception as error:  # PyYAML raises nearly anything for a value that is not what its !!tag says.
+    except Exception as error:  # PyYAML raises nearly anything for a value that contradicts its !!tag.
         raise UserError(f"{path}: not valid YAML: {error}") from None
 
 

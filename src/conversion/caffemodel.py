@@ -12,7 +12,7 @@ from src.conversion.source import Foreign, read_weights
 from src.network.design_space import Pool, Widths
 from src.squeezenet import SqueezeNet
 
-# Of caffe.proto what is used here: message: field: (number, type, is it repeated). The rest is skipped.
+# The part of caffe.proto used here: message: field: (number, type, whether repeated). The rest is skipped.
 _MESSAGES = {
     "NetParameter": {"layer": (100, "LayerParameter", True)},
     "LayerParameter": {
@@ -26,7 +26,7 @@ _MESSAGES = {
     },
     "BlobProto": {
         "shape": (7, "BlobShape", False),
-        "data": (5, "bytes", True),  # Packed floats, which protobuf would make a Python number each of.
+        "data": (5, "bytes", True),  # Packed floats, each of which protobuf would convert to a Python number.
         "num": (1, "int32", False),
         "channels": (2, "int32", False),
         "height": (3, "int32", False),
@@ -72,7 +72,7 @@ def read_caffemodel(path: Path) -> Foreign:
     net.ParseFromString(read_weights(path))
     convolutions = [layer for layer in net.layer if layer.type == "Convolution"]
     if not convolutions:
-        raise ValueError("there are no convolutions in it, or only those of a Caffe before 2015")
+        raise ValueError("no convolutions, or only those of Caffe before 2015")
     tensors = {}
     for layer in convolutions:
         for kind, blob in zip(("weight", "bias"), layer.blobs):

@@ -53,7 +53,9 @@ class ConvertConfig:
     def check(self) -> None:
         """Raise UserError for values that contradict one another."""
         if bool(self.from_format) == bool(self.to_format):
-            raise UserError("give either --from (a format) FILE, to make a checkpoint, or --to (a format) FILE")
+            raise UserError(
+                "give either --from FORMAT FILE, to create a checkpoint, or --to FORMAT FILE, to convert one"
+            )
 
 
 def parse_convert(argv: list[str], description: str) -> ConvertConfig:

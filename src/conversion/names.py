@@ -10,7 +10,7 @@ from src.network.convolutions import Convolution, convolutions
 class Naming(NamedTuple):
     """Naming scheme of a framework: templates of the layers' names, and names of the parts of a Fire module.
 
-    A template takes {index}, counted from 0 with an activation behind the first convolution, {number} and {part}.
+    Fields of a template: {index}, from 0 and counting the activation after the first convolution, {number} and {part}.
     """
 
     stem: str
@@ -26,7 +26,7 @@ class Naming(NamedTuple):
 
 
 NAMINGS = {
-    # torchvision has no shortcuts and no batch norm; their names follow its manner.
+    # torchvision has no shortcuts and no batch norm; their names follow its style.
     "torchvision": Naming("features.0", "features.{index}.{part}", "classifier.1", {}),
     # The authors' prototxt files for v1.0 and v1.1. The shortcut's name is this project's.
     "caffe": Naming(

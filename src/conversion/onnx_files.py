@@ -19,22 +19,22 @@ from src.model_card import ModelCard
 from src.network.convolutions import FIRST_FIRE
 from src.squeezenet import SqueezeNet
 
-# What a SqueezeNet is exported as.
+# Node types of exported SqueezeNets.
 _KNOWN = (
     *("Conv", "Relu", "MaxPool", "Concat", "Add", "Slice", "Dropout", "Identity", "Constant", "ReduceMean"),
     *("GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Squeeze", "Softmax"),
 )
-# Nodes that give what they are given, as far as weights are concerned.
+# Nodes to skip when searching for weights.
 _PASSED = ("Relu", "Dropout", "Identity")
-MAX_SIDE, MAX_BATCH, USUAL_SIDE = 2048, 256, 224  # Of images; beyond these, running a model would take the memory away.
-# Largest difference of logits that rounding explains, in units of the largest logit.
+MAX_SIDE, MAX_BATCH, USUAL_SIDE = 2048, 256, 224  # Of images; running larger models would exhaust the memory.
+# Largest rounding difference of logits, relative to the largest logit.
 TOLERANCE = 1e-4
 
 
 def read_onnx(path: Path) -> Foreign:
     """Read the weights of a model by their names in Caffe, and the arguments of SqueezeNet that its graph reveals.
 
-    The card is that of a model which export.py wrote, when its specification lies beside it.
+    The card comes from the specification that export.py writes next to its models.
     """
     content = read_weights(path)
     graph = _Graph(onnx.load_from_string(content).graph)
@@ -166,7 +166,5 @@ def _check(net: SqueezeNet, content: bytes, shape: tuple[int, ...]) -> None:
     expected = softmax(logits) if np.abs(given.sum(1) - 1).max() < TOLERANCE else logits
     difference = float(np.abs(given - expected).max()) if given.shape == expected.shape else np.inf
     if not difference < TOLERANCE * max(1.0, float(np.abs(expected).max())):
-        raise ValueError(
-            f"the model computes something else than the SqueezeNet of its weights: {difference:.2g} apart"
-        )
+        raise ValueError(f"its output differs from that of the SqueezeNet with its weights by {difference:.2g}")
     return difference

@@ -13,18 +13,18 @@ from src.files.bounded import read_bytes
 from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
 
-# Far above any SqueezeNet (that of ImageNet-21k has 48 MB), and a typing error or a bomb cannot take all memory.
+# Far above any SqueezeNet (for ImageNet-21k 48 MB), but a typing error or a bomb cannot exhaust the memory.
 MAX_BYTES, MAX_MEMBERS = 256 << 20, 10_000
 
 
 class Foreign(NamedTuple):
     """Content of a file of another framework.
 
-    tensors: float32, by their names there.
-    facts: arguments of SqueezeNet that can be seen in the file, besides names and shapes.
-    card: the model card, in a file that this project wrote.
-    image_size: side of the images in pixels, in a file that has it.
-    check: raises ValueError for a network that computes something else than the file does, as far as that can be seen.
+    tensors: float32, by their names in the file.
+    facts: arguments of SqueezeNet that the file reveals in addition to names and shapes.
+    card: the model card, in a file written by this project.
+    image_size: side of the images in pixels, if the file contains it.
+    check: raises ValueError for a network that visibly differs from the file's.
     """
 
     tensors: dict[str, np.ndarray]

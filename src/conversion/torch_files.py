@@ -1,7 +1,7 @@
 """PyTorch's files of a state_dict, as torch.save has written them since 2017, read and written without torch.
 
 Such a file holds a pickle, in which a tensor is a call that names a storage by a persistent id, and the storages. Since
-torch 1.6 it is a zip archive; before, pickles and storages one behind the other, as torchvision's first files are.
+torch 1.6 the file is a zip archive; before, as in torchvision's first files, pickles and storages in sequence.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from typing import BinaryIO, NoReturn
 from src.cli.errors import UserError, first_line
 from src.dataset.source import printable
 
-# An archive may unpack to so many bytes, or to so many times its own size where that is more. (Photographs do not
-# shrink in an archive, CIFAR-10 does by a tenth.) Each file counts for a disk block at least.
+# Limit of the unpacked size: in bytes, or as a multiple of the archive's size if larger. (Photographs do not shrink in
+# an archive, CIFAR-10 does by a tenth.) Each file counts at least as a disk block.
 MAX_BYTES, MAX_RATIO, BLOCK_BYTES = 1 << 30, 20, 4096
 MAX_DEPTH = 100
 # Of the headers of one member of a tar archive; the longest name that Linux allows needs nine blocks of 512 bytes.
@@ -25,8 +25,8 @@ MAX_HEADER_BYTES = 1 << 16
 def unpack(file: Path, folder: Path) -> None:
     """Unpack a zip or tar archive of plain files and folders into an empty folder.
 
-    Raises UserError, before anything is unpacked, for a damaged archive and for one that would write outside of
-    `folder`, holds anything else than files and folders, or unpacks to far more than its own size.
+    Raises UserError, before anything is unpacked, for a damaged archive, and for one that would write outside
+    `folder`, contains anything but files and folders, or unpacks to far more than its own size.
     """
     try:
         with open(file, "rb") as stream:
@@ -61,7 +61,7 @@ class _Contents:
         if target.count(os.sep) - self.folder.count(os.sep) > MAX_DEPTH:
             self.refuse(f"{printable(name)[:80]}... is more than {MAX_DEPTH} folders deep")
         if target in self.files:
-            self.refuse(f"{printable(name)} is in it twice")
+            self.refuse(f"{printable(name)} occurs twice")
         if size < 0:
             self.refuse(f"{printable(name)} has a size of {size}")
         if not is_folder:
@@ -86,7 +86,7 @@ class _Contents:
         with content, open(target, "xb") as out:
             shutil.copyfileobj(content, out)
             if out.tell() != size:
-                raise ValueError(f"{name} is not as long as it says")
+                raise ValueError(f"{name} differs in length from its header")
 
     def refuse(self, reason: str) -> NoReturn:
         """Raise UserError for the whole archive."""
@@ -143,4 +143,4 @@ def _require_end(stream: BinaryIO, offset: int, contents: _Contents) -> None:
     for _ in range(contents.limit >> 20):
         if not stream.read(1 << 20):
             return
-    contents.refuse("something follows its end")
+    contents.refuse("data follows its end")

@@ -18,9 +18,9 @@ from src.dataset.preprocessing import Preprocessing, applied, fit_transforms, no
 class Drawn:
     """A random transform whose random numbers depend only on the seed, its name and the draw (see Epochs).
 
-    MindSpore's random operators draw from the state of the thread that they happen to run on, and all of a pipeline are
-    seeded alike: an upper crop would always be flipped. Drawn like this, the inputs of a step are the same whatever the
-    number of threads and devices, and a resumed run goes to its step without repeating those before.
+    MindSpore's random operators draw from the state of their thread and are all seeded alike, so that an upper crop
+    would always be flipped. Here the inputs of a step are the same for any number of threads and devices, and a run can
+    resume at a step without repeating the earlier ones.
     """
 
     def __init__(self, name: str, seed: int, change: Callable[[np.ndarray, Random], np.ndarray]):
@@ -34,9 +34,9 @@ class Drawn:
 class Target(NamedTuple):
     """Parameters from which an augmentation is built.
 
-    side: of the image that it changes, in pixels.
-    crop_padding: zeros around an image before it is cropped.
-    pixels: whether the image stays pixels, (side, side, 3) uint8, for a graph to take.
+    side: of the transformed image, in pixels.
+    crop_padding: zeros around an image before cropping.
+    pixels: whether the image stays (side, side, 3) uint8, for preprocessing on the device.
     """
 
     preprocessing: Preprocessing
@@ -46,16 +46,16 @@ class Target(NamedTuple):
     pixels: bool
 
 
-# What a pipeline applies in turn: operators without chance, or a random change.
+# A stage of a pipeline: deterministic operators, or a random transform.
 Stage = Union[list, Drawn]
 
 
 def crop_flip(target: Target) -> list[Stage]:
     """Return a random crop and a horizontal flip, which bring an image to the network's size.
 
-    With fit "resize" the crop is taken from the resized image with zeros around it, with "crop" from the image itself,
-    likewise padded; with "center_crop" it is a random part of 8 to 100% of the area, which MindSpore then resizes
-    (Szegedy et al. 2014). Pixels for a graph are cropped before they are resized, and never to a random part.
+    The crop is taken from the zero-padded image, resized before with fit "resize"; with "center_crop" it covers a
+    random 8 to 100% of the area and is then resized (Szegedy et al. 2014). For preprocessing on the device, images are
+    cropped before resizing, and never with a random area.
     """
     preprocessing, seed, size = target.preprocessing, target.seed, target.preprocessing.image_size
     crop = Drawn("crop", seed, lambda image, random: random_crop(image, target.side, target.crop_padding, random))
@@ -93,8 +93,8 @@ def cutout(target: Target) -> list[Stage]:
 class Augmentation(NamedTuple):
     """An augmentation and its place in the pipeline.
 
-    stage: where in the pipeline it comes, one of the constants below.
-    make: returns its stages; None for those of whole batches, which are in mixing.py.
+    stage: its place in the pipeline, one of the constants below.
+    make: returns its stages; None for transforms of whole batches, which are in mixing.py.
     """
 
     stage: str

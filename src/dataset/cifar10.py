@@ -53,12 +53,12 @@ def require_files(folder: Path, names: tuple, archive: Archive) -> None:
     missing = [name for name in names if not os.path.isfile(folder / name)]  # Path.is_file raises for a long name.
     if missing and os.path.isdir(folder):
         raise UserError(
-            f"{folder}: CIFAR-10 is not complete (no {missing[0]}); remove this folder and fetch the data set again, "
+            f"{folder}: CIFAR-10 is incomplete (no {missing[0]}); remove this folder and fetch the data set again, "
             f"with --download, or from {archive.url}"
         )
     if missing:
         raise UserError(
-            f"{folder}: CIFAR-10 is not there (no {missing[0]}); give --data_path the folder that holds "
+            f"{folder}: CIFAR-10 not found (no {missing[0]}); give --data_path the folder that holds "
             f"{folder.name}/, or fetch it with --download, or unpack {archive.url} there"
         )
 
@@ -66,7 +66,7 @@ def require_files(folder: Path, names: tuple, archive: Archive) -> None:
 def check_batch(file: Path, records: int | None) -> None:
     """Raise UserError unless a batch file holds `records` images and as many labels from 0 to 9.
 
-    It is read without running anything in it, since mindvision unpickles whatever it finds.
+    The file is read without executing code, since mindvision unpickles anything.
     """
     batch = read_trusted_pickle(file)
     data, labels = (batch.get(key) if isinstance(batch, dict) else None for key in ("data", "labels"))
@@ -111,7 +111,7 @@ class _Dtype:
 class _Array:
     """Stand-in for numpy's _reconstruct and the array that this returns, so that none of numpy's code runs.
 
-    array: its value, once it is built.
+    array: its value, once built.
     """
 
     def __init__(self, kind, shape, code):
@@ -141,7 +141,7 @@ _ALLOWED = pickles.Allowed(_STAND_INS, pickles.PLAIN_OPCODES, MAX_OPCODES, MAX_O
 def read_trusted_pickle(file: Path) -> Any:
     """Read a pickle of the official archive without executing code.
 
-    Raises UserError for one that holds anything else, before it takes much more memory than the file is long.
+    Raises UserError for any other pickle, before much more memory than the file's size is used.
     """
     content = read_bytes(file, MAX_PICKLE_BYTES, "fetch the data set again")
     try:

@@ -1,6 +1,6 @@
 """Download and unpack data set archives, over connections that may break.
 
-Of several processes on a host that want the same archive one works, and the others wait for it.
+Of several processes on a host that need the same archive, one works and the others wait.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from src.files.locks import held
 from src.files.run_folder import make_folder
 
 TIMEOUT_SECONDS = 30
-# Connections in a row that bring nothing before a download is given up, and the pause after the first of them.
+# Consecutive connections without data before a download is given up, and the pause after the first of them.
 IDLE_CONNECTIONS, PAUSE_SECONDS = 3, 1
-# Connections in all, and the bytes a second below which one counts as broken, so that every download comes to an end.
+# Connections in total, and bytes per second below which one counts as broken, so that every download ends.
 MAX_CONNECTIONS, MIN_SPEED = 20, 1000
 _TEMPORARY_REFUSALS = (408, 429, 500, 502, 503, 504)  # HTTP status codes after which asking again may help.
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -45,8 +45,8 @@ class Archive(NamedTuple):
 def download(archive: Archive, folder: Path) -> None:
     """Download an archive and unpack it in `folder`, once for all processes.
 
-    A download that breaks off goes on where it was, in this call and in the next one; what has come so far has a hidden
-    name. Raises UserError unless the published archive comes, whole.
+    An interrupted download is continued, in this call and in the next one, from a hidden file. Raises UserError unless
+    the published archive arrives completely.
     """
     name = archive.url.rsplit("/", 1)[1]
     manually = f"fetch {archive.url} by other means and unpack it in {folder}"
@@ -149,10 +149,8 @@ def _size(file: Path) -> int:
 def unpacked(path: Path, expected: Sequence[str] = ("train", "val", "test")) -> Path:
     """Return the folder of a data set; an archive is first unpacked, once.
 
-    expected: folders of which the data set has one at least, or none of a data set that needs no files. Where the
-        archive holds them some folders down, that folder is returned.
-
-    Raises UserError, and leaves nothing, for an archive without them.
+    expected: folders of which the data set has at least one, searched also some levels down in the archive; empty for
+        a data set without files. Raises UserError, and leaves nothing, for an archive without them.
     """
     suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
     if suffix is None or not expected or not os.path.isfile(path):  # Path.is_file raises for a name that is too long.

@@ -1,8 +1,8 @@
 """Adapter for mindvision's reader of CIFAR-10, which does not run on current MindSpore as released.
 
 Its last release (0.1.0, 2022) imports `mindspore.dataset.vision.c_transforms` and `py_transforms`, which MindSpore
-has since merged into `mindspore.dataset.vision`: naming the merged module by the old names is enough. It also calls a
-setting that MindSpore has deprecated, without effect on us and with a warning each time.
+has since merged into `mindspore.dataset.vision`: registering the merged module under the old names is enough. The
+release also calls a deprecated setting, with a warning each time.
 """
 
 from __future__ import annotations

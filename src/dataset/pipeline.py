@@ -21,13 +21,12 @@ MAX_WORKERS = 8
 def preprocessing_of(config: DataConfig, source: Source) -> Preprocessing:
     """Return the preprocessing of a data set's images.
 
-    Raises UserError for a device that is to resize images of any size, which fill no batch.
+    Raises UserError for resizing on the device without a common size, since such images fill no batch.
     """
     on_device = config.preprocess == "device"
     if on_device and not source.native_size:
         raise UserError(
-            f"preprocess: device takes images that all have one size, and those of {config.dataset} have any; leave it "
-            "at host"
+            f"preprocess: device needs images of one size, but those of {config.dataset} have different sizes; use host"
         )
     return Preprocessing(
         config.image_size,
@@ -52,9 +51,8 @@ def training_pipeline(
 ) -> ds.Dataset:
     """Return shuffled, augmented batches of equal size, dropping the remainder. Arguments: see Epochs.
 
-    What a step sees follows from the seed, and from nothing else: not from the threads, the devices that share a
-    global batch, or where the training was resumed. Of mixed images (src/dataset/mixing.py) `label` has the shares of
-    the classes, (N, classes) float32.
+    The images of a step depend only on the seed: not on threads, on the number of devices with the same global batch,
+    or on resuming. With Mixup or CutMix (src/dataset/mixing.py) `label` holds soft labels, (N, classes) float32.
     """
     if config.batch_size * num_shards > len(source):
         raise UserError(
@@ -100,8 +98,8 @@ def evaluation_pipeline(
 ) -> ds.Dataset:
     """Return batches in the order of the data set, each image once over all shards.
 
-    Of several shards each holds every num_shards-th image. The last batch may be smaller; with `pad` rows of
-    EvaluationRows.NO_IMAGE fill it, so that all batches have one shape and a graph is compiled once.
+    Each shard holds every num_shards-th image. The last batch may be smaller, or with `pad` is filled with rows of
+    EvaluationRows.NO_IMAGE, so that all batches have one shape and the graph is compiled only once.
     """
     check_shards(source, num_shards)
     if num_shards > 1:
@@ -125,7 +123,7 @@ def evaluation_pipeline(
 def check_shards(source: Source, num_shards: int) -> None:
     """Raise UserError if one of the shards of an evaluation would be empty."""
     if num_shards > len(source):
-        raise UserError(f"{len(source)} images cannot be shared by {num_shards} devices; evaluate on fewer devices")
+        raise UserError(f"{len(source)} images are too few for {num_shards} devices; evaluate on fewer devices")
 
 
 def _generator(

@@ -14,18 +14,17 @@ from PIL import Image
 _SHORTER_SIDE, _MARGIN = {224: 256, 227: 256}, 8 / 7
 FITS, NORMALIZATIONS = ("resize", "crop", "center_crop"), ("dataset", "per_image")
 RESIZERS = ("mindspore", "pillow", "device")
-MAX_IMAGE_SIZE = 8192  # What a file may ask for, before memory is taken for it.
+MAX_IMAGE_SIZE = 8192  # Limit for sizes read from files, before memory is allocated.
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """Preprocessing of evaluation, from an image (H, W, 3) uint8 to the input (3, image_size, image_size) float32.
 
-    It is saved in every checkpoint and beside every exported model. fit, normalize and resizer: see DataConfig; mean
-    and std are of the RGB channels on a scale of 0 to 1, and not used when each image is normalised by its own.
-    native_size is the side of the data set's images where all have one: a photograph is brought to that scale before it
-    is cropped. resizer is "device" where all is done in the graph, which then takes pixels, (side, side, 3) uint8
-    (src/network/input_layer.py).
+    Saved in every checkpoint and with every exported model. fit, normalize: see DataConfig. mean, std: of the RGB
+    channels on a scale of 0 to 1, not used with normalize "per_image". native_size: side of the data set's images if
+    all have the same; a photograph is resized to it before cropping. resizer: see DataConfig, or "device" for
+    preprocessing in the graph, whose input is then pixels (side, side, 3) uint8 (src/network/input_layer.py).
     """
 
     image_size: int
@@ -55,7 +54,7 @@ class Preprocessing:
     def from_json(cls, values: dict) -> Preprocessing:
         """Build a Preprocessing from the values of dataclasses.asdict, in which JSON has turned tuples into lists.
 
-        Raises ValueError, TypeError or KeyError for values that are not one's.
+        Raises ValueError, TypeError or KeyError for invalid values.
         """
         made = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
         numbers = np.array([made.mean, made.std], float)
@@ -70,7 +69,7 @@ class Preprocessing:
             not any(isinstance(n, bool) for n in (*made.mean, *made.std)),
         )
         if not all(sound):
-            raise ValueError("its preprocessing is not one that there is")
+            raise ValueError("invalid preprocessing")
         return made
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -120,7 +119,7 @@ class Preprocessing:
     def to_scale(self, image: np.ndarray) -> np.ndarray:
         """Prepare an image for `fit` "crop": shrink a large one to native_size, zero-pad a tiny one.
 
-        Where neither is needed, as for all images of a data set of one size, that is the image itself.
+        Returns the image itself where neither is needed, as in a data set with images of one size.
         """
         if self.fit != "crop":
             return image
@@ -183,8 +182,7 @@ def pillow_resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
 def pillow_center_crop(image: np.ndarray, shorter_side: int, size: int) -> np.ndarray:
     """Resize the shorter side of an image with Pillow and return the centre (size, size, 3).
 
-    To the pixel what torchvision's Resize and CenterCrop make of a photograph, and what the published ImageNet results
-    were computed with.
+    Equal to the pixel to torchvision's Resize and CenterCrop, with which the published ImageNet results were computed.
     """
     height, width = image.shape[:2]
     longer_side = int(shorter_side * max(height, width) / min(height, width))

@@ -15,9 +15,9 @@ from src.cli.errors import UserError
 # The mean and standard deviation of ImageNet's RGB channels scaled to 0-1, as torchvision and the model zoo use them.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-# Their formats. Of Pillow's others, EPS would have Ghostscript run what the file says.
+# Their formats. Among Pillow's others, EPS would run code in the file through Ghostscript.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
-# Of damaged entries in whole images, and of large ones that it still reads; what cannot be used, it raises.
+# Pillow warns of damaged EXIF entries and of large images that it can read; for unusable images it raises.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 # The longer side in units of the shorter one. Where the shorter side is resized, memory grows with it.
 MAX_ASPECT = 1000
@@ -30,7 +30,7 @@ class Source:
     classes: class names, in the order of the labels.
     labels: (N,) int32.
     mean, std: of the RGB channels, on a scale of 0 to 1.
-    decodes: whether making an image takes so long that several threads are faster than one.
+    decodes: whether reading an image takes so long that several threads are faster than one.
     """
 
     decodes = False
@@ -40,7 +40,7 @@ class Source:
         self.classes = list(classes)
         self.labels = np.asarray(labels, np.int32)
         self.mean, self.std = tuple(mean), tuple(std)
-        self.broken: set[int] = set()  # Images that could not be read so far, of those that are left out.
+        self.broken: set[int] = set()  # Unreadable images that were left out so far.
 
     def image(self, index: int) -> np.ndarray:
         """Return an image, (H, W, 3) uint8."""
@@ -107,17 +107,19 @@ class Subset(Source):
 def load_image(path: Path, content: BinaryIO | None = None) -> np.ndarray:
     """Read an image file as (H, W, 3) uint8: the first frame, upright, grey repeated, alpha dropped.
 
-    content: what the file holds, when that lies elsewhere. Raises UserError that names the file when it is not a whole
-    image, or has more pixels than Pillow's limit.
+    content: the file's bytes, if already in memory. Raises UserError that names a file that is not a whole image, or
+    has more pixels than Pillow's limit.
     """
     try:
         with Image.open(content or path, formats=IMAGE_FORMATS) as image:
             if max(image.size) > MAX_ASPECT * min(image.size):
-                raise UserError(f"{printable(path)}: {image.width}x{image.height} pixels are no picture; remove it")
+                raise UserError(
+                    f"{printable(path)}: {image.width}x{image.height} pixels are too elongated for an image; remove it"
+                )
             image.load()
             image = _upright(image)
             if image.mode == "F":
-                raise UserError(f"{printable(path)}: its pixels are fractions of no known range; save it with 8 bits")
+                raise UserError(f"{printable(path)}: floating-point pixels of unknown range; save it with 8 bits")
             if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 instead of scaling them.
                 grey = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=-1)
@@ -148,7 +150,7 @@ def printable(text: str | Path) -> str:
 def split_by_class(labels: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of `counts[c]` images of every class c, and those of the others, each in ascending order.
 
-    Which ones are drawn depends on nothing but the labels, so that a validation slice stays the same for good.
+    The choice depends only on the labels, so that a validation split never changes.
     """
     random = np.random.RandomState(0)
     drawn = [random.permutation(np.flatnonzero(labels == c))[:n] for c, n in enumerate(counts)]

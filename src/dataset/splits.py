@@ -26,9 +26,8 @@ def splits(config: DataSourceConfig) -> tuple[str, ...]:
 def open_source(config: DataSourceConfig, split: str) -> Source:
     """Open the images of a split: "train", "val" or "test".
 
-    `val` is a data set's own, or `val_split` of the training images, which `train` then lacks.
-
-    Raises UserError for data that is missing or not sound.
+    `val` is the data set's own validation split, or the fraction `val_split` of the training images, then left out of
+    `train`. Raises UserError for missing or damaged data.
     """
     kind, path = DATASETS[config.dataset], _path(config)
     if kind.archive and getattr(config, "download", False):
@@ -72,12 +71,12 @@ def _with_validation(config: DataSourceConfig, path: Path, split: str) -> Source
 def _limited(source: Source, total: int) -> Source:
     """Return a subset of `total` images, as evenly over the classes as possible."""
     if total > len(source):
-        raise UserError(f"train_images: {total} are more than the {len(source)} training images there are")
+        raise UserError(f"train_images: {total} is more than the {len(source)} training images")
     available = np.bincount(source.labels, minlength=len(source.classes))
     counts = np.zeros_like(available)
     while counts.sum() < total:
         open_classes = np.flatnonzero(counts < available)
-        share = max(1, (total - counts.sum()) // len(open_classes))
+        per_class = max(1, (total - counts.sum()) // len(open_classes))
         for c in open_classes[: total - counts.sum()]:
-            counts[c] += min(share, available[c] - counts[c])
+            counts[c] += min(per_class, available[c] - counts[c])
     return Subset(source, split_by_class(source.labels, counts)[0])

@@ -18,7 +18,7 @@ from src.cli.errors import UserError
 def is_worker() -> bool:
     """Return whether this process belongs to a process group, started by src/launching, msrun or with a rank table.
 
-    A rank table alone says nothing: ModelArts and users of the model zoo export it for a single device as well.
+    A rank table alone does not suffice: ModelArts and users of the model zoo export one for a single device as well.
     """
     size = os.environ.get("RANK_SIZE", "")
     by_rank_table = {"RANK_TABLE_FILE", "RANK_ID"} <= os.environ.keys() and size.isdigit() and int(size) > 1
@@ -28,7 +28,7 @@ def is_worker() -> bool:
 def serve_as_scheduler() -> None:
     """Serve as the scheduler of a process group and exit, if this process was started in that role.
 
-    The scheduler runs the same program as the workers do, under src/launching as under msrun.
+    The scheduler runs the same program as the workers, with src/launching and with msrun.
     """
     if os.environ.get("MS_ROLE") == "MS_SCHED":
         ms.set_device("CPU")
@@ -44,7 +44,7 @@ def local_device() -> int:
 class ProcessGroup:
     """The processes of a training, with `rank` from 0 to size - 1; size 1 for a training on one device.
 
-    Every process has to call sum, mean, all_gather and file alike, and they return the same to all.
+    All processes must call sum, mean, all_gather and file in the same order, and get the same results.
     """
 
     def __init__(self, rank: int = 0, size: int = 1):
@@ -59,7 +59,7 @@ class ProcessGroup:
         init()
         group = cls(get_rank(), get_group_size())
         if group.size > 1:
-            # The mean, not the sum, of the gradients: a step is that of one device with the whole batch.
+            # The mean of the gradients, so that a step equals that of one device with the whole batch.
             ms.set_auto_parallel_context(
                 parallel_mode=ms.ParallelMode.DATA_PARALLEL,
                 gradients_mean=True,
@@ -87,7 +87,7 @@ class ProcessGroup:
 
     def all_gather(self, values: np.ndarray) -> np.ndarray:
         """Gather the processes' arrays of equal shape as (size, ...), float32."""
-        # A sum with zeros is exact, and the one collective that there is on every device.
+        # A sum with zeros is exact, and AllReduce the one collective that every device supports.
         everyones = np.zeros((self.size, *np.shape(values)), np.float32)
         everyones[self.rank] = values
         return self.sum(everyones)
@@ -95,7 +95,7 @@ class ProcessGroup:
     def file(self, path: str | Path) -> Path:
         """Return a file of the main process for reading: on other hosts a temporary copy.
 
-        Raises UserError, on all processes, for a file that the leading one cannot read.
+        Raises UserError, on all processes, for a file that the main process cannot read.
         """
         if self.size == 1:
             return Path(path)
@@ -105,10 +105,10 @@ class ProcessGroup:
                 content = Path(path).read_bytes()
             except OSError as error:
                 reason = error.strerror
-        # 24 bits are what a float32 holds exactly.
+        # A float32 holds 24 bits exactly.
         low, high, unreadable = self.sum(np.array([len(content) % 2**24, len(content) // 2**24, reason is not None]))
         if unreadable:
-            raise UserError(f"{path}: cannot be read ({reason or 'the leading process says why'})")
+            raise UserError(f"{path}: cannot be read ({reason or 'see the error of the main process'})")
         length = int(low) + int(high) * 2**24
         if length:
             values = np.frombuffer(content, np.uint8) if self.is_main_process else np.zeros(length)
@@ -127,7 +127,7 @@ ALONE = ProcessGroup()
 def average_statistics(net: nn.Cell, group: ProcessGroup) -> None:
     """Average the batch norm statistics over the processes, since each device keeps its own during training.
 
-    They follow the batches by a linear rule, so that it does not matter how often they are averaged.
+    They are linear in the batches, so that it does not matter how often they are averaged.
     """
     norms = [cell for _, cell in net.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
     trained = [norm for norm in norms if norm.use_batch_statistics is not False]  # Frozen ones are alike, to the bit.

@@ -23,7 +23,7 @@ _LEFTOVER = ".writing-"  # Begins the names of the folders in which files are ma
 class WriteError(UserError):
     """A file cannot be written.
 
-    strerror: why, in a few words, as an OSError has it.
+    strerror: the reason, as in OSError.
     """
 
     def __init__(self, path: Path, error: OSError):
@@ -35,8 +35,8 @@ class WriteError(UserError):
 def written(path: Path) -> Iterator[Path]:
     """Yield a temporary file, of the same suffix, that replaces `path` after the body has written it.
 
-    It lies in a folder of its own on the same disk, in which the body may leave more: all of that is removed. Raises
-    WriteError, and leaves what was at `path`, when that is no plain file, and for an OSError of the body.
+    The file lies in its own folder on the same disk, which is removed with everything that the body leaves there.
+    Raises WriteError, and leaves `path` unchanged, if `path` is not a plain file, and for an OSError of the body.
     """
     folder = None
     try:
@@ -44,7 +44,7 @@ def written(path: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=_LEFTOVER, dir=path.parent))
         temporary = folder / f"new{path.suffix}"
         temporary.touch()
-        mode = stat.S_IMODE(temporary.stat().st_mode)  # As the umask has it; some libraries set another.
+        mode = stat.S_IMODE(temporary.stat().st_mode)  # According to the umask, which some libraries ignore.
         yield temporary
         temporary.chmod(mode)
         with open(temporary, "rb") as stream:
@@ -66,7 +66,7 @@ def check_place(*paths: Path) -> None:
             if stat.S_ISDIR(mode):
                 raise IsADirectoryError(errno.EISDIR, "a folder has this name")
             if not stat.S_ISREG(mode):
-                raise FileExistsError(errno.EEXIST, "what has this name is no plain file")
+                raise FileExistsError(errno.EEXIST, "not a plain file")
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -103,7 +103,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name as numpy's .npz."""
-    stream = io.BytesIO()  # numpy prints a traceback of its own where a disk is full.
+    stream = io.BytesIO()  # On a full disk, numpy would print a traceback of its own.
     np.savez(stream, **arrays)
     write_bytes(path, stream.getvalue())
 

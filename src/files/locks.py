@@ -33,7 +33,7 @@ def locked(folder: Path, is_main_process: bool = True) -> Iterator[None]:
 def held(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
     """Hold a lock, a file that exists meanwhile.
 
-    busy: the message of the UserError while another process has the lock; with `wait` it is printed instead.
+    busy: the message of the UserError while another process holds the lock; printed instead with `wait`.
     """
     while True:
         descriptor = _opened(path)
@@ -57,7 +57,7 @@ def _opened(path: Path) -> int:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor
         os.close(descriptor)
-        reason = "it is no plain file"
+        reason = "not a plain file"
     except OSError as error:
         reason = first_line(error)
     raise UserError(f"{path}: cannot be locked ({reason}); remove it, or choose another folder")
@@ -73,7 +73,7 @@ def _lock(descriptor: int, path: Path, busy: str, wait: bool) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:  # Some network file systems have no locks.
         reason = f"{path.parent} cannot be locked ({first_line(error)})"
-        print(f"warning: {reason}: see that no other process writes there", file=sys.stderr, flush=True)
+        print(f"warning: {reason}: make sure that no other process writes there", file=sys.stderr, flush=True)
 
 
 def _lies_at(descriptor: int, path: Path) -> bool:

@@ -29,7 +29,7 @@ def make_folder(folder: Path) -> None:
 def output_folder(folder: Path, *names: str) -> Iterator[None]:
     """Create a folder for the files that the body writes, and remove a new one that stays empty.
 
-    Raises UserError when the folder cannot be made, and WriteError where a file of that name could not be replaced.
+    Raises UserError if the folder cannot be created, and WriteError if a file of that name could not be replaced.
     """
     is_new = not os.path.lexists(folder)
     make_folder(folder)
@@ -45,13 +45,15 @@ def output_folder(folder: Path, *names: str) -> Iterator[None]:
 def check_run_folder(folder: Path, entries: Iterable[str], overwrite: bool) -> list[Path]:
     """Return the existing files of a run in a folder, among the names `entries`.
 
-    Raises UserError when that is anything, unless it is to be overwritten, and for a file in the folder's place.
+    Raises UserError if there are any, unless with `overwrite`, and for a file in the folder's place.
     """
     if os.path.exists(folder) and not os.path.isdir(folder):  # Path's own raise for a name that is too long.
         raise UserError(f"{folder}: this is a file, not a folder; choose another --output_path")
     present = [folder / name for name in entries if os.path.lexists(folder / name)]
     if present and not overwrite:
-        raise UserError(f"{folder}: holds a run already; choose another --output_path, or replace it with --overwrite")
+        raise UserError(
+            f"{folder}: already contains a run; choose another --output_path, or replace it with --overwrite"
+        )
     return present
 
 

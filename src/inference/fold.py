@@ -32,7 +32,7 @@ def fold_batch_norm(parameters: Mapping[str, np.ndarray], card: Any) -> tuple[di
     """Return the parameters and the model card of the equivalent network without batch norm.
 
     card: of the network, a dataclass whose `model` holds the arguments of SqueezeNet.
-    Raises UserError for a batch norm whose output is padded with zeros, which no bias makes up for.
+    Raises UserError for batch norm before a zero-padded convolution, which no bias can replace.
     """
     scales, folded = norm_scales(parameters), {}
     for name, array in parameters.items():
@@ -60,7 +60,7 @@ def fold_batch_norm(parameters: Mapping[str, np.ndarray], card: Any) -> tuple[di
 def without_batch_norm(net: SqueezeNet, card: Any) -> SqueezeNet:
     """Return the equivalent network without batch norm, or the same network if folding is impossible.
 
-    net: set to evaluation; it is left as it is. card: as in fold_batch_norm.
+    net: in evaluation mode; remains unchanged. card: as in fold_batch_norm.
     """
     if card.model.get("batch_norm", "none") == "none":
         return net

@@ -15,7 +15,7 @@ from src.devices.processes import ALONE, ProcessGroup
 class Evaluation:
     """Results for each of N images, in their order.
 
-    indices: which images of the source they are, (N,) int; those that cannot be read are not among them.
+    indices: of the images in the source, (N,) int, without unreadable ones.
     labels, predictions: class indices, (N,) int.
     confidences: probability of the predicted class, (N,).
     losses: cross entropy, (N,).
@@ -74,7 +74,7 @@ class Evaluation:
 class Classification(nn.Metric):
     """A metric for `Model.eval` whose value is an Evaluation.
 
-    group: the processes that evaluate together, each every group.size-th image; all get the outcome for all images.
+    group: the process group, each process evaluating every group.size-th image; all get the results for all images.
     """
 
     def __init__(self, group: ProcessGroup = ALONE):

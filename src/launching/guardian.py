@@ -2,8 +2,8 @@
 
     python -m src.launching.guardian MARK      with a pipe for standard input, which only the launcher writes to
 
-The kernel closes the pipe however the launcher ends. Every process of the job carries MARK in its environment, which
-children inherit, so that a data loader is found as well when the worker that started it is dead.
+The kernel closes the pipe however the launcher ends. Every process of the job has MARK in its environment, which
+children inherit, so that a data loader is found even after the death of its worker.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def kill_marked(mark: str) -> list[int]:
 def _carries(process: psutil.Process, mark: str) -> bool:
     try:
         return process.environ().get(VARIABLE) == mark
-    except (psutil.Error, OSError):  # It is another user's, or has just ended.
+    except (psutil.Error, OSError):  # Another user's process, or one that has just ended.
         return False
 
 

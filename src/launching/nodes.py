@@ -1,7 +1,7 @@
 """Connections between the launchers of several hosts: start, first failure and interruption of the job.
 
-MindSpore's workers notice a lost host after twenty seconds or not at all, and do not say which. So the launcher of
-every node holds a TCP connection to that of node 0, on the port above the scheduler's, and sends lines of JSON:
+MindSpore's workers notice a lost host after twenty seconds or not at all, and do not name the host. So the launcher of
+every node has a TCP connection to that of node 0, on the port above the scheduler's, and sends lines of JSON:
 
     {"node": 1, "nodes": 2, "devices": 8}      first, from node 1: it has started
     {"status": 1, "message": "rank 9 ..."}     how the job ends, passed on to all: it failed, or was interrupted

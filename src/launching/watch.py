@@ -22,7 +22,7 @@ from src.launching.workers import SCHEDULER, Role, Workers, described
 POLL_SECONDS = 0.1
 JOIN_CHECK_SECONDS = 0.5
 TAIL_LINES, TAIL_BYTES = 20, 2**16
-# What MindSpore's C++ code tells its developers: some thirty lines about connections at each start.
+# Developer messages of MindSpore's C++ code: some thirty lines about connections at each start.
 NOISE = re.compile(rb"\[(INFO|WARNING)\] [A-Z_]+\(.*\[mindspore/ccsrc/")
 
 
@@ -32,8 +32,8 @@ class Times:
 
     join: float  # until every worker and node has joined
     grace: float  # from Ctrl-C or TERM to SIGKILL, for workers to save
-    settle: float = 3  # after a user's mistake, which other workers make a moment later and are let say in their logs
-    stop: float = 5  # from SIGTERM to SIGKILL, for workers that wait for a dead one and will mostly not hear it
+    settle: float = 3  # after a user's mistake, for other workers to report the same mistake in their logs
+    stop: float = 5  # from SIGTERM to SIGKILL, for workers waiting for a dead one, which mostly ignore SIGTERM
 
 
 class LogView:
@@ -144,7 +144,7 @@ class Watch:
     def _interrupt(self, number: int, elsewhere: str = "") -> Ending:
         """Pass a signal on to the workers and give them time to save a checkpoint; another signal ends that time."""
         number = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
-        # Before it has joined the others a worker has nothing to save, and waits where it does not hear the signal.
+        # Before joining the others, a worker has nothing to save, and waits without handling signals.
         seconds = self._times.grace if self._joined else self._times.stop
         if not elsewhere:
             again = "again to stop them at once"
@@ -154,7 +154,7 @@ class Watch:
         self._wait(seconds)
         ended = {rank: status for rank in self._workers.ranks if (status := self._workers.status(rank)) is not None}
         if len(ended) == len(self._workers.ranks) and not any(ended.values()):
-            return Ending(0)  # It came too late to interrupt anything.
+            return Ending(0)  # All workers had already finished.
         in_order = (0, EXIT_INTERRUPTED, EXIT_TERMINATED, -signal.SIGINT, -signal.SIGTERM)
         trouble = [f"rank {rank} {described(status)}" for rank, status in ended.items() if status not in in_order]
         trouble += [f"rank {rank} had not ended and was killed" for rank in self._workers.running()]

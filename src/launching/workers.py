@@ -24,17 +24,17 @@ from src.launching.guardian import VARIABLE, kill_marked
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCHEDULER = "scheduler"
 Role = Union[int, str]  # The rank of a worker, or SCHEDULER.
-# MindSpore gives up on its own, later than the launcher and with less to say.
+# MindSpore's own timeout is later than the launcher's, whose message is clearer.
 TIMEOUT_EXTRA_SECONDS = 60
-# Would contradict the launcher: a rank table, as exported for the model zoo, is another way to describe a cluster.
+# These would contradict the launcher: a rank table, as exported for the model zoo, also describes a cluster.
 NOT_INHERITED = ("RANK_TABLE_FILE", "MS_NODE_ID", "DEVICE_ID")
 
 
 class Workers:
     """Processes of this host, each with a log file and a session of its own.
 
-    A terminal's Ctrl-C therefore reaches the launcher alone, which passes it on to the workers; they need the scheduler
-    to the end. A guardian ends them all if the launcher is killed.
+    Therefore a terminal's Ctrl-C reaches only the launcher, which passes the signal on to the workers but not to the
+    scheduler, which they need to the end. A guardian kills all processes if the launcher is killed.
     """
 
     def __init__(self, cluster: Cluster, folder: Path):
@@ -117,7 +117,7 @@ def environment(cluster: Cluster, role: Role, join_seconds: float) -> dict[str, 
     variables = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
     variables.setdefault("OMP_NUM_THREADS", "1")  # As msrun has it: the workers share the cores.
     variables.update(
-        PYTHONUNBUFFERED="1",  # Progress is to be seen when it is made.
+        PYTHONUNBUFFERED="1",  # To show progress at once.
         MS_ROLE="MS_SCHED" if role == SCHEDULER else "MS_WORKER",
         MS_WORKER_NUM=str(cluster.workers),
         MS_SCHED_HOST=cluster.address,

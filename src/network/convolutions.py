@@ -15,12 +15,12 @@ FIRST_FIRE = 2  # The paper's layer 1 is the first convolution.
 class Convolution(NamedTuple):
     """A convolution of SqueezeNet.
 
-    layer: its name in SqueezeNet, without .weight; a batch norm may follow where it ends in .conv.
+    layer: its name in SqueezeNet, without .weight; a batch norm may follow a name ending in .conv.
     part: "stem", "last", or of a Fire module "squeeze", "expand1x1", "expand3x3" or "shortcut".
-    index: its place in `features`; the last one has that behind them.
-    number: the paper's: 1, then 2 for fire2, and so on.
+    index: its position in `features`; for the last one, their number.
+    number: the layer's number in the paper: 1, then 2 for fire2, and so on.
     shape: of its weights, (outputs, inputs, kernel, kernel).
-    normalised: whether a batch norm precedes it, which the last convolution of some versions has.
+    normalised: whether batch norm precedes the last convolution, as in some versions.
     """
 
     layer: str

@@ -55,10 +55,9 @@ CIFAR_VERSIONS: dict[str, Row] = {
         (64, 3, 1, "same"),
         ["m", (32, 64, 64), (32, 64, 64), "m", (32, 128, 128), (32, 128, 128)],
     ),
-    # A deeper one, for the accuracy that a CPU reaches in an hour: twice the squeeze ratio of 1_0, which costs little
-    # beside the activations, one pool, which is slow on a CPU, and with bypass seven Fire modules of nine residual. The
-    # sums of these grow, so that without the norm behind them the classifier takes small learning rates alone.
-    # 660,074 parameters.
+    # A deeper one, for an hour of training on a CPU: twice the squeeze ratio of 1_0, which costs little compared with
+    # the activations, one pool, which is slow on a CPU, and with bypass seven of nine Fire modules residual. Their sums
+    # grow, so that without the norm behind them the classifier needs small learning rates. 660,074 parameters.
     "cifar_deep": (
         (64, 3, 2, "same"),
         [*[(32, 64, 64)] * 3, "m", *[(64, 128, 128)] * 6, "N"],
@@ -125,9 +124,9 @@ def architecture(
 ) -> tuple[Stem, list[Layer]]:
     """Return the first convolution and the layers up to the classifier for a row of the table.
 
-    stem: a name of STEMS. norm: keep the row's Norm. base_e, incr_e, freq: with any of them given, all Fire modules
-    follow the paper's formula (fires_from_metaparameters); pct_3x3 and squeeze_ratio alone change only these
-    proportions of the row's Fire modules, and leave the number of their expand filters.
+    stem: a name of STEMS. norm: keep the row's Norm. base_e, incr_e, freq: if any is given, all Fire modules follow the
+    paper's formula (fires_from_metaparameters); pct_3x3 and squeeze_ratio alone change the proportions of the row's
+    Fire modules, and keep the number of expand filters.
     """
     first, numbers = row
     layers = [LAYERS[layer] if isinstance(layer, str) else Widths(*layer) for layer in numbers]

@@ -15,7 +15,7 @@ def pooled_size(size: int, pool: Pool, ceil_mode: bool = False) -> int:
 def feature_sizes(stem: Stem, layers: Sequence[Layer], image_size: int, ceil_mode: bool = False) -> list[int]:
     """Return the sides in pixels of the feature maps after the first convolution and after each layer.
 
-    For square images of `image_size` pixels; a network does not run where one is below 1.
+    For square images of `image_size` pixels; a network with a side below 1 cannot run.
     """
     lost = stem.kernel_size - 1 if stem.pad_mode == "valid" else 0
     sizes = [(image_size - 1 - lost) // stem.stride + 1]

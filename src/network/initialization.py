@@ -14,6 +14,6 @@ def shrink_residuals(fires: Sequence[nn.Cell]) -> None:
     """
     for fire in fires:
         for expand in (fire.expand1x1, fire.expand3x3):
-            if expand.conv.weight.has_init:  # Its values are still to come, from a checkpoint.
+            if expand.conv.weight.has_init:  # A checkpoint's values will follow.
                 continue
             expand.conv.weight.set_data(expand.conv.weight / len(fires) ** 0.5)

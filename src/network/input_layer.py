@@ -12,13 +12,11 @@ from mindspore import Tensor, nn, ops
 class InputLayer(nn.Cell):
     """Preprocessing of pixels (N, side, side, 3) uint8 to the network's input (N, 3, image_size, image_size) float32.
 
-    Resizing is two products with constant matrices, which every device is fast at and every format exports. For
-    float32 images it gives what MindSpore's bilinear operator gives; for uint8 images that one rounds to whole grey
-    levels, and this does not.
+    Resizing is two products with constant matrices, fast on every device and exported by every format. On float32
+    images it equals MindSpore's bilinear operator; on uint8 images that operator rounds to whole grey levels, this does
+    not. Computes in float32 at any precision of the network, since float16 near 255 has steps of an eighth.
 
-    preprocessing: of the network's images, one with `resizer` "device" (src/dataset/transforms.py).
-
-    It computes in float32 whatever the network's precision: at 255, float16 has steps of an eighth of a grey level.
+    preprocessing: one with `resizer` "device" (src/dataset/preprocessing.py).
     """
 
     def __init__(self, preprocessing: Any):

@@ -27,10 +27,9 @@ STUCK_TOLERANCE = 0.01
 class RunCallbacks(Callback):
     """Dispatcher that gives a run's callbacks the step and epoch numbers of the whole run.
 
-    MindSpore counts from 0 in every call of Model.train, and where a device is fed several steps at a time (dataset
-    sinking) it calls those an epoch. The callbacks see `cur_step_num` and `cur_epoch_num` of the run, `steps_taken`
-    since the call before, and `mean_loss`, the last step's loss as the mean over the process group; their epochs begin
-    and end with those of the run.
+    MindSpore counts from 0 in every call of Model.train, and with dataset sinking counts each call as an epoch. The
+    callbacks see `cur_step_num` and `cur_epoch_num` of the run, `steps_taken` since the previous call, and `mean_loss`,
+    the last step's loss averaged over the process group; their epochs are those of the run.
 
     step: steps done before.
     """
@@ -50,13 +49,13 @@ class RunCallbacks(Callback):
             self._call("on_train_epoch_begin", run_context)
 
     def on_train_step_begin(self, run_context):
-        signals.block()  # What was imported or started since the last step may have unblocked them.
+        signals.block()  # A library may have unblocked them since the last step.
         self._call("on_train_step_begin", run_context)
 
     def on_train_step_end(self, run_context):
         cb = run_context.original_args()
         cb.steps_taken, self.step = cb.cur_step_num - self.step, cb.cur_step_num
-        # Where MindSpore scales the loss, it returns more than the loss.
+        # With a loss scale, MindSpore returns further outputs.
         loss = cb.net_outputs[0] if isinstance(cb.net_outputs, (tuple, list)) else cb.net_outputs
         cb.mean_loss = float(self.group.mean(np.mean(loss.asnumpy())))
         self._call("on_train_step_end", run_context)
@@ -96,7 +95,7 @@ class NonFinite(Callback):
     def on_train_epoch_end(self, run_context):
         cb = run_context.original_args()
         name = not_finite(cb.train_network.trainable_params())
-        if name:  # The last ReLU can hide it from the loss.
+        if name:  # The last ReLU can hide NaN from the loss.
             self._end(cb, f"{name} is not finite")
 
     def _end(self, cb, finding: str) -> None:
@@ -104,7 +103,7 @@ class NonFinite(Callback):
         where = f"step {step}" if taken == 1 else f"one of the steps {step - taken + 1} to {step}"
         raise UserError(
             f"{finding} at {where} (epoch {cb.cur_epoch_num}, learning rate {self.rates[step - 1]:.3g}): lower lr_max, "
-            "lengthen warmup_epochs, or use batch_norm; the checkpoints saved before are good"
+            "lengthen warmup_epochs, or use batch_norm; earlier checkpoints are intact"
         )
 
 
@@ -129,8 +128,9 @@ class BatchNormStatistics(Callback):
 class Evaluator(Callback):
     """Callback that evaluates the network on the validation images.
 
+    steps: steps between evaluations, with a last one at the end; None: one per epoch.
     last_step: number of the training's last step.
-    on_result(step, epoch, evaluation, is_best) is called after each.
+    on_result: called with (step, epoch, evaluation, is_best) after each evaluation.
     """
 
     def __init__(
@@ -182,10 +182,10 @@ class Evaluator(Callback):
 class DeadStartWarning(Callback):
     """Callback that warns when the loss stays at that of zero logits, such as ln(classes).
 
-    level: this loss.
+    level: the loss of zero logits.
 
-    This is the most frequent complaint about SqueezeNet: the ReLU after its last convolution dies, every logit is 0
-    and so is every gradient.
+    The most frequent complaint about SqueezeNet: the ReLU after its last convolution dies, and every logit and every
+    gradient is 0.
     """
 
     def __init__(self, level: float, final_relu: bool, say: Callable[[str], None]):
@@ -206,7 +206,7 @@ class DeadStartWarning(Callback):
     def on_train_step_end(self, run_context):
         cb = run_context.original_args()
         loss = cb.mean_loss
-        # The first loss at this level tells nothing of the steps before it.
+        # The first loss at this level does not tell about the steps before.
         taken = cb.steps_taken if self._at_level else 1
         self._at_level = self._at_level + taken if abs(loss - self.level) < DEAD_TOLERANCE else 0
         if cb.cur_epoch_num == 1:
@@ -226,6 +226,6 @@ class DeadStartWarning(Callback):
             self._said = True
             relu = "--final_relu false, " if self.final_relu else ""
             self.say(
-                f"warning: {what} {self.level:.4f}, that of logits of zero. What helps: {relu}--batch_norm squeeze, a "
-                "lower --lr_max, more --warmup_epochs, another --seed"
+                f"warning: {what} {self.level:.4f}, that of zero logits. Try {relu}--batch_norm squeeze, a lower "
+                "--lr_max, more --warmup_epochs or another --seed"
             )

@@ -29,7 +29,7 @@ class ComparisonConfig:
 def accuracy_over_time(folder: Path) -> list[tuple[float, float]]:
     """Return time since the start, in seconds, and accuracy for each evaluation of a run.
 
-    Raises UserError for a folder without a run, and for a run that has neither.
+    Raises UserError for a folder without a run, and for a run without validation.
     """
     from src.training.plan import METRICS
     from src.training.progress import MAX_HISTORY_BYTES, read_history  # MindSpore takes seconds to import.
@@ -38,10 +38,10 @@ def accuracy_over_time(folder: Path) -> list[tuple[float, float]]:
     try:
         rows = read_history(read_text(file, MAX_HISTORY_BYTES, "give the folders of runs of train.py"))
     except ValueError:
-        raise UserError(f"{file}: not the figures of a run") from None
+        raise UserError(f"{file}: not the metrics of a run") from None
     points = [(row["seconds"], row["val_accuracy"]) for row in rows if "val_accuracy" in row and "seconds" in row]
     if not points:
-        raise UserError(f"{file}: holds no validation accuracy with its time: train with validation images")
+        raise UserError(f"{file}: contains no validation accuracies with times: train with validation images")
     return points
 
 

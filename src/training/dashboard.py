@@ -15,9 +15,7 @@ from src.files.atomic import WriteError
 def dashboard(kind: str, folder: Path, step: int = 0) -> Iterator[Callable[[str, float, int], None] | None]:
     """Yield a function that writes a scalar (tag, value, step), or None.
 
-    step: steps done before; what a former run wrote of later ones is not shown any more.
-
-    Raises WriteError.
+    step: steps done before; scalars that a former start wrote for later steps are hidden. Raises WriteError.
     """
     writer_class = dashboard_writer(kind)
     if writer_class is None:

@@ -40,8 +40,7 @@ RUN_ENTRIES = (
     *(BATCH_PICTURE, RATE_PICTURE, CURVES_PICTURE, PREDICTIONS_PICTURE),
 )
 
-# Steps between two looks of the host at a device that is fed several at a time: often enough for progress, checkpoints
-# and Ctrl-C, seldom enough to cost nothing.
+# Steps per call in dataset sinking: few enough for timely progress, checkpoints and Ctrl-C, and enough to cost nothing.
 SINK_STEPS = 64
 
 
@@ -49,8 +48,8 @@ SINK_STEPS = 64
 class Plan:
     """A checked run that is ready to start and has not written anything yet.
 
-    saved: the checkpoint that it goes on from, or None.
-    earlier: the checkpoints in its folder, oldest first, and whether each ends an epoch.
+    saved: the checkpoint to resume from, or None.
+    earlier: the checkpoints in the run's folder, oldest first, and whether each ends an epoch.
     """
 
     config: TrainConfig
@@ -76,7 +75,9 @@ class Plan:
     def sink_size(self, steps: int) -> int | None:
         """Return the number of steps per call in which dataset sinking feeds a device, or None without sinking.
 
-        A divisor near SINK_STEPS, so that an epoch's end and a step to evaluate or save at is one of the host's too.
+        A divisor near SINK_STEPS, so that calls end at the ends of epochs and at the steps to evaluate or save.
+
+        steps: number of steps in the data set.
         """
         run = self.config.run
         if self.target == "CPU" or run.dataset_sink is False:  # MindSpore has no sink for a CPU.
@@ -93,7 +94,8 @@ class Plan:
         state = self.saved.state
         if state.devices == self.group.size:
             return state.step
-        return state.step // state.steps_per_epoch * self.steps_per_epoch  # Other devices go on from an epoch's end.
+        # Another number of devices resumes from an epoch's end.
+        return state.step // state.steps_per_epoch * self.steps_per_epoch
 
     def counted(self, step: int) -> int:
         """Convert a step before this start to the step count of this number of devices."""
@@ -125,7 +127,7 @@ def prepare(config: TrainConfig) -> Plan:
     preprocessing = preprocessing_of(config.data, training)
     num_classes = config.model.num_classes or len(training.classes)
     if num_classes < len(training.classes):
-        raise UserError(f"num_classes: {num_classes} are too few for the data set, which has {len(training.classes)}")
+        raise UserError(f"num_classes: {num_classes} is too small: the data set has {len(training.classes)} classes")
     names = training.classes + [f"class {i}" for i in range(len(training.classes), num_classes)]
     arguments = {**dataclasses.asdict(config.model), "num_classes": num_classes}
     card = ModelCard(arguments, names, preprocessing, config.data.dataset, config.data.val_split)
@@ -163,10 +165,8 @@ def resolved_config(config: TrainConfig) -> TrainConfig:
 def initialize_weights(plan: Plan) -> Plan:
     """Initialize the network's weights and return the plan.
 
-    They are fresh, with a first convolution that whitens when one is asked for, or those of a pretrained checkpoint,
-    with images normalised for them.
-
-    Raises UserError for a checkpoint that cannot be used.
+    From random values, with a whitening first convolution if requested, or from a pretrained checkpoint, together with
+    its normalisation. Raises UserError for an unusable checkpoint.
     """
     run = plan.config.run
     if run.whiten_stem:
@@ -183,7 +183,7 @@ def initialize_weights(plan: Plan) -> Plan:
 def first_images(plan: Plan, count: int) -> np.ndarray:
     """Return the first `count` training images, preprocessed as in evaluation (N, C, H, W).
 
-    They are the same on all devices.
+    The images are the same on all devices.
     """
     images = Subset(plan.training, np.arange(min(count, len(plan.training))))
     data = plan.config.data
@@ -203,25 +203,24 @@ def resumed_plan(plan: Plan) -> Plan:
     if saved is None:
         return initialize_weights(plan)
     if (saved.card.model, saved.card.classes) != (plan.card.model, plan.card.classes):
-        raise UserError(f"{saved.path}: is of another network or of other classes than the run; remove this file")
+        raise UserError(f"{saved.path}: belongs to another network or other classes than the run's; remove this file")
     differences = changed_keys(plan.config, saved.state.configuration or {})
     if differences:
         raise UserError(
-            f"{saved.path}: was trained with other values than {RUN_CONFIG} has ({'; '.join(differences)}); restore "
-            "that file, or remove this checkpoint"
+            f"{saved.path}: was trained with other values than those in {RUN_CONFIG} ({'; '.join(differences)}); "
+            "restore that file, or remove this checkpoint"
         )
     if saved.state.training_images != len(plan.training):
         raise UserError(
-            f"{plan.config.data.data_path}: has {len(plan.training):,} training images, and the run was begun with "
-            f"{saved.state.training_images:,}; give it the same data"
+            f"{plan.config.data.data_path}: has {len(plan.training):,} training images, but the run was started with "
+            f"{saved.state.training_images:,}; use the same data"
         )
     if saved.card.mindspore_version != ms.__version__:
-        print(f"warning: begun with MindSpore {saved.card.mindspore_version}: results may differ in the last digits")
-    # The mean and standard deviation are those of the network that the run began with.
+        print(f"warning: started with MindSpore {saved.card.mindspore_version}: results may differ in the last digits")
+    # The mean and standard deviation are those of the network that the run started from.
     card = dataclasses.replace(plan.card, preprocessing=saved.card.preprocessing)
     taken = dataclasses.replace(plan, saved=saved, earlier=earlier, card=card)
     if taken.step > len(plan.rates):
-        raise UserError(
-            f"epochs: the run has done more than {plan.config.schedule.epochs} already; give at least those"
-        )
+        epochs = plan.config.schedule.epochs
+        raise UserError(f"epochs: the run has already completed more than {epochs} epochs; give a larger number")
     return taken

@@ -26,12 +26,11 @@ BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remainin
 class History:
     """Writer of metrics.csv, which also passes the metrics on to a dashboard.
 
-    Each row has step, epoch, either lr, loss and accuracy of the training steps since the row before, or val_loss and
-    val_accuracy, and the seconds that the run has taken.
+    Each row has step, epoch, the run's duration in seconds, and either lr, loss and accuracy of the training steps
+    since the previous row, or val_loss and val_accuracy.
 
-    clock: returns those.
-    former: the text of metrics.csv of the steps before, which is written again. A run begun without the seconds goes on
-        without.
+    clock: returns the duration.
+    former: text of the metrics.csv of earlier starts, which is copied; a file without seconds stays without them.
     """
 
     def __init__(
@@ -81,12 +80,12 @@ class ProgressLogger(Callback):
     """Callback that records progress: a bar on a terminal, lines elsewhere and in the log, and rows of History.
 
     rates: learning rate of each update.
-    global_step: the optimizer's count of updates, which a loss scale that overflows leaves behind the steps.
-    loss: the training loss cell, which adds up losses and counts images.
+    global_step: the optimizer's count of updates, less than the steps when a loss scale has overflowed.
+    loss: the training loss cell, which sums losses and counts images.
     log_steps: steps between rows and lines.
-    global_batch: images a step on all devices.
-    log, terminal: where lines go; to a terminal that shows a bar only those that are said.
-    group: the processes that train, whose mean is shown.
+    global_batch: images per step on all devices.
+    log, terminal: streams for lines; a terminal with a progress bar gets only those of `say`.
+    group: the process group, over which metrics are averaged.
     """
 
     def __init__(

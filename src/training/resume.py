@@ -19,7 +19,7 @@ from src.training.checkpoints import CHECKPOINT_PREFIX, LOCAL, LOCAL_KEY, NOT_SA
 from src.training.state import State
 
 GLOBAL_STEP = "global_step"
-_ADDED = "train_loss_sum"  # What checkpoints of earlier versions lack.
+_ADDED = "train_loss_sum"  # Missing in checkpoints of earlier versions.
 
 
 @dataclasses.dataclass
@@ -35,8 +35,8 @@ class Saved:
 def newest(folder: Path, devices: int) -> tuple[Saved | None, list[tuple[Path, bool]]]:
     """Return the newest valid checkpoint that this number of devices can resume from, and all others, oldest first.
 
-    Those that cannot be read are named and passed over. Another number of devices goes on from an epoch's end.
-    Raises UserError when there are checkpoints, and none can be used.
+    Unreadable checkpoints are skipped with a warning. Another number of devices resumes from an epoch's end. Raises
+    UserError if there are checkpoints but none is usable.
     """
     remove_leftovers(folder)
     paths, found = list(folder.glob(f"{CHECKPOINT_PREFIX}-*.ckpt")), []
@@ -44,11 +44,11 @@ def newest(folder: Path, devices: int) -> tuple[Saved | None, list[tuple[Path, b
         try:
             found.append(read_saved(path))
         except UserError as error:
-            print(f"warning: passed over: {error}", flush=True)
+            print(f"warning: skipped: {error}", flush=True)
     found.sort(key=lambda saved: saved.state.step / saved.state.steps_per_epoch)
     usable = [saved for saved in found if saved.state.devices == devices or saved.state.ends_epoch]
     if paths and not usable:
-        raise UserError(f"{folder}: the run cannot go on from any of the checkpoints; train anew with --overwrite")
+        raise UserError(f"{folder}: none of the checkpoints can be resumed from; start again with --overwrite")
     return (usable[-1] if usable else None), [(saved.path, saved.state.ends_epoch) for saved in found]
 
 
@@ -67,7 +67,7 @@ def read_saved(path: Path) -> Saved:
     try:
         state = State.read(read_json(parameters, STATE_KEY))
     except (KeyError, ValueError):
-        raise UserError(f"{path}: it does not hold the state of a run") from None
+        raise UserError(f"{path}: contains no state of a run") from None
     return Saved(path, state, read_card(parameters, path), parameters)
 
 
@@ -82,12 +82,12 @@ def begun_run(folder: Path, group: ProcessGroup) -> TrainConfig | None:
 def is_complete(begun: TrainConfig, result: Path, config: TrainConfig, group: ProcessGroup) -> bool:
     """Return whether a run has its result and the requested number of epochs.
 
-    Raises UserError, which names the keys, when it was begun with a configuration that computes something else.
+    Raises UserError, which names the keys, if the run was started with a configuration that gives other results.
     """
     differences = changed_keys(config, decisive_keys(begun))
     if differences:
         raise UserError(
-            f"{result.parent}: was begun with other values ({'; '.join(differences)}); give --resume those, or choose "
+            f"{result.parent}: was started with other values ({'; '.join(differences)}); resume with those, or choose "
             "another --output_path"
         )
     finished = group.sum(np.float32(group.is_main_process and result.is_file()))
@@ -97,7 +97,7 @@ def is_complete(begun: TrainConfig, result: Path, config: TrainConfig, group: Pr
 def restore(network: nn.Cell, saved: Saved, group: ProcessGroup, step: int) -> None:
     """Restore a train network from a checkpoint, with its optimizer at `step`.
 
-    Raises UserError, which names the first, for parameters that are missing or of another shape or type.
+    Raises UserError, which names the first, for parameters that are missing or have another shape or type.
     """
     parameters = [p for p in network.get_parameters() if not p.name.startswith(NOT_SAVED)]
     for parameter in parameters:
@@ -122,11 +122,11 @@ def restore(network: nn.Cell, saved: Saved, group: ProcessGroup, step: int) -> N
 def _check(parameter: ms.Parameter, held: ms.Parameter | None, path: Path) -> None:
     """Raise UserError unless a checkpoint's parameter fits the network's."""
     if held is None:
-        raise UserError(f"{path}: {parameter.name} is missing; it is of another network or optimizer")
+        raise UserError(f"{path}: {parameter.name} is missing; it belongs to another network or optimizer")
     for wanted, found in ((parameter.shape, held.shape), (parameter.dtype, held.dtype)):
         if found != wanted:
             raise UserError(
-                f"{path}: {parameter.name} is {found} instead of {wanted}; it is of another network or optimizer"
+                f"{path}: {parameter.name} is {found} instead of {wanted}; it belongs to another network or optimizer"
             )
     if not np.isfinite(held.asnumpy()).all():
         raise UserError(f"{path}: {parameter.name} holds values that are not finite; remove this file")

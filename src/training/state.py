@@ -19,7 +19,7 @@ def _with_accuracy(figures: dict) -> dict:
     return figures
 
 
-# Step and figures of an evaluation.
+# Step and metrics of an evaluation.
 Figures = Annotated[Dict[str, Union[int, float]], AfterValidator(_with_accuracy)]
 
 
@@ -62,9 +62,9 @@ class State:
     """State of a run.
 
     step: steps done.
-    steps_per_epoch, devices, training_images: what the order of the images depends on.
+    steps_per_epoch, devices, training_images: these determine the order of the images.
     seconds: time spent so far.
-    configuration: the keys that decide what the run computes; None in a checkpoint of an earlier version.
+    configuration: the keys that determine the result (decisive_keys); None in a checkpoint of an earlier version.
     """
 
     step: Number

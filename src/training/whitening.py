@@ -7,7 +7,7 @@ from mindspore import Tensor, nn
 
 from src.cli.errors import UserError
 
-# Images from which the patches are, and the variance below which a direction is taken for noise and amplified no more.
+# Number of images for the patches, and the variance below which a direction is not amplified further, as noise.
 IMAGES = 2000
 NOISE = 1e-2
 
@@ -15,12 +15,12 @@ NOISE = 1e-2
 def whitened(net: nn.Cell, images: np.ndarray) -> None:
     """Initialize the first convolution of a SqueezeNet with whitened principal directions of image patches.
 
-    images: (N, channels, H, W), as the network sees them.
+    images: (N, channels, H, W), preprocessed.
 
-    The filters are eigenvectors of the patches' covariance, those of the largest eigenvalues first, over the square
-    roots of these, each with both signs because of the ReLU behind. Where there are more filters than directions, the
-    others stay random (Jordan 2024, https://arxiv.org/abs/2404.00498, section 3.2, which has filters of 2x2 pixels).
-    Raises UserError for images that are smaller than the filters.
+    The filters are eigenvectors of the patches' covariance, divided by the square roots of their eigenvalues, largest
+    first, each with both signs because of the following ReLU. Excess filters stay random (Jordan 2024,
+    https://arxiv.org/abs/2404.00498, section 3.2, with filters of 2x2 pixels). Raises UserError for images smaller than
+    the filters.
     """
     convolution = net.features[0].conv
     filters = convolution.weight.asnumpy().astype(np.float64)

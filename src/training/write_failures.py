@@ -11,8 +11,8 @@ from src.files.atomic import WriteError
 class Writing:
     """Runner of functions that write files, which reports failures to the user.
 
-    stop: whether the first failure ends the run instead, with UserError.
-    say: takes a line for the user.
+    stop: whether the first failure ends the run, with UserError.
+    say: prints a line for the user; called once per kind of file, and for every checkpoint.
     """
 
     def __init__(self, stop: bool, say: Callable[[str], None]):
@@ -29,11 +29,11 @@ class Writing:
             self.failed[kind] = self.failed.get(kind, 0) + 1
             if self.stop:
                 raise UserError(
-                    f"{what} cannot be written: {reason}; what was saved before is whole: make room and go on with "
+                    f"{what} cannot be written: {reason}; earlier files are intact; make room and continue with "
                     "--resume"
                 ) from None
             if self.failed[kind] == 1 or kind == "checkpoint":
-                self.say(f"warning: {what} cannot be written: {reason}; the training goes on")
+                self.say(f"warning: {what} cannot be written: {reason}; training continues")
             return False
         return True
 
