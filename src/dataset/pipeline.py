@@ -18,12 +18,15 @@ from src.dataset.source import Source, Subset
 MAX_WORKERS = 8
 
 
-def preprocessing_of(config: DataConfig, source: Source) -> Preprocessing:
+def preprocessing_of(config: DataConfig, source: Source, target: str = "CPU") -> Preprocessing:
     """Return the preprocessing of a data set's images.
 
-    Raises UserError for resizing on the device without a common size, since such images fill no batch.
+    target: kind of device, which decides `preprocess: null`. Raises UserError for resizing on the device without a
+    common size, since such images fill no batch.
     """
     on_device = config.preprocess == "device"
+    if config.preprocess is None and target == "Ascend":
+        on_device = bool(source.native_size) and config.resizer == "mindspore" and not unfit_for_device(config)
     if on_device and not source.native_size:
         raise UserError(
             f"preprocess: device needs images of one size, but those of {config.dataset} have different sizes; use host"
@@ -37,6 +40,15 @@ def preprocessing_of(config: DataConfig, source: Source) -> Preprocessing:
         source.native_size,
         "device" if on_device else config.resizer,
     )
+
+
+def unfit_for_device(config: DataConfig) -> str:
+    """Return why a device cannot preprocess the images as configured, or nothing when it can."""
+    if config.early_size and config.fit != "crop":
+        return f"preprocess: device supports early_size only with fit crop; use host for fit {config.fit}"
+    if config.fit == "center_crop" and "crop_flip" in config.augment:
+        return "preprocess: device does not support crop_flip with fit center_crop; use fit resize or crop"
+    return ""
 
 
 def training_pipeline(

@@ -124,7 +124,7 @@ def prepare(config: TrainConfig) -> Plan:
     for images in (validation, test):
         if images is not None:
             check_shards(images, group.size)
-    preprocessing = preprocessing_of(config.data, training)
+    preprocessing = preprocessing_of(config.data, training, target)
     num_classes = config.model.num_classes or len(training.classes)
     if num_classes < len(training.classes):
         raise UserError(f"num_classes: {num_classes} is too small: the data set has {len(training.classes)} classes")
