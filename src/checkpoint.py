@@ -43,7 +43,7 @@ def save_checkpoint(net: nn.Cell | list[ms.Parameter], path: Path, card: ModelCa
     tensors = {CARD_KEY: to_tensor(card.to_json()), **{key: to_tensor(value) for key, value in extra.items()}}
     records = [{"name": name, "data": tensor} for name, tensor in tensors.items()]
     records += [{"name": parameter.name, "data": parameter} for parameter in parameters]
-    with written(path) as temporary, silent():  # MindSpore logs what it raises.
+    with written(path) as temporary, silent():  # MindSpore also logs its exceptions.
         ms.save_checkpoint(records, str(temporary), crc_check=True)
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from src.files.atomic import written
 
 RIGHT, WRONG = "blue", "red"
-# Above so many classes a confusion matrix has no room for numbers and names.
+# With more classes, a confusion matrix has no room for numbers and names.
 MAX_NAMED_CLASSES = 30
 
 

@@ -112,7 +112,7 @@ class _Graph:
             if node.op_type == "MaxPool":
                 before = self._producers.get(node.input[0])
                 repeated = before is not None and before.op_type == "Concat" and self._is_slice(before.input[-1])
-                # One row of padding at the bottom and one column at the right is what Caffe2 writes.
+                # Caffe2 writes one row of padding at the bottom and one column at the right.
                 if repeated or _attribute(node, "ceil_mode", 0) or _attribute(node, "pads", [])[-2:] == [1, 1]:
                     return True
         return False

@@ -128,7 +128,7 @@ class _Array:
         self.array = np.frombuffer(content, np.uint8).reshape(shape)
 
 
-# What the official pickles import, and its names since numpy 2.
+# Imports of the official pickles, and their names since numpy 2.
 _STAND_INS = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,

@@ -67,7 +67,7 @@ def download(archive: Archive, folder: Path) -> None:
 
 def _fetch(archive: Archive, part: Path, manually: str) -> None:
     """Complete `part`, which may hold the beginning already, to the published archive. Raises UserError on failure."""
-    for _ in range(2 if _size(part) else 1):  # What an earlier call has left may be the beginning of something else.
+    for _ in range(2 if _size(part) else 1):  # The leftover of an earlier call may be another file's.
         if _size(part) != archive.size:
             _fetch_all(archive, part, manually)
         digest = hashlib.md5()
@@ -96,7 +96,7 @@ def _fetch_all(archive: Archive, part: Path, manually: str) -> None:
             reason = printable(first_line(error))
             code = error.code if isinstance(error, urllib.error.HTTPError) else None
             if code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                part.unlink(missing_ok=True)  # It is not the beginning of what the server has.
+                part.unlink(missing_ok=True)  # Not the beginning of the server's file.
             elif code is not None and code not in _TEMPORARY_REFUSALS:
                 break
         if _size(part) == archive.size:

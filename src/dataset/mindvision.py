@@ -24,7 +24,7 @@ from mindvision.classification.dataset import Cifar10  # noqa: E402
 def read_cifar10(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Read images (N, 32, 32, 3) uint8 and labels (N,) int32 of path/cifar-10-batches-py.
 
-    mindvision unpickles whatever the files hold, so check them first (src/dataset/cifar10.py does).
+    mindvision unpickles anything, so check the files first (as src/dataset/cifar10.py does).
     """
     with quiet():
         batches = Cifar10(str(path), split)

@@ -43,7 +43,7 @@ def preprocessing_of(config: DataConfig, source: Source, target: str = "CPU") ->
 
 
 def unfit_for_device(config: DataConfig) -> str:
-    """Return why a device cannot preprocess the images as configured, or nothing when it can."""
+    """Return the reason why images cannot be preprocessed on the device as configured, or an empty string."""
     if config.early_size and config.fit != "crop":
         return f"preprocess: device supports early_size only with fit crop; use host for fit {config.fit}"
     if config.fit == "center_crop" and "crop_flip" in config.augment:

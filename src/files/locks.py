@@ -44,7 +44,7 @@ def held(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
             try:
                 yield
             finally:
-                with contextlib.suppress(OSError):  # The folder may be gone, or read-only by now.
+                with contextlib.suppress(OSError):  # The folder may have been removed, or be read-only.
                     path.unlink()
             return
         finally:

@@ -9,7 +9,7 @@ from src.cli.types import Count, Side
 from src.dataset.options import DataLoadingConfig, Dataset
 from src.dataset.preprocessing import RESIZERS
 
-# Suffixes of what may stand without its flag.
+# Keys of positional arguments by suffix.
 CHECKPOINTS = {".ckpt": "ckpt_path", ".sqz": "ckpt_path"}
 MODELS_AND_IMAGES = {**CHECKPOINTS, ".mindir": "model_path", ".onnx": "model_path", "": "images"}
 
@@ -33,7 +33,7 @@ class EvalConfig(DataLoadingConfig, CheckpointConfig):
     batch_size: Count = 32
     """images per step"""
     resizer: Optional[Literal[RESIZERS]] = None
-    """what resizes images: mindspore, a fast operator, pillow, the exact one for ImageNet networks, or device, in the
+    """resizing of images: mindspore, a fast operator, pillow, the exact one for ImageNet networks, or device, in the
     graph, if all images have one size; null: the checkpoint's own"""
     tta: Literal["none", "flip"] = "none"
     """test-time augmentation; flip: average the outputs for an image and its mirror image, at twice the work"""

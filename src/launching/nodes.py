@@ -110,7 +110,7 @@ class Nodes:
         try:
             while True:
                 self._strangers.append(_Line(self._server.accept()[0]))
-        except OSError:  # Nobody waits, or whoever did has gone.
+        except OSError:  # No connection is waiting, or it was closed again.
             pass
         refusals = []
         for line in list(self._strangers):
@@ -156,7 +156,7 @@ class _Line:
             self._socket.settimeout(SEND_SECONDS)
             self._socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
-            pass  # Whoever has gone is noticed when receiving.
+            pass  # A lost connection is noticed when receiving.
 
     def receive(self) -> Iterator:
         """Yield received values; unconsumed ones come again. Sets `closed` at the end of the stream."""

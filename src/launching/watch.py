@@ -50,7 +50,7 @@ class LogView:
             sys.stdout.buffer.write(b"".join(shown))
             sys.stdout.flush()
         except BrokenPipeError:
-            self._log = io.BytesIO()  # Whoever read along has gone; the log is still written.
+            self._log = io.BytesIO()  # The reader of stdout has gone; the log is still written.
 
 
 class Watch:

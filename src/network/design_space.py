@@ -48,7 +48,7 @@ Row = tuple[tuple[int, int, int, str], Sequence[Union[str, tuple[int, int, int]]
 
 LAYERS = {"M": Pool(3, 2), "m": Pool(2, 2), "N": Norm()}
 
-# Parameters are those with 10 classes and without batch norm; what the nets reach on CIFAR-10 stands in the README.
+# Parameters are those with 10 classes and without batch norm; the README has accuracies on CIFAR-10.
 CIFAR_VERSIONS: dict[str, Row] = {
     # A small net, with "same" convolutions and pools that halve. 146,570 parameters.
     "cifar": (
@@ -70,7 +70,7 @@ CIFAR_VERSIONS: dict[str, Row] = {
     ),
 }
 
-# `stem` by name: what the version has, or a 3x3/1 convolution that keeps the resolution of small images.
+# Stems by name: the version's own, or a 3x3/1 convolution that keeps the resolution of small images.
 STEMS = {"imagenet": lambda stem: stem, "small": lambda stem: Stem(stem.channels, 3, 1, "same")}
 
 

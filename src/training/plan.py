@@ -34,7 +34,7 @@ LOG, METRICS, SCALARS, RESULT = "train.log", "metrics.csv", "scalars", "result.j
 CHECKPOINTS, BEST, LAST = "checkpoints", "best.ckpt", "squeezenet.ckpt"
 BATCH_PICTURE, RATE_PICTURE = "training_batch.png", "learning_rate.png"
 CURVES_PICTURE, PREDICTIONS_PICTURE = "curves.png", "predictions.png"
-# Everything that a run writes, which is what --overwrite removes.
+# Everything that a run writes and --overwrite removes.
 RUN_ENTRIES = (
     *(RUN_CONFIG, LOG, METRICS, RESULT, CHECKPOINTS, BEST, LAST, SCALARS),
     *(BATCH_PICTURE, RATE_PICTURE, CURVES_PICTURE, PREDICTIONS_PICTURE),

@@ -100,7 +100,7 @@ def train(config: TrainConfig) -> dict:
 
 
 def _check_nothing_is_lost(plan: Plan, begun: bool) -> None:
-    """Raise UserError if starting anew, for want of a checkpoint to resume from, would remove results.
+    """Raise UserError if the folder has results but no checkpoint to resume from, since a restart would remove them.
 
     A run killed before its first checkpoint has no results.
     """

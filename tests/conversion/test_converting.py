@@ -92,7 +92,9 @@ def test_without_folding_the_published_weights_are_those_that_compress_reads(pub
 
 def test_what_weights_do_not_tell_is_asked_for_by_name(tmp_path):
     path = savez(tmp_path / "net.npz", random_tensors(SMALL, "caffe"))
-    assert "say the rest with --classifier_padding and --ceil_mode" in refusal(import_network, config("npz", path))
+    assert "do not determine the whole network; give also --classifier_padding and --ceil_mode" in refusal(
+        import_network, config("npz", path)
+    )
     _, card = import_network(config("npz", path, **TOLD, bypass="simple", final_relu=False, image_size=32))
     assert card.model == {
         **SMALL,
@@ -183,7 +185,9 @@ def test_another_formats_file_or_none_is_one_line(tmp_path, file_format):
 def test_folding_is_refused_where_it_is_not_exact_or_not_needed(tmp_path):
     path = savez(tmp_path / "net.npz", random_tensors(SMALL, "caffe"))
     assert "has nothing to fold" in refusal(import_network, config("npz", path, **TOLD, fold_input=True))
-    assert "zeros around" in refusal(import_network, config("npz", path, **TOLD, fold_input=True, input="bgr"))
+    assert "first convolution with zero padding" in refusal(
+        import_network, config("npz", path, **TOLD, fold_input=True, input="bgr")
+    )
 
 
 def test_the_program_writes_a_checkpoint_and_no_more_than_that(tmp_path, script, program):

@@ -158,7 +158,7 @@ def test_a_flat_folder_without_labels_says_what_was_looked_for(flat):
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        ([1, 2], "has 2 lines, and none for ILSVRC2012_val_00000003.JPEG"),
+        ([1, 2], "has 2 lines, but none for ILSVRC2012_val_00000003.JPEG"),
         ([1, 2, 1001], "line 3: b'1001' is not a class number from 1 to 1000"),
         ([1, 0, 2], "line 2: b'0' is not a class number from 1 to 1000"),
         ([1, "tench", 2], "line 2: b'tench' is not a class number from 1 to 1000"),

@@ -210,4 +210,4 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("fcntl.flock", flock)
     with locked(tmp_path):
         pass
-    assert "cannot be locked (Operation not supported): see that no other process" in capsys.readouterr().err
+    assert "cannot be locked (Operation not supported): make sure that no other process" in capsys.readouterr().err

@@ -146,11 +146,11 @@ def test_what_does_not_go_together_is_refused(tmp_path):
     early = configuration(**device, early_size=8, early_epochs=1)
     assert refusal(early.check).startswith("preprocess: device supports early_size only with fit crop")
     parts = configuration(**device, fit="center_crop", augment="crop_flip")
-    assert refusal(parts.check).startswith("preprocess: device does not resize random parts")
+    assert refusal(parts.check).startswith("preprocess: device does not support crop_flip with fit center_crop")
     write_image_folder(tmp_path, {"train": {"a": noise(2, 9), "b": noise(2, 12)}})
     files = DataConfig("image_folder", str(tmp_path), preprocess="device")
     source = open_source(files, "train")
-    assert "takes images that all have one size" in refusal(preprocessing_of, files, source)
+    assert "device needs images of one size" in refusal(preprocessing_of, files, source)
     unsound = dataclasses.asdict(made(32)) | {"native_size": None}
     with pytest.raises(ValueError):
         Preprocessing.from_json(unsound)
