@@ -42,16 +42,22 @@ def output_folder(folder: Path, *names: str) -> Iterator[None]:
         raise
 
 
-def check_run_folder(folder: Path, entries: Iterable[str], overwrite: bool) -> list[Path]:
-    """Return what lies in the folder of a run of its `entries`, the names that a run writes.
+def check_run_folder(
+    folder: Path, entries: Iterable[str], overwrite: bool, resumable: Iterable[str] = ()
+) -> list[Path]:
+    """Return the paths in the folder of a run that are among its `entries`, the names that a run writes.
 
-    Raises UserError when that is anything, unless it is to be overwritten, and for a file in the folder's place.
+    resumable: entries of a run that --resume continues. Raises UserError when there are any, unless they are to be
+    overwritten, and for a file in the folder's place.
     """
     if os.path.exists(folder) and not os.path.isdir(folder):  # Path's own raise for a name that is too long.
         raise UserError(f"{folder}: this is a file, not a folder; choose another --output_path")
     present = [folder / name for name in entries if os.path.lexists(folder / name)]
     if present and not overwrite:
-        raise UserError(f"{folder}: holds a run already; choose another --output_path, or replace it with --overwrite")
+        resume = "continue it with --resume, " if any(os.path.lexists(folder / name) for name in resumable) else ""
+        raise UserError(
+            f"{folder}: holds a run already; {resume}choose another --output_path, or replace it with --overwrite"
+        )
     return present
 
 
