@@ -155,7 +155,7 @@ def test_a_mistake_in_the_flags_is_one_line_that_says_what_is_allowed(program, t
             "eval": "arguments are required: ckpt_path",
             "infer": "top_k: '0' is not allowed; it takes a whole number, at least 1",
             "export": "file_format: 'TFLITE' is not allowed; it takes one of MINDIR, AIR, ONNX",
-            "to_mindrecord": "a: no train/ and no val/ in it",
+            "to_mindrecord": "a: contains neither train/ nor val/",
         }[name] in text
     assert list(tmp_path.iterdir()) == []
 
@@ -208,5 +208,5 @@ def test_ctrl_c_ends_training_with_one_word_and_no_traceback(tmp_path):
                 break
         _, errors = process.communicate()
     assert process.returncode == 128 + signal.SIGINT
-    assert errors.split("\n") == ["", "stopping after this step; once more to stop at once", "interrupted", ""]
+    assert errors.split("\n") == ["", "stopping after this step; interrupt again to stop at once", "interrupted", ""]
     assert (Path(tmp_path) / "run" / "train.log").is_file()

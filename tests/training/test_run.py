@@ -133,7 +133,7 @@ def test_scalars_in_the_tensorboard_file_are_those_of_metrics_csv(tiny):
 
 def test_a_folder_with_a_run_is_refused_and_left_alone(tiny):
     before = {file: file.stat().st_mtime_ns for file in tiny.folder.rglob("*")}
-    with pytest.raises(UserError, match=r"holds a run already.*--overwrite"):
+    with pytest.raises(UserError, match=r"already contains a run.*--overwrite"):
         train(tiny.config)
     assert {file: file.stat().st_mtime_ns for file in tiny.folder.rglob("*")} == before
 
@@ -178,10 +178,10 @@ def test_an_output_path_that_is_a_file_is_refused_and_kept(tmp_path):
 @pytest.mark.parametrize(
     "keys, message",
     [
-        ({"dataset": "cifar10", "data_path": "nowhere"}, "CIFAR-10 is not there"),
+        ({"dataset": "cifar10", "data_path": "nowhere"}, "CIFAR-10 not found"),
         ({"pretrained": "nowhere.ckpt"}, "no such checkpoint"),
         ({"version": "1_0", "image_size": 16}, "image_size: 16 is too small"),
-        ({"num_classes": 9}, "num_classes: 9 are too few"),
+        ({"num_classes": 9}, "num_classes: 9 is too small: the data set has "),
         ({"batch_size": 65}, "batch_size: 65"),
         ({"amp_level": "O3"}, "amp_level: O3"),
         ({"scalars": "visualdl"}, "scalars: visualdl is not installed"),
@@ -400,7 +400,7 @@ def test_a_checkpoint_for_other_classes_is_a_start_for_these(tmp_path, tiny, col
 def test_a_folder_that_holds_an_unfinished_run_is_refused_with_the_way_to_continue_it(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     message = refusal(train, configuration(**BRIEF, output_path=str(tmp_path)))
-    assert "holds a run already; continue it with --resume, choose another --output_path, or replace it" in message
+    assert "already contains a run; continue it with --resume, choose another --output_path, or replace it" in message
 
 
 def test_a_stopped_run_says_how_to_continue_it(tmp_path, no_pictures, monkeypatch, capsys):
