@@ -15,7 +15,7 @@ from tests.programs import ROOT
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 ZOO_NAMES = [ROOT / "scripts" / f"run_{name}.sh" for name in ("standalone_train", "distribute_train", "eval")]
 LAUNCHERS = [p for p in SCRIPTS if p.name.startswith("run_") and p.name != "run_program.sh" and p not in ZOO_NAMES]
-OTHERS = [ROOT / "scripts" / name for name in ("quickstart.sh", "test.sh", "test_versions.sh")]
+OTHERS = [ROOT / "scripts" / f"{name}.sh" for name in ("quickstart", "first_run_ascend", "test", "test_versions")]
 PROGRAMS = {"run_standalone_train": "train.py", "run_eval": "eval.py", "run_export": "export.py"}
 DISTRIBUTED = "run_distribute_train"
 DEVICES = {"ascend": "Ascend", "gpu": "GPU", "cpu": "CPU"}
@@ -116,7 +116,7 @@ def test_a_launcher_exits_with_the_status_of_the_program(fake_python):
 
 @pytest.mark.parametrize(
     "script",
-    [*LAUNCHERS, *(ROOT / "scripts" / name for name in ("quickstart.sh", "test.sh", "test_versions.sh"))],
+    [*LAUNCHERS, *OTHERS],
     ids=lambda p: p.stem,
 )
 def test_help_shows_the_head_comment_without_running_anything(script, fake_python):
