@@ -71,6 +71,12 @@ class Evaluation:
         }
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities for logits (N, classes)."""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
 class Classification(nn.Metric):
     """A metric for `Model.eval` whose value is an Evaluation.
 
@@ -88,7 +94,7 @@ class Classification(nn.Metric):
 
     def update(self, *inputs):
         """Add a batch: logits (N, num_classes) and labels (N,), negative for an image that cannot be read."""
-        logits, labels = (value.asnumpy() for value in inputs)
+        logits, labels = map(self._convert_data, inputs)
         rows = np.arange(len(labels))
         log_probabilities = logits - logits.max(1, keepdims=True)
         log_probabilities = log_probabilities - np.log(np.exp(log_probabilities).sum(1, keepdims=True))
