@@ -29,6 +29,7 @@ from src.cli.types import (
 )
 from src.cli.yaml_files import dump
 from src.dataset.options import DataConfig, DataSourceConfig
+from src.dataset.pipeline import unfit_for_device
 from src.dataset.registry import OWN_VALIDATION
 from src.keys import (
     DIALECT,
@@ -196,13 +197,8 @@ class TrainConfig:
             raise UserError(f"pretrain_epochs: {schedule.epochs} leaves no epoch to train: raise epochs")
         if (data.early_size is None) != (data.early_epochs == 0):
             raise UserError("early_size and early_epochs must be given together")
-        if data.preprocess == "device":
-            if data.early_size and data.fit != "crop":
-                raise UserError(
-                    f"preprocess: device resizes to one size, early_size is another; fit {data.fit} needs host"
-                )
-            if data.fit == "center_crop" and "crop_flip" in data.augment:
-                raise UserError("preprocess: device does not resize random parts of images; give fit resize or crop")
+        if data.preprocess == "device" and unfit_for_device(data):
+            raise UserError(unfit_for_device(data))
         if data.early_epochs > schedule.epochs:
             raise UserError(f"early_epochs: {data.early_epochs} is not allowed: at most epochs ({schedule.epochs})")
         if data.val_split and data.dataset in OWN_VALIDATION:

@@ -69,8 +69,10 @@ class DataConfig(DataLoadingConfig):
     227, to 8/7 of any other image_size, and crop the centre (center_crop)"""
     resizer: Resizer = "mindspore"
     """resizing in evaluation and prediction: mindspore, fast, or pillow, the pixels of published ImageNet networks"""
-    preprocess: Literal["host", "device"] = "host"
-    """where images are resized and normalised: on the host, or on the device, from uint8 images of one size"""
+    preprocess: Optional[Literal["host", "device"]] = None
+    """where images are resized and normalised: on the host by data-set operators, or on the device in the graph, which
+    takes uint8 images of the data set's own size; also when the checkpoint is evaluated or exported; null: on an
+    Ascend, if the images of the data set all have one size, and on the host elsewhere"""
     augment: Augmentations = "none"
     """training augmentations, one or several: crop_flip, color_jitter, cutout, mixup, cutmix"""
     mixup_alpha: Ratio = 1.0

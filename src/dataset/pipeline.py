@@ -18,12 +18,15 @@ from src.dataset.source import Source, Subset
 MAX_WORKERS = 8
 
 
-def preprocessing_of(config: DataConfig, source: Source) -> Preprocessing:
+def preprocessing_of(config: DataConfig, source: Source, target: str = "CPU") -> Preprocessing:
     """Return how images of this source are brought to the network in evaluation.
 
-    Raises UserError for a device that is to resize images of any size, which fill no batch.
+    target: kind of device, on which `preprocess: null` depends. Raises UserError for a device that is to resize images
+    of any size, which fill no batch.
     """
     on_device = config.preprocess == "device"
+    if config.preprocess is None and target == "Ascend":
+        on_device = bool(source.native_size) and config.resizer == "mindspore" and not unfit_for_device(config)
     if on_device and not source.native_size:
         raise UserError(
             f"preprocess: device takes images that all have one size, and those of {config.dataset} have any; leave it "
@@ -38,6 +41,15 @@ def preprocessing_of(config: DataConfig, source: Source) -> Preprocessing:
         source.native_size,
         "device" if on_device else config.resizer,
     )
+
+
+def unfit_for_device(config: DataConfig) -> str:
+    """Return why a device cannot preprocess the images as configured, or nothing when it can."""
+    if config.early_size and config.fit != "crop":
+        return f"preprocess: device resizes to one size, early_size is another; fit {config.fit} needs host"
+    if config.fit == "center_crop" and "crop_flip" in config.augment:
+        return "preprocess: device does not resize random parts of images; give fit resize or crop"
+    return ""
 
 
 def training_pipeline(

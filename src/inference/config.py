@@ -26,8 +26,8 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """Model: a checkpoint or an exported model."""
+class TrainedModelConfig:
+    """Trained model: a checkpoint, or an exported model."""
 
     ckpt_path: Optional[str] = None
     """checkpoint (.ckpt or .sqz)"""
@@ -46,7 +46,7 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalConfig(DataLoadingConfig, ModelConfig):
+class EvalConfig(DataLoadingConfig, TrainedModelConfig):
     """Evaluation: the network, its image size and its normalisation come from the model's file."""
 
     dataset: Optional[Dataset] = None
@@ -73,7 +73,7 @@ class ImagesConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class InferConfig(ModelConfig, ImagesConfig):
+class InferConfig(TrainedModelConfig, ImagesConfig):
     """Classification of images."""
 
     top_k: Count = 5

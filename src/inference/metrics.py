@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 from mindspore import nn
@@ -62,13 +64,35 @@ class Evaluation:
         return wrong[np.argsort(-self.losses[wrong], kind="stable")][:count]
 
     def summary(self) -> dict[str, float | int]:
-        """Return the figures for a whole data set."""
-        return {
-            "images": len(self.labels),
-            "accuracy": self.accuracy,
-            "top_5_accuracy": self.top_5_accuracy,
-            "loss": self.loss,
-        }
+        """Return the number of images and the value of each of METRICS."""
+        return {"images": len(self.labels), **{name: metric.of(self) for name, metric in METRICS.items()}}
+
+
+class Metric(NamedTuple):
+    """Figure of an evaluation.
+
+    of: computes it. label: its name on a screen. percent: whether it is shown as a percentage.
+    least_classes: with fewer it says nothing, and is not shown.
+    """
+
+    of: Callable[[Evaluation], float]
+    label: str
+    percent: bool = False
+    least_classes: int = 0
+
+
+# In result.json and on the screen, by name. A new metric is a function of an Evaluation and a row here.
+METRICS = {
+    "accuracy": Metric(lambda evaluation: evaluation.accuracy, "top-1", percent=True),
+    "top_5_accuracy": Metric(lambda evaluation: evaluation.top_5_accuracy, "top-5", percent=True, least_classes=6),
+    "loss": Metric(lambda evaluation: evaluation.loss, "loss"),
+}
+
+
+def describe(summary: Mapping[str, Any], num_classes: int) -> str:
+    """Return the metrics of a summary as a line of text."""
+    shown = ((name, metric) for name, metric in METRICS.items() if num_classes >= metric.least_classes)
+    return ", ".join(f"{m.label} {summary[name]:{'.2%' if m.percent else '.4f'}}" for name, m in shown)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from src.cli import signals
 from src.cli.signals import Interrupted
 from src.devices.processes import ProcessGroup, vector
 from src.model_card import ModelCard
+from src.optimizers.momentum import Momentum
 from src.training.callbacks import passed_multiple
 from src.training.state import State
 from src.training.write_failures import Writing
@@ -23,8 +24,8 @@ from src.training.write_failures import Writing
 # The prefix of the checkpoints, as in the MindSpore tutorial.
 CHECKPOINT_PREFIX = "SqueezeNet"
 STATE_KEY, LOCAL_KEY = "run_state", "local_values"
-# Recomputed from the configuration: the optimizer holds the rates of all steps, for each group of layers.
-NOT_SAVED = "learning_rate"
+# Recomputed: the rates of all steps, for each group of layers, from the configuration; and zeros.
+NOT_SAVED = ("learning_rate", f"{Momentum.UNUSED}.")
 # What training leaves different on each device: batch norm's statistics, and the sums over its images.
 LOCAL = (".moving_mean", ".moving_variance", "train_correct", "train_seen", "train_loss_sum")
 

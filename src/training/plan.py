@@ -122,7 +122,7 @@ def prepare(config: TrainConfig) -> Plan:
     for images in (validation, test):
         if images is not None:
             check_shares(images, group.size)
-    preprocessing = preprocessing_of(config.data, training)
+    preprocessing = preprocessing_of(config.data, training, target)
     num_classes = config.model.num_classes or len(training.classes)
     if num_classes < len(training.classes):
         raise UserError(f"num_classes: {num_classes} are too few for the data set, which has {len(training.classes)}")

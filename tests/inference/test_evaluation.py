@@ -144,7 +144,9 @@ def test_results_lie_beside_the_checkpoint_unless_a_folder_is_given(tiny, tmp_pa
 def test_a_data_set_of_other_classes_is_refused_with_both_lists_before_a_folder_is_made(tiny, tmp_path, made_images):
     train, test = ((split.images, split.labels) for split in (made_images.train, made_images.test))
     write_cifar10(tmp_path, train, test)
-    config = EvalConfig(str(tiny.folder / "best.ckpt"), "cifar10", str(tmp_path), output_path=str(tmp_path / "eval"))
+    config = EvalConfig(
+        str(tiny.folder / "best.ckpt"), dataset="cifar10", data_path=str(tmp_path), output_path=str(tmp_path / "eval")
+    )
     with pytest.raises(UserError, match=r"10 classes 0, 1, 2, 3, \.\.\.; cifar10 has the 10 classes airplane"):
         evaluate_model(config, CPU)
     assert not (tmp_path / "eval").exists()
@@ -154,13 +156,13 @@ def test_a_data_set_with_more_classes_than_the_network_is_refused(tiny, tmp_path
     images = {str(i): np.zeros((1, 8, 8, 3), np.uint8) for i in (*range(10), "more")}
     write_image_folder(tmp_path, {"train": images, "val": images})
     with pytest.raises(UserError, match=r"was trained on the 10 classes.*has the 11 classes"):
-        evaluate_model(EvalConfig(str(tiny.folder / "best.ckpt"), "image_folder", str(tmp_path)), CPU)
+        evaluate_model(EvalConfig(str(tiny.folder / "best.ckpt"), dataset="image_folder", data_path=str(tmp_path)), CPU)
 
 
 def test_a_split_that_the_data_set_lacks_is_refused(tiny, tmp_path):
     images = {str(i): np.zeros((1, 8, 8, 3), np.uint8) for i in range(10)}
     write_image_folder(tmp_path, {"train": images, "val": images})
-    config = EvalConfig(str(tiny.folder / "best.ckpt"), "image_folder", str(tmp_path), split="test")
+    config = EvalConfig(str(tiny.folder / "best.ckpt"), dataset="image_folder", data_path=str(tmp_path), split="test")
     with pytest.raises(UserError, match="no such folder"):
         evaluate_model(config, CPU)
 
