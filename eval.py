@@ -20,13 +20,11 @@ def main() -> None:
     config, device = parse(sys.argv[1:], "Evaluate a checkpoint.", EvalConfig, DeviceConfig, positional=CHECKPOINTS)
 
     from src.inference.evaluation import evaluate_checkpoint  # After the arguments are checked.
+    from src.inference.metrics import describe
 
     result = evaluate_checkpoint(config, device)
-    print(
-        f"{result['dataset']} {result['split']}, {result['images']:,} images: top-1 {result['accuracy']:.2%}, "
-        f"top-5 {result['top_5_accuracy']:.2%}, loss {result['loss']:.4f}"
-    )
     classes = result["accuracy_per_class"]
+    print(f"{result['dataset']} {result['split']}, {result['images']:,} images: {describe(result, len(classes))}")
     shown = list(classes.items())
     if len(shown) > MOST_CLASSES:
         shown = sorted((c for c in shown if c[1] is not None), key=lambda c: c[1])[:FEWEST]

@@ -37,7 +37,7 @@ def trained(real_cifar10, tmp_path_factory) -> SimpleNamespace:
 
 def test_training_learns_far_beyond_chance(trained):
     assert trained.result["test"]["images"] == 10_000
-    assert trained.result["test"]["accuracy"] > 0.25  # Chance is 0.10; five epochs gave 0.31.
+    assert trained.result["test"]["accuracy"] > 0.25  # Chance is 0.10; this gave 0.298.
     assert trained.result["steps"] == 6 * (5000 // 32)
 
 

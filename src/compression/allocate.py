@@ -9,6 +9,7 @@ https://arxiv.org/abs/2309.01885), its bias included.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Callable, Mapping, NamedTuple
 
 import numpy as np
@@ -141,12 +142,8 @@ def allocate(
         if log_price in files or not low <= log_price <= high:
             log_price = (low + high) / 2
     fitting = [file for file in files.values() if file[0] <= target_bytes]
-    best = max(fitting, key=_bytes) if fitting else min(files.values(), key=_bytes)
+    best = max(fitting, key=itemgetter(0)) if fitting else min(files.values(), key=itemgetter(0))
     return best[1]
-
-
-def _bytes(file: tuple[int, dict[str, np.ndarray]]) -> int:
-    return file[0]
 
 
 def _price(bits_at: Callable[[float], float], budget: float) -> float:

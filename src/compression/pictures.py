@@ -39,7 +39,7 @@ def histograms(path: Path, layers: Sequence[Layer]) -> None:
         title = f"{layer.name.removesuffix('.weight')}\n{np.mean(layer.compressed == 0):.0%} pruned"
         if len(values) <= _MOST_LINES:
             axes.vlines(values, 0, 0.15, transform=axes.get_xaxis_transform(), color="red", linewidth=0.5)
-            title += f", codebook of {len(values)}"
+            title += f", {len(values)} values"
         axes.set_title(title, fontsize=8)
         axes.tick_params(labelsize=6)
         axes.set_yticks([])

@@ -1,4 +1,4 @@
-"""Classification of image files with a checkpoint or an exported model."""
+"""Classify image files with a checkpoint or an exported model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GALLERY_IMAGES, GALLERY_PIXELS = 32, 256
 
 
 class Outputs(NamedTuple):
-    """What a model gives for N images: probabilities (N, classes); from a checkpoint also what they are made of.
+    """Outputs of a model for N images: probabilities (N, classes); from a checkpoint also features and maps.
 
     features, maps: MindSpore tensors, see Activations; they are large, and stay on the device until they are asked for.
     """
@@ -39,7 +39,7 @@ class Outputs(NamedTuple):
 
 
 class Classifier:
-    """A model that gives probabilities for images, whatever file it came from.
+    """A model that returns class probabilities for images, from a checkpoint or an exported model.
 
     prepare: makes of an image (H, W, 3) uint8 what the model takes.
     overlay: makes of what the model took and the map of a class a picture (image_size, image_size, 3) uint8, or None.
@@ -49,12 +49,12 @@ class Classifier:
         self.classes, self.prepare, self._outputs, self.overlay = classes, prepare, outputs, overlay
 
     def __call__(self, inputs: list[np.ndarray]) -> Outputs:
-        """Return the outputs for prepared images."""
+        """Return the outputs for preprocessed images."""
         return self._outputs(np.stack(inputs))
 
     @classmethod
     def from_checkpoint(cls, path: str) -> Classifier:
-        """Return the classifier of a checkpoint. Raises UserError when it cannot be used."""
+        """Load the classifier of a checkpoint. Raises UserError for an unusable checkpoint."""
         from mindspore import Tensor
 
         from src.network.cam import Activations, heat
@@ -76,7 +76,7 @@ class Classifier:
 
     @classmethod
     def from_exported(cls, path: str) -> Classifier:
-        """Return the classifier of a MINDIR or ONNX file. Raises UserError when it cannot be used."""
+        """Load the classifier of a MINDIR or ONNX file. Raises UserError for an unusable file."""
         spec = read_spec(Path(path))
         model = ExportedModel(Path(path), spec)
         preprocessing = Preprocessing.from_json(spec["preprocessing"])
@@ -87,7 +87,7 @@ class Classifier:
 
 
 def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any]], int]:
-    """Classify image files as configured, write predictions.json, the gallery and, when asked for, features.npz.
+    """Classify image files as configured; write predictions.json, the gallery and, on request, features.npz.
 
     Return the predictions, and how many files were skipped.
 
@@ -157,7 +157,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _image_paths(paths: list[str]) -> tuple[list[Path], list[UserError]]:
-    """Return the files that are given, those of folders among them, and what is wrong with the other paths."""
+    """Return the given files and those in given folders, and the errors for the other paths."""
     files, missing = [], []
     for path in map(Path, paths):
         found = image_files(path) if os.path.isdir(path) else [path] if os.path.isfile(path) else []
@@ -170,7 +170,7 @@ def _image_paths(paths: list[str]) -> tuple[list[Path], list[UserError]]:
 
 
 class _Read(NamedTuple):
-    """An image that was read: its file, what the model takes, and (H, W, 3) uint8 to be shown."""
+    """A loaded image: its file, the model's input, and (H, W, 3) uint8 for display."""
 
     file: Path
     inputs: np.ndarray
@@ -178,7 +178,7 @@ class _Read(NamedTuple):
 
 
 def _batches(files: list[Path], size: int, prepare: Callable, total: int) -> Iterator[list[_Read]]:
-    """Yield images, `size` at a time, of which one alone is in memory as large as it is."""
+    """Yield batches of `size` images, with at most one image in memory at its full resolution."""
     batch: list[_Read] = []
     for file in files:
         try:
@@ -195,7 +195,7 @@ def _batches(files: list[Path], size: int, prepare: Callable, total: int) -> Ite
 
 
 def _skip(error: UserError, total: int) -> None:
-    """Name on stderr what is left out. Raises the error itself when it is all there is."""
+    """Warn on stderr of skipped images. Raises the error itself if no image is left."""
     if total == 1:
         raise error
     print(f"warning: skipped: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint, and the files that come of it."""
+"""Evaluate a checkpoint and write the results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MISTAKES = 32
 
 
 class Flipped(nn.Cell):
-    """The mean of a network's outputs (N, classes) for images (N, C, H, W) and for their mirror images."""
+    """Test-time augmentation: the mean output (N, classes) for images (N, C, H, W) and their mirror images."""
 
     def __init__(self, net: nn.Cell):
         super().__init__(auto_prefix=False)
@@ -49,7 +49,7 @@ def evaluate(
     group: ProcessGroup = ALONE,
     max_broken_images: int = 0,
 ) -> Evaluation:
-    """Return the outcome of a network on every image of a source, each counted once by one process of the group."""
+    """Evaluate a network on a data set, each image once in one process of the group."""
     dataset = evaluation_pipeline(
         source, preprocessing, batch_size, num_workers, group.size, group.rank, max_broken_images, pad=True
     )
@@ -58,7 +58,7 @@ def evaluate(
 
 
 def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
-    """Evaluate a checkpoint as configured, write the folder of results, and return what is in result.json.
+    """Evaluate a checkpoint as configured, write the folder of results, and return the content of result.json.
 
     Of several processes of a group each evaluates its share, and the leading one writes. Raises UserError for a
     checkpoint, data or a folder that cannot be used.

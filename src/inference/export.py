@@ -1,4 +1,4 @@
-"""Exported models: the graph, and beside it as JSON what it takes and what it gives."""
+"""Export a network as a graph with a JSON specification of its input and output."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DYNAMIC_DIMENSION = "batch"
 
 
 class Deployed(nn.Cell):
-    """A network with what a server would otherwise do around it.
+    """A network together with the preprocessing and postprocessing of a server.
 
     uint8_input: take pixels (N, side, side, 3) uint8 and make the network's input of them here.
     softmax: give probabilities instead of logits.
@@ -51,7 +51,7 @@ class Deployed(nn.Cell):
 
 
 def export_checkpoint(config: ExportConfig, device: DeviceConfig) -> dict[str, Any]:
-    """Export a checkpoint as configured, check the file against the network, and return its specification.
+    """Export a checkpoint as configured, compare the file with the network, and return its specification.
 
     Batch norm is folded into the convolutions, where that can be; ONNX's runtimes would do so, MindSpore's do not.
 
@@ -93,7 +93,7 @@ def export_checkpoint(config: ExportConfig, device: DeviceConfig) -> dict[str, A
 
 
 def _target(config: ExportConfig) -> Path:
-    """Return the file to write. Raises UserError where it cannot be written."""
+    """Return the path of the output file. Raises UserError for a path that is not writable."""
     file, suffix = Path(config.file_name or Path(config.ckpt_path).with_suffix("")), SUFFIXES[config.file_format]
     if not file.name:
         raise UserError(f"{file}: is a folder; choose another --file_name")
@@ -108,7 +108,7 @@ def _target(config: ExportConfig) -> Path:
 
 @contextlib.contextmanager
 def _working_in(folder: Path) -> Iterator[None]:
-    """Make a folder the current one meanwhile."""
+    """Change the current folder while the body runs."""
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -141,7 +141,7 @@ def _random_input(spec: dict[str, Any], batch: int) -> np.ndarray:
 
 
 def _free_batch(file: Path) -> None:
-    """Make the first dimension of an ONNX model's input and output any number, which MindSpore writes as fixed."""
+    """Make the batch dimension of an ONNX model dynamic, which MindSpore exports as fixed."""
     import onnx
 
     model = onnx.load(str(file))

@@ -1,4 +1,4 @@
-"""An exported model and its specification, to run it."""
+"""Run an exported model according to its specification."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MAX_SPEC_BYTES, MAX_BATCH = 16 << 20, 1 << 16
 
 
 def spec_path(model_path: Path) -> Path:
-    """Return the file of the specification that lies beside an exported model."""
+    """Return the path of the specification next to an exported model."""
     return model_path.with_name(model_path.name + ".json")
 
 
 def digest(model_path: Path) -> str:
-    """Return the SHA-256 of an exported model, which its specification gives as `sha256`."""
+    """Return the SHA-256 of an exported model, which its specification holds as `sha256`."""
     found = hashlib.sha256()
     with open_file(model_path) as stream:
         for chunk in iter(lambda: stream.read(1 << 20), b""):
@@ -34,7 +34,7 @@ def digest(model_path: Path) -> str:
 
 
 def read_spec(model_path: Path) -> dict[str, Any]:
-    """Return the specification of an exported model. Raises UserError when it is missing or none."""
+    """Read the specification of an exported model. Raises UserError for a missing or invalid one."""
     if not os.path.isfile(model_path):  # Path.is_file raises for a name that is too long.
         raise UserError(f"{model_path}: there is no such model")
     path = spec_path(model_path)
@@ -50,7 +50,7 @@ def read_spec(model_path: Path) -> dict[str, Any]:
 
 
 def _check(spec: dict[str, Any]) -> None:
-    """Raise one of several exceptions for what is not a specification, or not one of a model of images."""
+    """Raise one of several exceptions unless values are the specification of an image model."""
     batch, *sides = spec["input"]["shape"]
     preprocessing = Preprocessing.from_json(spec["preprocessing"])
     size, side, pixels = preprocessing.image_size, preprocessing.side, spec["input"]["dtype"] == "uint8"
@@ -67,7 +67,7 @@ def _check(spec: dict[str, Any]) -> None:
 
 
 class ExportedModel:
-    """A MINDIR or ONNX file that runs. Raises UserError for a file that is missing, damaged or of another kind."""
+    """An exported MINDIR or ONNX model. Raises UserError for a missing or damaged file, or one of another kind."""
 
     def __init__(self, path: Path, spec: dict[str, Any]):
         self.path, self.spec = path, spec
@@ -85,7 +85,7 @@ class ExportedModel:
             ) from None
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """Return the output for inputs of any number, run in batches of the model's size.
+        """Return the outputs for any number of inputs, run in batches of the model's size.
 
         Raises UserError when the model takes or gives something else than its specification says.
         """

@@ -1,4 +1,4 @@
-"""Optimizers by name, with the same arguments for all.
+"""Registry of optimizers, with the same arguments for all.
 
 A builder takes parameters, or groups of them (src/optimizers/groups.py); the learning rate of each step, (steps,)
 float32; momentum, which adaptive optimizers ignore; weight_decay, the L2 penalty where nothing else is said; and
@@ -13,12 +13,13 @@ from mindspore import Tensor, nn
 
 from src.devices.silence import quiet
 from src.optimizers.adamw import AdamW
+from src.optimizers.momentum import Momentum
 from src.optimizers.muon import Muon
 
 
 def momentum(parameters: list, learning_rate: Tensor, momentum: float, **common: Any) -> nn.Optimizer:
     """Return SGD with momentum."""
-    return nn.Momentum(parameters, learning_rate, momentum, **common)
+    return Momentum(parameters, learning_rate, momentum, **common)
 
 
 def nesterov(parameters: list, learning_rate: Tensor, momentum: float, **common: Any) -> nn.Optimizer:

@@ -69,7 +69,7 @@ def watch(request: dict) -> None:
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
         sink_size = options.get("sink_size", -1)
         say("train", sink=dataset_sink_mode, sink_size=sink_size, batches=train_dataset.get_dataset_size())
-        callbacks = [*callbacks, Witness(request.get("signal_at"))]
+        callbacks = [Witness(request.get("signal_at")), *callbacks]  # First: the signal is for this step.
         return _train(self, epoch, train_dataset, callbacks, dataset_sink_mode, **options)
 
     def eval_said(self, valid_dataset, *args, **options):

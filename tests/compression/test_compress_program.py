@@ -117,7 +117,7 @@ def test_without_images_it_says_so_and_a_compressed_file_can_be_compressed(folde
     first, _ = decode(source.read_bytes())
     second, _ = decode((output / "net.sqz").read_bytes())
     assert all(second[name].tobytes() == array.tobytes() for name, array in first.items())
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match="already contains a run"):
         compress(configuration)
 
 
@@ -195,7 +195,7 @@ def test_labels_that_do_not_fit_are_named(folder):
     _, card = load_network(folder / "net.ckpt")
     for text, message in (
         ("image,label\n0.png,0", "no row for 1.png"),
-        ("image,label\n0.png,11", "line 2: '11' is none of the 10 classes"),
+        ("image,label\n0.png,11", "line 2: '11' is not one of the 10 classes"),
         ("file,label\n0.png,1", "no column 'image'"),
     ):
         (folder / "wrong.csv").write_text(text)

@@ -18,7 +18,7 @@ from src.dataset import (
 )
 from src.dataset.cifar10 import MEAN, STD
 from src.dataset.preprocessing import Preprocessing
-from src.dataset.source import ArraySource
+from src.dataset.source import ArraySource, Subset
 from tests.made_data import (
     by_class,
     read_all,
@@ -200,7 +200,7 @@ def test_evaluation_shards_hold_every_image_exactly_once(count, num_shards, batc
 
 
 def test_fewer_images_than_evaluating_devices_is_an_error():
-    assert "3 images cannot be shared by 4 devices" in refusal(evaluation_order, 3, 1, 4, 0)
+    assert "3 images are too few for 4 devices" in refusal(evaluation_order, 3, 1, 4, 0)
 
 
 def test_training_drops_the_remainder():
@@ -324,7 +324,7 @@ def test_train_images_are_taken_from_what_val_split_leaves(made):
     train, _ = images_of(made, "train", val_split=0.2, train_images=80)
     assert not set(train) & set(images_of(made, "val", val_split=0.2)[0])
     message = refusal(images_of, made, "train", val_split=0.2, train_images=81)
-    assert message == "train_images: 81 are more than the 80 training images there are"
+    assert message == "train_images: 81 is more than the 80 training images"
 
 
 def test_splits_are_those_that_the_data_set_has(made, made_folders, tmp_path, monkeypatch):
@@ -425,3 +425,17 @@ def test_several_devices_see_together_what_one_sees_with_the_whole_batch():
     shards = [training_inputs(num_shards=3, shard_id=i, batch_size=4) for i in range(3)]
     for epoch, whole in enumerate(training_inputs()):
         np.testing.assert_array_equal(np.concatenate([shard[epoch] for shard in shards], axis=1), whole)
+
+
+def test_an_ascend_preprocesses_images_of_one_size_unless_that_is_not_to_be(made):
+    source = open_source(DataConfig(data_path=str(made)), "train")
+
+    def on_device(target: str = "Ascend", images=source, **keys) -> bool:
+        return preprocessing_of(DataConfig(data_path=str(made), **keys), images, target).on_device
+
+    assert on_device() and on_device(augment="crop_flip") and on_device("CPU", preprocess="device")
+    assert not on_device("CPU") and not on_device("GPU") and not on_device(preprocess="host")
+    assert not on_device(resizer="pillow") and not on_device(fit="center_crop", augment="crop_flip")
+    of_any_size = Subset(source, np.arange(10))
+    of_any_size.native_size = None
+    assert not on_device(images=of_any_size)

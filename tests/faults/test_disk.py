@@ -47,7 +47,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_or_stops_as_configured(tmpfs, f
                     for line in process.stdout:
                         if "warning: checkpoint" in line:
                             break
-                    assert "cannot be written: No space left on device; the training goes on" in line
+                    assert "cannot be written: No space left on device; training continues" in line
                     filling.unlink()
                 _, stderr = process.communicate()
                 for file in (run / "checkpoints").glob("*.ckpt"):

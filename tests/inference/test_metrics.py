@@ -5,7 +5,7 @@ import pytest
 from mindspore import Tensor
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
-from src.inference.metrics import Classification, Evaluation
+from src.inference.metrics import METRICS, Classification, Evaluation, describe
 
 
 def measure(logits: np.ndarray, labels, batch_size: int = 4) -> Evaluation:
@@ -101,3 +101,14 @@ def test_clear_forgets_the_images_of_a_former_evaluation():
     metric.clear()
     metric.update(Tensor(np.eye(2, dtype=np.float32)[:1]), Tensor(np.array([0], np.int32)))
     assert metric.eval().summary()["images"] == 1 and metric.eval().accuracy == 1
+
+
+def test_every_metric_is_in_the_summary_and_top_5_is_shown_only_where_it_can_be_wrong():
+    evaluation = Evaluation(
+        *(np.array(column) for column in ([0, 1], [0, 1], [0, 0], [0.9, 0.8], [0.1, 0.3], [1, 1])), 6
+    )
+    summary = evaluation.summary()
+    assert summary == {"images": 2, "accuracy": 0.5, "top_5_accuracy": 1.0, "loss": pytest.approx(0.2)}
+    assert set(METRICS) == summary.keys() - {"images"}
+    assert describe(summary, 6) == "top-1 50.00%, top-5 100.00%, loss 0.2000"
+    assert describe(summary, 5) == "top-1 50.00%, loss 0.2000"

@@ -363,7 +363,7 @@ def test_more_images_a_step_than_there_are_is_an_error(two):
 
 @pytest.mark.parametrize("name", ["validation", "test"])
 def test_fewer_images_to_evaluate_than_devices_are_an_error_before_anything_is_trained(four, name):
-    message = "3 images cannot be shared by 4 devices; evaluate on fewer devices"
+    message = "3 images are too few for 4 devices; evaluate on fewer devices"
     assert all(message in found for found in refused(four, name))
 
 

@@ -144,7 +144,7 @@ def test_the_exported_graph_resizes_too(tiny_device_run, tmp_path, file_format):
 def test_what_does_not_go_together_is_refused(tmp_path):
     device = {**BRIEF, "preprocess": "device"}
     early = configuration(**device, early_size=8, early_epochs=1)
-    assert refusal(early.check).startswith("preprocess: device resizes to one size")
+    assert refusal(early.check).startswith("preprocess: device supports early_size only with fit crop")
     parts = configuration(**device, fit="center_crop", augment="crop_flip")
     assert refusal(parts.check).startswith("preprocess: device does not resize random parts")
     write_image_folder(tmp_path, {"train": {"a": noise(2, 9), "b": noise(2, 12)}})
