@@ -40,9 +40,10 @@ def test_train_prints_the_device_what_it_trains_and_both_accuracies(trained):
     lines = done.stdout.splitlines()
     assert lines[0] == "device: CPU" and lines[1].startswith("SqueezeNet cifar: 146,570 parameters")
     result = json.loads((folder / "run" / "result.json").read_text())
-    assert lines[-3] == f"validation accuracy {result['validation']['accuracy']:.2%} (best.ckpt)"
-    assert lines[-2] == f"test accuracy {result['test']['accuracy']:.2%} (best.ckpt)"
-    assert " images/s, " in lines[-1] and "peak memory" in lines[-1] and lines[-1].endswith("all of it in run")
+    assert lines[-4] == f"validation accuracy {result['validation']['accuracy']:.2%} (best.ckpt)"
+    assert lines[-3] == f"test accuracy {result['test']['accuracy']:.2%} (best.ckpt)"
+    assert " images/s, " in lines[-2] and "peak memory" in lines[-2] and lines[-2].endswith("all of it in run")
+    assert lines[-1] == "next: python infer.py --ckpt_path run/best.ckpt --images FILE_OR_FOLDER"
     assert [entry.name for entry in folder.iterdir() if entry.is_dir()] == ["run"]
 
 
@@ -186,7 +187,7 @@ def test_eval_of_a_thousand_classes_prints_the_ten_that_did_worst(monkeypatch, c
         "loss": 2.0,
     }
     found = {**result, "accuracy_per_class": accuracies, "output_path": "eval"}
-    monkeypatch.setattr("src.inference.evaluation.evaluate_checkpoint", lambda config, device: found)
+    monkeypatch.setattr("src.inference.evaluation.evaluate_model", lambda config, device: found)
     monkeypatch.setattr(sys, "argv", ["eval.py", "--ckpt_path", "net.ckpt"])
     program.main()
     lines = capsys.readouterr().out.splitlines()

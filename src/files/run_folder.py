@@ -42,17 +42,21 @@ def output_folder(folder: Path, *names: str) -> Iterator[None]:
         raise
 
 
-def check_run_folder(folder: Path, entries: Iterable[str], overwrite: bool) -> list[Path]:
+def check_run_folder(
+    folder: Path, entries: Iterable[str], overwrite: bool, resumable: Iterable[str] = ()
+) -> list[Path]:
     """Return the existing files of a run in a folder, among the names `entries`.
 
-    Raises UserError if there are any, unless with `overwrite`, and for a file in the folder's place.
+    resumable: names of a run that --resume continues. Raises UserError if there are any entries, unless with
+    `overwrite`, and for a file in the folder's place.
     """
     if os.path.exists(folder) and not os.path.isdir(folder):  # Path's own raise for a name that is too long.
         raise UserError(f"{folder}: this is a file, not a folder; choose another --output_path")
     present = [folder / name for name in entries if os.path.lexists(folder / name)]
     if present and not overwrite:
+        resume = "continue it with --resume, " if any(os.path.lexists(folder / name) for name in resumable) else ""
         raise UserError(
-            f"{folder}: already contains a run; choose another --output_path, or replace it with --overwrite"
+            f"{folder}: already contains a run; {resume}choose another --output_path, or replace it with --overwrite"
         )
     return present
 

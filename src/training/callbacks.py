@@ -145,6 +145,7 @@ class Evaluator(Callback):
         self.model, self.dataset, self.steps, self.on_result = model, dataset, steps, on_result
         self.last_step = last_step
         self.seconds = 0.0
+        self.announce: Callable[[], None] = lambda: None  # Called when an evaluation begins.
         self.best: dict | None = None  # The step and the summary of the first evaluation of the highest accuracy.
         self._evaluated_step = 0
 
@@ -169,6 +170,7 @@ class Evaluator(Callback):
 
     def _evaluate(self, cb) -> None:
         start = time.perf_counter()
+        self.announce()
         evaluation = self.model.eval(self.dataset, dataset_sink_mode=False)["evaluation"]
         cb.train_network.set_train(True)  # model.eval leaves the shared layers in evaluation mode.
         is_best = self.best is None or evaluation.accuracy > self.best["accuracy"]

@@ -72,13 +72,17 @@ class Checkpoints(Callback):
             return  # Saved after the other callbacks' work at an epoch's end.
         if signal or minutes_due or passed_multiple(cb, self.steps):
             self._save(cb.cur_step_num)
-        if signal:
-            raise Interrupted(signal)
+        self._obey(signal, cb.cur_step_num)
 
     def on_train_epoch_end(self, run_context):
-        self._save(run_context.original_args().cur_step_num)
-        signal, _ = self._agreed()
+        step = run_context.original_args().cur_step_num
+        self._save(step)
+        self._obey(self._agreed()[0], step)
+
+    def _obey(self, signal: int, step: int) -> None:
+        """Raise Interrupted after a signal, once the user knows how to go on."""
         if signal:
+            self.writing.say(f"stopped at step {step}; continue with: python train.py --resume {self.folder.parent}")
             raise Interrupted(signal)
 
     def _agreed(self) -> tuple[int, bool]:

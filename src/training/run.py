@@ -54,7 +54,7 @@ def train(config: TrainConfig) -> dict:
     start = time.perf_counter()
     folder = Path(config.run.output_path)
     if not is_worker():  # In a process group, only the main process sees the folder.
-        check_run_folder(folder, () if config.run.resume else RUN_ENTRIES, config.run.overwrite)
+        check_run_folder(folder, () if config.run.resume else RUN_ENTRIES, config.run.overwrite, (CHECKPOINTS,))
     plan = prepare(config)
     with locked(folder, plan.group.is_main_process):
         begun = begun_run(folder, plan.group) if config.run.resume else None
@@ -158,6 +158,7 @@ def evaluate_final(plan: Plan, outcome: Outcome) -> dict:
     figures: dict = {"checkpoint": checkpoint, "validation": outcome.best, "test": None}
     images = plan.test or plan.validation
     if images:
+        print(f"evaluating {checkpoint} on {len(images):,} {'test' if plan.test else 'validation'} images", flush=True)
         net, card = load_network(group.file(plan.folder / checkpoint))
         evaluation = evaluate(
             net,

@@ -163,6 +163,7 @@ class Session:
                 pad=True,
             )
             self.evaluator = Evaluator(self.model, images, run.eval_steps, len(plan.rates), self._on_evaluation)
+            self.evaluator.announce = lambda: self.progress.phase(f"validating {len(plan.validation):,} images")
             self.progress.evaluator = self.parts["evaluator"] = self.evaluator
         checkpoints = Checkpoints(
             self.model.train_network,
