@@ -79,7 +79,7 @@ class Preprocessing:
         return self.from_pixels(self.fit_image(image))
 
     def from_pixels(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the input for pixels (side, side, 3) uint8, as the graph makes it where that resizes them."""
+        """Return the network's input for pixels (side, side, 3) uint8, computed as in the graph."""
         pixels, matrix = pixels.astype(np.float32), self.resizing()
         if matrix is not None:
             pixels = np.einsum("yh,hwc,xw->yxc", matrix, pixels, matrix, optimize=True)
@@ -111,7 +111,7 @@ class Preprocessing:
         return matrix[start : start + self.image_size]
 
     def steps(self, pixels: bool) -> list[dict[str, Any]]:
-        """Return how a program of any language prepares an image file: the steps of docs/DEPLOYMENT.md, for JSON.
+        """Return the preprocessing of an image file as JSON steps for other programs (docs/DEPLOYMENT.md).
 
         pixels: stop at the (side, side, 3) uint8 of a model that does the rest itself.
         """

@@ -76,7 +76,7 @@ class Classifier:
 
     @classmethod
     def from_exported(cls, model: ExportedModel) -> Classifier:
-        """Return the classifier of an exported model."""
+        """Load the classifier of an exported model."""
         prepare = model.preprocessing.fit_image if model.takes_pixels else model.preprocessing
         return cls(model.spec["classes"], prepare, lambda inputs: Outputs(softmax(model.logits(inputs))))
 

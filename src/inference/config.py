@@ -39,7 +39,7 @@ class TrainedModelConfig:
 
     @property
     def path(self) -> str:
-        """The file of the model. Raises UserError unless one is given, and only one."""
+        """The model's file. Raises UserError unless exactly one is given."""
         if bool(self.ckpt_path) == bool(self.model_path):
             raise UserError("give either --ckpt_path (a checkpoint) or --model_path (an exported model)")
         return self.ckpt_path or self.model_path

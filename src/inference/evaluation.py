@@ -68,7 +68,7 @@ def evaluate_exported(
     group: ProcessGroup = ALONE,
     max_broken_images: int = 0,
 ) -> Evaluation:
-    """Return the outcome of an exported model on every image of a source; as in evaluate.
+    """Evaluate an exported model on a data set; see evaluate.
 
     flip: average the outputs for an image and its mirror image.
     """

@@ -1,4 +1,4 @@
-"""Run exported models, each by one of the runtimes, according to their specification."""
+"""Run exported models according to their specification, each by one of the runtimes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def read_spec(model_path: Path) -> dict[str, Any]:
 
 
 def card_of(spec: dict[str, Any], path: Path) -> ModelCard:
-    """Return the model card in a specification read from a file. Raises UserError when there is none."""
+    """Return the model card in a specification. Raises UserError for a specification without one."""
     names = [field.name for field in dataclasses.fields(ModelCard) if field.name in spec]
     return ModelCard.read({name: spec[name] for name in names}, path)
 
@@ -138,14 +138,14 @@ class ExportedModel:
         return output
 
     def logits(self, inputs: np.ndarray) -> np.ndarray:
-        """Return logits, or logarithms of probabilities, whose softmax is the same, where the model gives those."""
+        """Return logits, or log probabilities, which have the same softmax, if the model returns probabilities."""
         output = self(inputs)
         given = self.spec["output"]["what"] == "logits"
         return output if given else np.log(np.maximum(output, np.finfo(np.float32).tiny))
 
     @property
     def card(self) -> ModelCard:
-        """The model card of the network. Raises UserError when the specification holds none."""
+        """The network's model card. Raises UserError for a specification without one."""
         return card_of(self.spec, self._spec)
 
     @property
@@ -154,7 +154,7 @@ class ExportedModel:
 
 
 def open_model(path: str | Path, runtime: str | None, device: Any) -> ExportedModel:
-    """Return an exported model on a device. Raises UserError when it cannot be used.
+    """Open an exported model on a device. Raises UserError for an unusable model.
 
     runtime: see ExportedModel. device: a DeviceConfig.
     """
@@ -168,7 +168,7 @@ def open_model(path: str | Path, runtime: str | None, device: Any) -> ExportedMo
 
 
 def runtime_of(path: Path) -> str:
-    """Return the name of the runtime for files of this name. Raises UserError when there is none."""
+    """Return the name of the runtime for a file, by its suffix. Raises UserError for an unknown suffix."""
     if path.name.endswith(CONVERTED):
         return "lite"
     if path.suffix in (".ckpt", ".sqz"):

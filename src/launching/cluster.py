@@ -48,14 +48,14 @@ def plan(options: argparse.Namespace) -> Cluster:
     """Return the checked placement of the workers. Raises UserError for every mistake that shows before the start."""
     nodes, node = options.nnodes, options.node_rank
     if nodes < 1:
-        raise UserError(f"--nnodes: {nodes} is not allowed;  it is the number of hosts, 1 or more")
+        raise UserError(f"--nnodes: {nodes} is not allowed; it is the number of hosts, 1 or more")
     if not 0 <= node < nodes:
         raise UserError(
             f"--node_rank: {node} is not allowed with --nnodes {nodes}; hosts are numbered 0 to {nodes - 1}"
         )
     for name in ("join_timeout", "grace_time"):
         if not getattr(options, name) > 0:
-            raise UserError(f"--{name}: {getattr(options, name):g} is not allowed;  give a number of seconds above 0")
+            raise UserError(f"--{name}: {getattr(options, name):g} is not allowed; give a number of seconds above 0")
     devices = count_devices(options)
     cores = () if options.bind_core is None else bound_cores(options.bind_core, devices)
     return Cluster(nodes, node, devices, *_scheduler(options), cores)
@@ -74,7 +74,7 @@ def bound_cores(option: str, devices: int) -> tuple[set[int], ...]:
         cores = ()
     if len(cores) != devices or not all(worker and worker <= set(available) for worker in cores):
         form = f'give each of {devices} workers some of the cores {available}, as {{"device0": ["0-3"], ...}}'
-        raise UserError(f"--bind_core: {option} is not allowed;  {form}")
+        raise UserError(f"--bind_core: {option} is not allowed; {form}")
     return cores
 
 
@@ -95,7 +95,7 @@ def count_devices(options: argparse.Namespace) -> int:
             raise UserError(f"--total_devices: {uneven}; every host takes the same number")
         wanted = options.total_devices // options.nnodes
     if wanted is not None and wanted < 1:
-        raise UserError(f"{option}: {wanted} is not allowed;  a host takes part with 1 device or more")
+        raise UserError(f"{option}: {wanted} is not allowed; a host takes part with 1 device or more")
     if options.device_target == "CPU":
         return wanted or CPU_WORKERS
     visible, source = visible_devices(options.device_target)
@@ -151,7 +151,7 @@ def _scheduler(options: argparse.Namespace) -> tuple[str, int]:
     ports = (port, port + 1) if options.nnodes > 1 else (port,)
     highest = 65536 - len(ports)
     if not 1024 <= port <= highest:
-        raise UserError(f"--master_port: {port} is not allowed;  choose one of 1024 to {highest}")
+        raise UserError(f"--master_port: {port} is not allowed; choose one of 1024 to {highest}")
     for number in ports if options.node_rank == 0 else ():
         try:
             listen(address, number).close()

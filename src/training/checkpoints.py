@@ -80,7 +80,7 @@ class Checkpoints(Callback):
         self._obey(self._agreed()[0], step)
 
     def _obey(self, signal: int, step: int) -> None:
-        """Raise Interrupted after a signal, once the user knows how to go on."""
+        """Raise Interrupted after a signal, and tell the user how to resume."""
         if signal:
             self.writing.say(f"stopped at step {step}; continue with: python train.py --resume {self.folder.parent}")
             raise Interrupted(signal)

@@ -325,12 +325,12 @@ TWO = ["--nnodes", "2"]
         ([*TWO, "--master_addr", "localhost"], "--master_addr: localhost is 127.0.0.1, which other hosts cannot reach"),
         (["--master_addr", "192.0.2.1"], "--master_addr: 192.0.2.1 is not an address of this host"),
         (["--master_addr", "no.such.host.invalid"], "--master_addr: no.such.host.invalid: "),
-        (["--master_port", "80"], "--master_port: 80 is not allowed;  choose one of 1024 to 65535"),
+        (["--master_port", "80"], "--master_port: 80 is not allowed; choose one of 1024 to 65535"),
         (["--join_timeout", "0"], "--join_timeout: 0 is not allowed"),
         (["--device_id", "3", *ASCEND], "--device_id: each worker takes the device of its own rank; choose devices"),
         (["--ckpt_path", "a", "--pretrained", "b"], "--ckpt_path: the same as --pretrained"),
         (["--lr_decay_mode", "cosin"], "lr_decay_mode: 'cosin' is not allowed"),
-        (["--bind_core", "yes"], "--bind_core: yes is not allowed;  give each of 2 workers some of the cores ["),
+        (["--bind_core", "yes"], "--bind_core: yes is not allowed; give each of 2 workers some of the cores ["),
         (["--bind_core", '{"device0": ["0"]}'], '--bind_core: {"device0": ["0"]} is not allowed'),
         (["--bind_core", '{"device0": ["0"], "device1": ["99999"]}'], "--bind_core: {"),
         (["--bind_core", '{"device0": ["0"], "device1": [0]}'], "--bind_core: {"),
@@ -358,7 +358,7 @@ def test_no_device_is_one_line(target, kind, mistake, monkeypatch, tmp_path):
 def test_a_refusal_is_one_line_and_status_2_from_the_script_too(environment, tmp_path):
     done = Launcher(tmp_path, environment, None, "--devices", "0").end()
     assert (done.status, done.out) == (2, "")
-    assert done.err == "error: --devices: 0 is not allowed;  a host takes part with 1 device or more\n"
+    assert done.err == "error: --devices: 0 is not allowed; a host takes part with 1 device or more\n"
 
 
 @pytest.mark.parametrize(
