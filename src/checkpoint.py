@@ -160,7 +160,7 @@ def read_checkpoint(path: str | Path) -> dict[str, ms.Parameter]:
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long.
         raise UserError(f"{path}: there is no such checkpoint; give a .ckpt that train.py or convert.py has written")
     if Path(path).suffix != ".ckpt":
-        raise UserError(f"{path}: a checkpoint's name ends in .ckpt; for .mindir and .onnx use infer.py --model_path")
+        raise UserError(f"{path}: not named .ckpt; give an exported model to infer.py or eval.py with --model_path")
     try:
         with silent():  # MindSpore also logs its exceptions.
             parameters = ms.load_checkpoint(str(path), crc_check=True)

@@ -155,7 +155,7 @@ def test_a_missing_file_a_folder_and_a_file_of_another_kind_are_refused(saved, t
     (tmp_path / "folder.ckpt").mkdir()
     assert "no such checkpoint" in message(load_network, tmp_path / "folder.ckpt")
     saved[1].rename(tmp_path / "net.mindir")
-    assert "infer.py --model_path" in message(load_network, tmp_path / "net.mindir")
+    assert "infer.py or eval.py with --model_path" in message(load_network, tmp_path / "net.mindir")
 
 
 @pytest.mark.parametrize("dropped", ["classifier.1.bias", "features.0.conv.weight"])

@@ -187,7 +187,7 @@ def test_eval_of_a_thousand_classes_prints_the_ten_that_did_worst(monkeypatch, c
         "loss": 2.0,
     }
     found = {**result, "accuracy_per_class": accuracies, "output_path": "eval"}
-    monkeypatch.setattr("src.inference.evaluation.evaluate_checkpoint", lambda config, device: found)
+    monkeypatch.setattr("src.inference.evaluation.evaluate_model", lambda config, device: found)
     monkeypatch.setattr(sys, "argv", ["eval.py", "--ckpt_path", "net.ckpt"])
     program.main()
     lines = capsys.readouterr().out.splitlines()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, Optional
 
@@ -13,9 +12,8 @@ from onnx import numpy_helper
 
 from src.conversion.names import NAMINGS
 from src.conversion.source import Foreign, read_weights, to_float32
-from src.inference.classify import softmax
-from src.inference.exported_model import read_spec, spec_path
-from src.model_card import ModelCard
+from src.inference.exported_model import card_of, read_spec, spec_path
+from src.inference.metrics import softmax
 from src.network.convolutions import FIRST_FIRE
 from src.squeezenet import SqueezeNet
 
@@ -53,9 +51,7 @@ def read_onnx(path: Path) -> Foreign:
     batch, size = graph.input_shape()
     card = None
     if spec_path(path).is_file():
-        spec = read_spec(path)
-        names = [field.name for field in dataclasses.fields(ModelCard) if field.name in spec]
-        card = ModelCard.read({name: spec[name] for name in names}, spec_path(path))
+        card = card_of(read_spec(path), spec_path(path))
     return Foreign(tensors, facts, card, size, lambda net: _check(net, content, (batch, 3, size, size)))
 
 

@@ -11,7 +11,7 @@ from src.cli.errors import UserError
 from src.dataset import mixing
 from src.dataset.augmentation import Drawn, pixel_changes, training_stages
 from src.dataset.options import DataConfig
-from src.dataset.preprocessing import Preprocessing, evaluation_transforms
+from src.dataset.preprocessing import Preprocessing, evaluation_transforms, fit_transforms
 from src.dataset.sampling import Batches, Epochs, EvaluationPixels, EvaluationRows, Steps, TrainingPixels, TrainingRows
 from src.dataset.source import Source, Subset
 
@@ -107,11 +107,13 @@ def evaluation_pipeline(
     shard_id: int = 0,
     max_broken_images: int = 0,
     pad: bool = False,
+    pixels: bool = False,
 ) -> ds.Dataset:
     """Return batches in the order of the data set, each image once over all shards.
 
     Each shard holds every num_shards-th image. The last batch may be smaller, or with `pad` is filled with rows of
-    EvaluationRows.NO_IMAGE, so that all batches have one shape and the graph is compiled only once.
+    EvaluationRows.NO_IMAGE, so that all batches have one shape and the graph is compiled only once. With `pixels` the
+    images are uint8 (N, side, side, 3), for a model that normalises them itself.
     """
     check_shards(source, num_shards)
     if num_shards > 1:
@@ -128,7 +130,8 @@ def evaluation_pipeline(
         return _generator(Batches(rows, members, batches), columns, order, 1)
     rows = EvaluationRows(source, preprocessing, count, max_broken_images)
     images = _generator(rows, columns, order, _readers(source, num_workers))
-    images = images.map(evaluation_transforms(preprocessing), "image", num_parallel_workers=_workers(num_workers))
+    transforms = (fit_transforms if pixels else evaluation_transforms)(preprocessing)
+    images = images.map(transforms, "image", num_parallel_workers=_workers(num_workers))
     return images.batch(batch_size, drop_remainder=False)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 from mindspore.dataset import vision
@@ -76,7 +76,11 @@ class Preprocessing:
         """Preprocess one image."""
         if not self.on_device:
             return np.ascontiguousarray(applied(evaluation_transforms(self), self.to_scale(image)))
-        pixels, matrix = self.fit_image(image).astype(np.float32), self.resizing()
+        return self.from_pixels(self.fit_image(image))
+
+    def from_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the input for pixels (side, side, 3) uint8, as the graph makes it where that resizes them."""
+        pixels, matrix = pixels.astype(np.float32), self.resizing()
         if matrix is not None:
             pixels = np.einsum("yh,hwc,xw->yxc", matrix, pixels, matrix, optimize=True)
         return np.ascontiguousarray(applied([*normalization(self), vision.HWC2CHW()], pixels))
@@ -96,7 +100,7 @@ class Preprocessing:
         rows of a larger one.
         """
         size = self.shorter_side if self.fit == "center_crop" else self.image_size
-        if not self.on_device or self.fit == "crop" or size == self.side:
+        if not self.on_device or self.fit == "crop" or size == self.side == self.image_size:
             return None
         places = np.clip((np.arange(size) + 0.5) * self.side / size - 0.5, 0, self.side - 1)
         low = np.floor(places).astype(int)
@@ -105,6 +109,38 @@ class Preprocessing:
         matrix[np.arange(size), np.minimum(low + 1, self.side - 1)] += (places - low).astype(np.float32)
         start = (size - self.image_size) // 2
         return matrix[start : start + self.image_size]
+
+    def steps(self, pixels: bool) -> list[dict[str, Any]]:
+        """Return how a program of any language prepares an image file: the steps of docs/DEPLOYMENT.md, for JSON.
+
+        pixels: stop at the (side, side, 3) uint8 of a model that does the rest itself.
+        """
+        size, native, exact = self.image_size, self.native_size, self.resizer != "mindspore"
+
+        def resize(**to: Any) -> dict[str, Any]:
+            return {"step": "resize", **to, "antialias": exact or self.fit == "crop", "round": True}
+
+        steps: list[dict[str, Any]] = [{"step": "decode", "mode": "RGB", "upright": True}]
+        if self.fit == "crop":
+            steps += [resize(shorter_side=native, longer_side="nearest", only_if_larger=True)] if native else []
+            steps += [{"step": "crop", "size": size}]
+        elif self.fit == "resize":
+            steps += [resize(width=self.side, height=self.side)]
+        else:
+            shorter_side = self.side if self.on_device else self.shorter_side
+            steps += [resize(shorter_side=shorter_side, longer_side="floor"), {"step": "crop", "size": self.side}]
+        if pixels:
+            return steps
+        if self.resizing() is not None:
+            full = self.shorter_side if self.fit == "center_crop" else size
+            steps += [{"step": "resize", "width": full, "height": full, "antialias": False, "round": False}]
+            steps += [{"step": "crop", "size": size}] if full != size else []
+        if self.normalize == "per_image":
+            steps += [{"step": "standardize", "least_std": (3 * size**2) ** -0.5}]
+        else:
+            mean, std = ([255 * value for value in values] for values in (self.mean, self.std))
+            steps += [{"step": "normalize", "mean": mean, "std": std}]
+        return [*steps, {"step": "transpose", "to": "CHW"}]
 
     def pixels(self, image: np.ndarray) -> np.ndarray:
         """Return an image of the data set, (native_size, native_size, 3), as the graph's input (side, side, 3).

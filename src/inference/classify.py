@@ -15,13 +15,13 @@ from src.checkpoint import load_network
 from src.cli.errors import UserError
 from src.config import DeviceConfig
 from src.dataset.image_folder import image_files
-from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import load_image, printable
 from src.devices.device import select_device
 from src.files.atomic import write_arrays, write_json
 from src.files.run_folder import output_folder
 from src.inference.config import InferConfig
-from src.inference.exported_model import ExportedModel, read_spec
+from src.inference.exported_model import ExportedModel, open_model
+from src.inference.metrics import softmax
 
 PREDICTIONS, GALLERY, FEATURES = "predictions.json", "predictions.png", "features.npz"
 GALLERY_IMAGES, GALLERY_PIXELS = 32, 256
@@ -75,15 +75,10 @@ class Classifier:
         return cls(card.classes, card.preprocessing, outputs, overlay)
 
     @classmethod
-    def from_exported(cls, path: str) -> Classifier:
-        """Load the classifier of a MINDIR or ONNX file. Raises UserError for an unusable file."""
-        spec = read_spec(Path(path))
-        model = ExportedModel(Path(path), spec)
-        preprocessing = Preprocessing.from_json(spec["preprocessing"])
-        prepare = preprocessing.fit_image if spec["input"]["dtype"] == "uint8" else preprocessing
-        if spec["output"]["what"] == "probabilities":
-            return cls(spec["classes"], prepare, lambda inputs: Outputs(model(inputs)))
-        return cls(spec["classes"], prepare, lambda inputs: Outputs(softmax(model(inputs))))
+    def from_exported(cls, model: ExportedModel) -> Classifier:
+        """Return the classifier of an exported model."""
+        prepare = model.preprocessing.fit_image if model.takes_pixels else model.preprocessing
+        return cls(model.spec["classes"], prepare, lambda inputs: Outputs(softmax(model.logits(inputs))))
 
 
 def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any]], int]:
@@ -94,8 +89,7 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
     What is no image is named on stderr and left out. Raises UserError when nothing is left, and for a model or a folder
     that cannot be used.
     """
-    if bool(config.ckpt_path) == bool(config.model_path):
-        raise UserError("give either --ckpt_path (a checkpoint) or --model_path (a .mindir or .onnx file)")
+    path = config.path
     for key in ("features", "cam"):
         if config.model_path and getattr(config, key):
             raise UserError(f"{key}: an exported model gives its classes alone; give the checkpoint with --ckpt_path")
@@ -104,13 +98,11 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
         _skip(error, len(files) + len(missing))
     if not files:
         raise UserError(f"none of the {len(missing)} paths leads to an image")
-    if config.ckpt_path or Path(config.model_path).suffix != ".onnx":
+    if config.model_path:
+        classifier = Classifier.from_exported(open_model(path, config.runtime, device))
+    else:
         select_device(device)
-    classifier = (
-        Classifier.from_checkpoint(config.ckpt_path)
-        if config.ckpt_path
-        else Classifier.from_exported(config.model_path)
-    )
+        classifier = Classifier.from_checkpoint(path)
     folder = Path(config.output_path)
     results, features, shown, overlays = [], [], [], []
     with output_folder(folder, PREDICTIONS, GALLERY, *([FEATURES] if config.features else [])):
@@ -148,12 +140,6 @@ def _write_gallery(path: Path, shown: list[np.ndarray], overlays: list[np.ndarra
 def _top_k(probabilities: np.ndarray, classes: list[str], k: int) -> list[dict[str, Any]]:
     best = np.argsort(-probabilities, kind="stable")[:k]
     return [{"index": int(i), "name": classes[i], "probability": float(probabilities[i])} for i in best]
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities for logits (N, classes)."""
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
 
 
 def _image_paths(paths: list[str]) -> tuple[list[Path], list[UserError]]:

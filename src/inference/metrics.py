@@ -96,6 +96,12 @@ def describe(summary: Mapping[str, Any], num_classes: int) -> str:
     return ", ".join(f"{m.label} {summary[name]:{'.2%' if m.percent else '.4f'}}" for name, m in shown)
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities for logits (N, classes)."""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
 class Classification(nn.Metric):
     """A metric for `Model.eval` whose value is an Evaluation.
 
@@ -113,7 +119,7 @@ class Classification(nn.Metric):
 
     def update(self, *inputs):
         """Add a batch: logits (N, num_classes) and labels (N,), negative for an unreadable image."""
-        logits, labels = (value.asnumpy() for value in inputs)
+        logits, labels = map(self._convert_data, inputs)
         rows = np.arange(len(labels))
         log_probabilities = logits - logits.max(1, keepdims=True)
         log_probabilities = log_probabilities - np.log(np.exp(log_probabilities).sum(1, keepdims=True))

@@ -49,6 +49,7 @@ def _variations() -> dict[str, Variation]:
     scaled = ("--loss_scale", 1024)
     cases = {
         "v1_0": Variation(quick=True),
+        "v1_0 jit_level O0": Variation(("--jit_level", "O0")),
         "v1_1 ceil_mode": Variation(("--version", "1_1", "--ceil_mode", "true")),
         "v1_1": Variation(("--version", "1_1")),
         "cifar": Variation(("--version", "cifar", "--image_size", 24)),
@@ -79,7 +80,7 @@ def _variations() -> dict[str, Variation]:
         "mixup": Variation(("--augment", "mixup")),
         "mixup O2": Variation((*o2, *scaled, "--augment", "[mixup,cutmix]")),
         "device": Variation(on_device),
-        "device mixup": Variation((*on_device, "--augment", "[crop_flip,mixup]"), quick=True),
+        "device mixup": Variation((*on_device, "--augment", "[crop_flip,mixup]", "--num_classes", 12), quick=True),
         "device O1": Variation((*on_device, "--amp_level", "O1")),
         "device O2": Variation((*on_device, *o2, *scaled)),
         "device O3": Variation((*on_device, *o3, *scaled)),
@@ -88,7 +89,6 @@ def _variations() -> dict[str, Variation]:
         "device per_image": Variation((*on_device, "--normalize", "per_image")),
         "not sunk": Variation(("--dataset_sink", "false"), quick=True),
         "not sunk O2": Variation(("--dataset_sink", "false", *o2, *scaled)),
-        "on_nan skip": Variation(("--on_nan", "skip")),
         "pynative": Variation(("--mode", "pynative")),
         "eight devices": Variation(devices=8, quick=True),
         "eight devices O2": Variation((*o2, *scaled, "--batch_norm", "all"), devices=8),

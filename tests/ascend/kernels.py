@@ -13,10 +13,11 @@
     python -m tests.ascend.kernels train.py --config config/squeezenet_digits.yaml --epochs 2    # prints all of it
 
 The commands of one call run one after the other in one process, which saves importing MindSpore, with the folder as
-working directory; --device_target Ascend is the default on the stand-in. Every import of the project is in worker.py
-(src, for oneDNN) and data.py.
+working directory; an Ascend, and no other device, is the default on the stand-in. Every import of the project is in
+worker.py (src, for oneDNN) and data.py.
 
-Kinds: opapi_kernel is aclnn, acl_kernel an operator of CANN that is compiled online, hccl_kernel a collective.
+Kinds: opapi_kernel is aclnn, acl_kernel an operator of CANN that is compiled online, FUSED several operators in one
+kernel that MindSpore compiles, hccl_kernel a collective.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def run(
     requests = [{"argv": [str(part) for part in command]} for command in commands]
     for request in requests:
         if "--device_target" not in request["argv"]:
-            request["argv"] += ["--device_target", "Ascend"]
+            request["argv"] += ["--device_target", "Ascend", "--strict_device", "true"]
     requests[-1]["signal_at"] = signal_at
     variables = {**os.environ, **stand_in.environment(), **LOG, **(_of_several(devices) if devices > 1 else {})}
     variables.update(environment)

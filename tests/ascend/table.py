@@ -20,7 +20,8 @@ from tests.ascend.cases import RECIPES, VARIATIONS, Runs
 from tests.ascend.kernels import AI_CPU_KERNELS, ROOT, Done, Kernels
 
 PAGE = ROOT / "docs" / "ASCEND.md"
-COLUMNS = ("kernels", "aclnn", "aclop", "HCCL", "AI CPU")
+KINDS = {"aclnn": "opapi_kernel", "aclop": "acl_kernel", "fused": "akg_kernel", "HCCL": "hccl_kernel"}
+COLUMNS = ("kernels", *KINDS, "AI CPU")
 # Steps whose operators are listed one by one.
 LISTED = ("imagenet_v1_0", "imagenet_v1_1", "imagenet_simple_bypass", "cifar10_fast", "cifar10_wide")
 
@@ -28,12 +29,13 @@ _HEAD = """\
 # Kernels of a training step on an Ascend
 
 Made by `python -m tests.ascend.table > docs/ASCEND.md` with MindSpore {version} on a stand-in for CANN: MindSpore's own
-Ascend backend (Ascend 910B, `jit_level` O0) compiles the graphs and chooses the kernels, and nothing is computed. The
-tables show how many kernels a step launches and of which kind. They show no value and no time, nor whether CANN has the
-kernel on a given chip: none of this has run on an Ascend. `tests/ascend/` holds these counts.
+Ascend backend (Ascend 910B, `jit_level` O1, the default here) compiles the graphs and chooses the kernels, and nothing is
+computed. The tables show how many kernels a step launches and of which kind. They show no value and no time, nor whether
+CANN has the kernel on a given chip: none of this has run on an Ascend. `tests/ascend/` holds these counts.
 
 - aclnn: CANN's ready kernels (`opapi_kernel` in MindSpore's log). aclop: operators that CANN compiles for their shapes
-  when a training starts (`acl_kernel`). HCCL: collectives.
+  when a training starts (`acl_kernel`). Fused: several small operators in one kernel, which MindSpore makes
+  (`akg_kernel`; none with `jit_level` O0). HCCL: collectives.
 - AI CPU: kernels among these that CANN runs on the few processor cores of the device ({ai_cpu}).
 - On eight devices, the first process of eight in MindSpore's own simulation (`MS_SIMULATION_LEVEL=1`).
 """
@@ -41,8 +43,8 @@ kernel on a given chip: none of this has run on an Ascend. `tests/ascend/` holds
 
 def columns_of(kernels: Kernels) -> tuple[int, ...]:
     """Return a step's counts, one for each of COLUMNS."""
-    kinds = (kernels.kinds.get(kind, 0) for kind in ("opapi_kernel", "acl_kernel", "hccl_kernel"))
-    return (kernels.count, *kinds, sum(kernels.on_ai_cpu.values()))
+    kinds = kernels.kinds
+    return (kernels.count, *(kinds.get(kind, 0) for kind in KINDS.values()), sum(kernels.on_ai_cpu.values()))
 
 
 @functools.cache
@@ -66,7 +68,10 @@ def page(recipes: Mapping[str, Kernels | None], variations: Mapping[str, Kernels
 
 
 def _counts(steps: Mapping[str, Kernels | None]) -> str:
-    rows = [[f"`{name}`", *(columns_of(k) if k else ["does not compile", *[""] * 4])] for name, k in steps.items()]
+    rows = [
+        [f"`{name}`", *(columns_of(k) if k else ["does not compile", *[""] * len(KINDS), ""])]
+        for name, k in steps.items()
+    ]
     return _table(["step", *COLUMNS], rows)
 
 

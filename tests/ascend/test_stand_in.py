@@ -28,7 +28,6 @@ def test_mindspore_probes_it_as_a_device_that_adds():
     assert done.stdout.splitlines()[-1] == "2.0", done.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="finding 5: the last line of stderr is shown, a place in MindSpore's C++")
 def test_a_device_that_refuses_is_quoted(tmp_path):
     flags = ("--config", "config/squeezenet_digits.yaml", "--device_target", "Ascend", "--strict_device", "true")
     done = run_script("train.py", *flags, "--output_path", tmp_path / "run", **stand_in.environment(STAND_IN_BUSY="1"))

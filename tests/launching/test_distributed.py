@@ -17,7 +17,7 @@ import pytest
 from src import visualize
 from src.config import DeviceConfig, parse_train, with_keys
 from src.inference.config import EvalConfig
-from src.inference.evaluation import evaluate_checkpoint
+from src.inference.evaluation import evaluate_model
 from src.training import plan as plan_module
 from src.training import run as training
 from src.training.run import train
@@ -460,7 +460,7 @@ def test_three_workers_evaluate_to_the_last_digit_as_one(two, real, tmp_path):
     assert job.status == 0, job.err
     found = json.loads((tmp_path / "evaluated" / "result.json").read_text())
     config = EvalConfig(str(checkpoint), output_path=str(tmp_path / "alone"))
-    expected = evaluate_checkpoint(config, DeviceConfig(device_target="CPU"))
+    expected = evaluate_model(config, DeviceConfig(device_target="CPU"))
     assert found["images"] == 359 and found["devices"] == 3 and 0.1 < found["accuracy"] < 1
     assert {**found, "devices": 1, "output_path": expected["output_path"]} == expected
     tables = [(tmp_path / folder / "confusion_matrix.csv").read_text() for folder in ("evaluated", "alone")]

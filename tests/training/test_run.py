@@ -20,7 +20,7 @@ from src.config import parse_train, to_yaml, with_keys
 from src.dataset import open_source
 from src.files.locks import LOCK
 from src.inference.config import EvalConfig, ExportConfig
-from src.inference.evaluation import evaluate, evaluate_checkpoint
+from src.inference.evaluation import evaluate, evaluate_model
 from src.inference.export import export_checkpoint
 from src.lr_generator import get_lr
 from src.squeezenet import SqueezeNet
@@ -317,7 +317,7 @@ def train_evaluate_and_export(output: Path, data_path: Path, file_formats: tuple
     """Do the three, check that they agree, and return what each gave and the checkpoint's card."""
     result = train(configuration(**keys, data_path=str(data_path), device_target="CPU", output_path=str(output)))
     checkpoint = output / result["checkpoint"]
-    evaluated = evaluate_checkpoint(
+    evaluated = evaluate_model(
         EvalConfig(ckpt_path=str(checkpoint), data_path=str(data_path), batch_size=7, output_path=str(output / "eval")),
         CPU,
     )
