@@ -1,7 +1,8 @@
-"""Evaluate a checkpoint: top-1 and top-5 accuracy, loss, accuracy per class, confusion matrix, worst mistakes.
+"""Evaluate a checkpoint or an exported model: accuracy, loss, accuracy per class, confusion matrix, worst mistakes.
 
 python eval.py --ckpt_path runs/squeezenet_digits/best.ckpt
 python eval.py --ckpt_path runs/squeezenet_cifar10/squeezenet.ckpt --data_path ./data --batch_size 100
+python eval.py --model_path squeezenet.onnx --data_path ./data
 """
 
 import sys
@@ -15,14 +16,14 @@ MOST_CLASSES, FEWEST = 100, 10
 def main() -> None:
     # Here, so that Ctrl-C is one line while MindSpore is imported, which takes seconds.
     from src.config import DeviceConfig, parse
-    from src.inference.config import CHECKPOINTS, EvalConfig
+    from src.inference.config import MODELS, EvalConfig
 
-    config, device = parse(sys.argv[1:], "Evaluate a checkpoint.", EvalConfig, DeviceConfig, positional=CHECKPOINTS)
+    config, device = parse(sys.argv[1:], "Evaluate a model.", EvalConfig, DeviceConfig, positional=MODELS)
 
-    from src.inference.evaluation import evaluate_checkpoint  # After the arguments are checked.
+    from src.inference.evaluation import evaluate_model  # After the arguments are checked.
     from src.inference.metrics import describe
 
-    result = evaluate_checkpoint(config, device)
+    result = evaluate_model(config, device)
     classes = result["accuracy_per_class"]
     print(f"{result['dataset']} {result['split']}, {result['images']:,} images: {describe(result, len(classes))}")
     shown = list(classes.items())

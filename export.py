@@ -1,4 +1,4 @@
-"""Export a checkpoint to MINDIR, AIR or ONNX, with its class names and input specification beside it.
+"""Export a checkpoint to MINDIR or ONNX (or AIR, which is deprecated), with its specification next to it.
 
 python export.py --ckpt_path best.ckpt --file_format MINDIR
 python export.py --ckpt_path best.ckpt --file_format ONNX --dynamic_batch --uint8_input --softmax

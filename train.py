@@ -31,6 +31,7 @@ def main() -> None:
         f"{rate}, {result['seconds']:.0f} s, "
         f"peak memory {result['peak_memory_mb']:.0f} MiB; all of it in {config.run.output_path}"
     )
+    print(f"next: python infer.py --ckpt_path {config.run.output_path}/{result['checkpoint']} --images FILE_OR_FOLDER")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""SqueezeNet for MindSpore. Importing this package, before MindSpore, keeps convolutions on the CPU fast.
+"""SqueezeNet for MindSpore. Import this package before MindSpore, to keep convolutions on the CPU fast.
 
 MindSpore 2.9 and 2.10 ship oneDNN 3.10, which on processors with AVX-512 runs its scalar reference kernel for every
 convolution larger than 1x1 in MindSpore's layout, slower by far than the matrix product kernel that it uses when held

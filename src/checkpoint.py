@@ -1,4 +1,4 @@
-"""Checkpoints that say what they are: the weights, and with them all that is needed to use them."""
+"""Checkpoints: a network's weights together with its model card, saved, checked and loaded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from src.sqz.fileformat import SUFFIX as COMPRESSED_SUFFIX
 from src.sqz.rans import FormatError
 
 CARD_KEY = "model_card"
-# What belongs to the network; an optimizer's state and counters in the same file do not.
+# The network's parameters, unlike an optimizer's state and counters in the same file.
 _NETWORK_PREFIXES = ("features.", "classifier.")
 _COUNTER = f".{Dropout.STEP}"
 _HEAD = ("classifier.1.weight", "classifier.1.bias")
@@ -33,34 +33,36 @@ _HEAD = ("classifier.1.weight", "classifier.1.bias")
 Shapes = Mapping[str, Tuple[int, ...]]
 
 
-def save_checkpoint(net: nn.Cell | list[ms.Parameter], path: Path, card: ModelCard, **beside: Any) -> None:
-    """Save a network, or parameters, and a card. A file of that name stays whole until the new one is on the disk.
+def save_checkpoint(net: nn.Cell | list[ms.Parameter], path: Path, card: ModelCard, **extra: Any) -> None:
+    """Save a network, or a list of parameters, with its model card. Replaces an existing file atomically.
 
-    beside: further arrays, and values that JSON knows, by the keys that `read_json` finds those under.
+    extra: further arrays, and JSON values, which `read_json` returns, by their keys.
     """
     parameters = net if isinstance(net, list) else list(net.get_parameters())
-    # The card first: where a file was cut short, it tells that there should be a checksum.
-    tensors = {CARD_KEY: to_tensor(card.to_json()), **{key: to_tensor(value) for key, value in beside.items()}}
+    # The card first: in a truncated file, it shows that there should be a checksum.
+    tensors = {CARD_KEY: to_tensor(card.to_json()), **{key: to_tensor(value) for key, value in extra.items()}}
     records = [{"name": name, "data": tensor} for name, tensor in tensors.items()]
     records += [{"name": parameter.name, "data": parameter} for parameter in parameters]
-    with written(path) as temporary, silent():  # MindSpore logs what it raises.
+    with written(path) as temporary, silent():  # MindSpore also logs its exceptions.
         ms.save_checkpoint(records, str(temporary), crc_check=True)
 
 
 def to_tensor(value: Any) -> Tensor:
-    """Return an array, or the JSON of a value as its bytes, (bytes,) uint8; MindSpore stores no texts."""
+    """Return an array as a tensor, or any other value as JSON bytes, (bytes,) uint8; MindSpore stores no strings.
+    strings.
+    """
     if isinstance(value, np.ndarray):
         return Tensor(value)
     return Tensor(np.frombuffer(json.dumps(value).encode(), np.uint8))
 
 
 def read_json(parameters: dict[str, ms.Parameter], key: str) -> Any:
-    """Return a value that save_checkpoint stored beside the weights. Raises KeyError or ValueError."""
+    """Return a JSON value that save_checkpoint stored next to the weights. Raises KeyError or ValueError."""
     return json.loads(bytes(parameters[key].asnumpy()))
 
 
 def read_card(parameters: dict[str, ms.Parameter], path: str | Path) -> ModelCard:
-    """Return the model card among a checkpoint's parameters. Raises UserError where it is missing or damaged."""
+    """Return the model card among a checkpoint's parameters. Raises UserError for a missing or damaged card."""
     try:
         values = read_json(parameters, CARD_KEY)
     except (KeyError, ValueError) as error:
@@ -69,7 +71,7 @@ def read_card(parameters: dict[str, ms.Parameter], path: str | Path) -> ModelCar
 
 
 def read_compressed(path: str | Path) -> tuple[dict[str, np.ndarray], ModelCard]:
-    """Return the tensors of a compressed file, float32, and its model card. Raises UserError when it is not sound."""
+    """Return the tensors of a compressed file, float32, and its model card. Raises UserError for a damaged file."""
     advice = "take another copy of a file that compress.py wrote"
     try:
         parameters, card = decode(read_bytes(path, MAX_BYTES, advice))
@@ -79,16 +81,16 @@ def read_compressed(path: str | Path) -> tuple[dict[str, np.ndarray], ModelCard]
 
 
 def load_network(path: str | Path) -> tuple[SqueezeNet, ModelCard]:
-    """Return the network of a checkpoint, set to evaluation, and its card.
+    """Load the network of a checkpoint in evaluation mode, with its model card.
 
-    path: of a checkpoint of train.py, or of a file of compress.py. Raises UserError when it is not sound.
+    path: a checkpoint of train.py, or a file of compress.py. Raises UserError for a damaged file.
     """
     if Path(path).suffix == COMPRESSED_SUFFIX:
         parameters, card = read_compressed(path)
     else:
         parameters = read_checkpoint(path)
         if CARD_KEY not in parameters:
-            raise UserError(f"{path}: no architecture is recorded in it; give a checkpoint written by train.py")
+            raise UserError(f"{path}: contains no model card; give a checkpoint written by train.py")
         card = read_card(parameters, path)
     return build_network(parameters, card, path), card
 
@@ -96,12 +98,12 @@ def load_network(path: str | Path) -> tuple[SqueezeNet, ModelCard]:
 def build_network(
     parameters: Mapping[str, np.ndarray] | Mapping[str, ms.Parameter], card: ModelCard, path: str | Path
 ) -> SqueezeNet:
-    """Return the network of a card with these weights, set to evaluation.
+    """Build the network that a model card describes, load the given weights and set evaluation mode.
 
-    Raises UserError, which says that they are from `path`, when they do not fit.
+    Raises UserError, which names `path`, if the weights do not fit.
     """
     try:
-        with no_init_parameters():  # The file's card could ask for any amount of memory, and the file's weights come.
+        with no_init_parameters():  # The weights follow, and a malicious card could request any amount of memory.
             net = card.build()
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise unreadable_card(path, error) from None
@@ -111,14 +113,14 @@ def build_network(
 
 
 def load_pretrained(net: SqueezeNet, path: str | Path, card: ModelCard) -> ModelCard | None:
-    """Load the weights of a checkpoint into a network to train on, and return its card, where it has one.
+    """Load a checkpoint's weights into a network for fine-tuning, and return the checkpoint's model card if present.
 
-    card: of the network. In what the checkpoint's differs is said: padding, rounding and bypass leave no trace in the
-        weights.
+    card: of the network. Prints the differences from the checkpoint's, since padding, rounding and bypass do not show
+        in the weights.
 
-    A last convolution for another number of classes starts anew, with a notice: with zeros, so that the pretrained
-    layers are spared the gradients of random classes (as in https://github.com/google-research/big_transfer), or as it
-    is where a ReLU follows. Raises UserError for any other difference of the weights.
+    A last convolution for another number of classes is initialized anew, with a notice: with zeros, to spare the
+    pretrained layers the gradients of random classes (as in https://github.com/google-research/big_transfer), or left
+    as is before a ReLU. Raises UserError for any other difference of the weights.
     """
     parameters = read_checkpoint(path)
     theirs = read_card(parameters, path) if CARD_KEY in parameters else None
@@ -127,9 +129,9 @@ def load_pretrained(net: SqueezeNet, path: str | Path, card: ModelCard) -> Model
     if all(name in parameters and parameters[name].shape[1:] == own[name].shape[1:] for name in _HEAD):
         classes, wanted = len(parameters[_HEAD[0]]), len(own[_HEAD[0]])
         if classes != wanted:
-            print(f"{path}: its last convolution has {classes} classes instead of {wanted}, and starts anew")
+            print(f"{path}: the last convolution has {classes} classes instead of {wanted} and is initialized anew")
             parameters.update({name: own[name] for name in _HEAD})
-            if not isinstance(net.classifier[-1], nn.ReLU):  # Which would pass no gradient on to zeros, ever.
+            if not isinstance(net.classifier[-1], nn.ReLU):  # A ReLU would never pass a gradient on to zeros.
                 parameters[_HEAD[0]] = ms.Parameter(np.zeros(own[_HEAD[0]].shape, np.float32))
     try:
         load_weights(net, parameters, path)
@@ -141,7 +143,7 @@ def load_pretrained(net: SqueezeNet, path: str | Path, card: ModelCard) -> Model
 
 
 def _differences(theirs: ModelCard, ours: ModelCard) -> str:
-    """Return in what a network differs from ours, but for its classes and dropout, as keys of the configuration."""
+    """Return the configuration keys in which two networks differ, except for their classes and dropout."""
 
     def decisive(card: ModelCard) -> dict[str, Any]:
         defaults = {name: argument.default for name, argument in inspect.signature(SqueezeNet).parameters.items()}
@@ -154,17 +156,17 @@ def _differences(theirs: ModelCard, ours: ModelCard) -> str:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, ms.Parameter]:
-    """Return what a checkpoint file holds. Raises UserError for a file that is missing, damaged or none."""
+    """Return the parameters in a checkpoint file. Raises UserError for a missing, damaged or other kind of file."""
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long.
         raise UserError(f"{path}: there is no such checkpoint; give a .ckpt that train.py or convert.py has written")
     if Path(path).suffix != ".ckpt":
-        raise UserError(f"{path}: a checkpoint's name ends in .ckpt; for .mindir and .onnx use infer.py --model_path")
+        raise UserError(f"{path}: not named .ckpt; give an exported model to infer.py or eval.py with --model_path")
     try:
-        with silent():  # MindSpore logs as an error of its own what is raised here.
+        with silent():  # MindSpore also logs its exceptions.
             parameters = ms.load_checkpoint(str(path), crc_check=True)
-    except Exception as error:  # MindSpore raises a different type for each way in which a file can be broken.
+    except Exception as error:  # MindSpore raises different types for different kinds of damage.
         raise UserError(f"{path}: not a checkpoint, or damaged ({first_line(error)})") from None
-    # Without the mark of its checksum MindSpore loads a file unchecked. All that have a card were saved with one.
+    # MindSpore does not check a file without a checksum. All files with a card were saved with one.
     if CARD_KEY in parameters and not _has_checksum(path):
         raise UserError(f"{path}: damaged: its checksum is missing")
     return parameters
@@ -177,7 +179,7 @@ def _has_checksum(path: str | Path) -> bool:
 
 
 def load_weights(net: nn.Cell, parameters: dict[str, ms.Parameter], path: str | Path) -> None:
-    """Load a checkpoint's weights into a network. Raises UserError, which names differences, unless all fit."""
+    """Load a checkpoint's weights into a network. Raises UserError, which names the differences, unless all fit."""
     own = weights_of(net)
     networks = {name: p for name, p in parameters.items() if name.startswith(_NETWORK_PREFIXES) or name in own}
     check_fit(
@@ -193,7 +195,7 @@ def load_weights(net: nn.Cell, parameters: dict[str, ms.Parameter], path: str | 
 
 
 def differences(own: Shapes, given: Shapes) -> list[str]:
-    """Return what differs between the parameters of a network and those in a file, in words."""
+    """Describe the differences between the parameters of a network and those in a file."""
     missing = [f"{name} is missing" for name in own if name not in given]
     wrong = [
         f"{name} is {given[name]} in the file and {shape} in the network"
@@ -204,7 +206,7 @@ def differences(own: Shapes, given: Shapes) -> list[str]:
 
 
 def check_fit(own: Shapes, given: Shapes, path: str | Path, network: str = "the network") -> None:
-    """Raise UserError, which names the first differences, unless a file has just the parameters of a network."""
+    """Raise UserError, which names the first differences, unless a file has exactly the parameters of a network."""
     found = differences(own, given)
     if found:
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
@@ -212,10 +214,10 @@ def check_fit(own: Shapes, given: Shapes, path: str | Path, network: str = "the 
 
 
 def not_finite(parameters: list[ms.Parameter]) -> str | None:
-    """Return the name of the first parameter with a value that is not finite, or None."""
+    """Return the name of the first parameter with a NaN or infinite value, or None."""
     return next((p.name for p in parameters if not np.isfinite(p.asnumpy()).all()), None)
 
 
 def weights_of(net: SqueezeNet) -> dict[str, ms.Parameter]:
-    """Return what makes a network, by name: weights, biases and batch norm's values, not dropout's counter of steps."""
+    """Return the weights, biases and batch norm statistics of a network by name, without dropout's step counter."""
     return {name: parameter for name, parameter in net.parameters_and_names() if not name.endswith(_COUNTER)}

@@ -1,7 +1,7 @@
 """Configuration of the programs: defaults < YAML file < command line.
 
 Each concern is a dataclass whose fields are the YAML keys and the flags. The defaults are the recipe of the MindSpore
-tutorial on CIFAR-10. docs/make_configuration.py makes the reference of all keys.
+tutorial on CIFAR-10. docs/make_configuration.py generates the reference of all keys.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from src.keys import (
 )
 from src.lr_generator import LR_DECAY_MODES
 
-RUN_CONFIG = "config.yaml"  # In the folder of a run: the configuration that it has.
-# What a resumed run may have otherwise: how long it is, where it runs, and what it writes.
+RUN_CONFIG = "config.yaml"  # The configuration in the folder of a run.
+# Keys that may change when a run is resumed: its length, its place, and its output.
 MAY_CHANGE = """
     epochs data_path download num_workers max_broken_images csv_columns val_labels pretrained
     device_target device_id strict_device jit_level precision dataset_sink output_path
@@ -93,7 +93,7 @@ class OptimizerConfig:
     """Loss and optimizer."""
 
     loss: Loss = "cross_entropy"
-    """cross_entropy, over all classes, or bce, binary cross entropy of each class by itself"""
+    """cross_entropy, over all classes, or bce, binary cross entropy of each class"""
     optimizer: Optimizer = "momentum"
     """update rule; muon: src/optimizers/muon.py"""
     momentum: Fraction = 0.9
@@ -103,8 +103,8 @@ class OptimizerConfig:
     decay_biases: bool = True
     """apply weight decay to biases too; MindSpore never applies it to batch norm parameters"""
     freeze: list[str] = dataclasses.field(default_factory=list)
-    """layers of the pretrained network, or the whitened stem, to keep as they are: features, or names listed by
-    `python -m src.summary`, such as features.0, or a range, such as features.0-4"""
+    """layers of the pretrained network, or the whitened stem, to freeze: features, or names listed by `python -m
+    src.summary`, such as features.0, or a range, such as features.0-4"""
     layer_decay: Ratio = 1.0
     """learning rate of a layer relative to that of the layer above it; the last layer has the schedule's"""
     label_smoothing: Fraction = 0.0
@@ -143,7 +143,7 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Run: what training starts from, and what it writes."""
+    """Run: initial weights, output files, checkpoints and logging."""
 
     output_path: Optional[str] = None
     """folder of the run; null: runs/<name of the configuration>"""
@@ -164,7 +164,7 @@ class RunConfig:
     save_checkpoint_minutes: Optional[Amount] = None
     """minutes between checkpoints, in addition to those at the end of each epoch"""
     on_save_error: Literal["warn", "stop"] = "warn"
-    """if the disk is full or the folder gone: warn and continue, or stop"""
+    """if the disk is full or the folder missing: warn and continue, or stop"""
     eval_steps: Optional[Count] = None
     """steps between evaluations; null: one epoch"""
     log_steps: Count = 50
@@ -187,7 +187,7 @@ class TrainConfig:
     run: RunConfig
 
     def check(self) -> None:
-        """Raise UserError for values that do not fit together."""
+        """Raise UserError for values that contradict one another."""
         schedule, data, run = self.schedule, self.data, self.run
         for key in ("warmup_epochs", "pretrain_epochs"):
             value = getattr(schedule, key)
@@ -204,18 +204,18 @@ class TrainConfig:
         if data.val_split and data.dataset in OWN_VALIDATION:
             raise UserError(f"val_split: {data.dataset} has validation images of its own (val/): leave val_split at 0")
         if self.optimizer.freeze and not (run.pretrained or run.whiten_stem):
-            raise UserError("freeze: keeps weights of a pretrained network: give its checkpoint with --pretrained")
+            raise UserError("freeze: requires a pretrained network; give its checkpoint with --pretrained")
         if run.pretrained and run.whiten_stem:
-            raise UserError("whiten_stem: makes weights that pretrained has already: give one of the two")
+            raise UserError("whiten_stem: cannot be combined with pretrained; give one of the two")
         if run.resume and run.overwrite:
-            raise UserError("resume: goes on with a run, and overwrite replaces it: give one of the two")
+            raise UserError("resume: cannot be combined with overwrite; give one of the two")
         if run.output_path == "":
             raise UserError("output_path: '' is not allowed: give a folder's name, or leave it out")
 
 
 @dataclasses.dataclass(frozen=True)
 class MindRecordConfig(DataSourceConfig, NewFolderConfig):
-    """Packing of a data set by to_mindrecord.py."""
+    """Packing: write a data set as MindRecord files (to_mindrecord.py)."""
 
     dataset: Literal["image_folder", "image_csv", "imagenet"] = "imagenet"
     """data set of image files to pack; see train.py"""
@@ -224,14 +224,14 @@ class MindRecordConfig(DataSourceConfig, NewFolderConfig):
 
 
 def parse(argv: list[str], description: str, *concerns: type, positional: Mapping[str, str] = {}) -> list:
-    """Return an instance of each dataclass, see Parser. Exits with 0 after --help. Raises UserError, one line."""
+    """Parse a command line into an instance of each dataclass; see Parser. Exits with 0 after --help."""
     return Parser(description, concerns, DIALECT, positional).parse(argv)
 
 
 def parse_train(argv: list[str], description: str) -> TrainConfig:
-    """Return the checked configuration of a training run, with output_path filled in.
+    """Parse and check the configuration of a training run, with output_path filled in.
 
-    A run that is resumed has the configuration in its folder, unless --config names another file.
+    A resumed run has the configuration in its folder, unless --config names another file.
     """
     concerns, dialect = list(get_type_hints(TrainConfig).values()), DIALECT._replace(retired=RETIRED_KEYS)
     parser = Parser(description, concerns, dialect, {".yaml": "config", ".yml": "config"})
@@ -250,11 +250,11 @@ def parse_train(argv: list[str], description: str) -> TrainConfig:
         words.update(config=[former], output_path=[config.run.output_path])
         config = filled()
     elif folder is not None and named is None:
-        raise UserError(f"resume: {folder!r} holds no run that could go on; it takes the folder of one")
+        raise UserError(f"resume: {folder!r} contains no run to resume; give the folder of a run")
     epochs, warmup = config.schedule.epochs, config.schedule.warmup_epochs
     if warmup > epochs and "epochs" in words and "warmup_epochs" not in words:
         print(
-            f"warning: warmup_epochs: reduced from {warmup} to {epochs}, all epochs there are",
+            f"warning: warmup_epochs: reduced from {warmup} to {epochs}, the number of epochs",
             file=sys.stderr,
             flush=True,
         )
@@ -264,7 +264,7 @@ def parse_train(argv: list[str], description: str) -> TrainConfig:
 
 
 def _folder_to_resume(words: dict[str, list[str]]) -> Optional[str]:
-    """Turn --resume FOLDER into --resume --output_path FOLDER, and return the folder, or None if none is given."""
+    """Replace --resume FOLDER by --resume --output_path FOLDER, and return the folder, or None."""
     folder = next(iter(words.get("resume", [])), "")
     if folder.lower() in ("", "true", "false"):
         return None
@@ -275,7 +275,7 @@ def _folder_to_resume(words: dict[str, list[str]]) -> Optional[str]:
 
 
 def with_keys(config: Any, **keys: Any) -> Any:
-    """Return a configuration of several concerns with some keys changed, whatever concern each belongs to."""
+    """Return a copy of a configuration with some keys changed, whichever concern each belongs to."""
     changed = {}
     for field in dataclasses.fields(config):
         concern = getattr(config, field.name)
@@ -285,7 +285,7 @@ def with_keys(config: Any, **keys: Any) -> Any:
 
 
 def decisive_keys(config: TrainConfig) -> dict[str, Any]:
-    """Return the keys that decide what a run computes, with their values."""
+    """Return the keys, with their values, that decide the result of a run."""
     concerns = dataclasses.asdict(config).values()
     return {key: value for values in concerns for key, value in values.items() if key not in MAY_CHANGE.split()}
 
@@ -297,5 +297,5 @@ def changed_keys(config: TrainConfig, former: dict[str, Any]) -> list[str]:
 
 
 def to_yaml(config: Any) -> str:
-    """Return a dataclass of concerns as flat YAML that `--config` reads back to the same configuration."""
+    """Return a configuration as flat YAML, which `--config` reads back to the same configuration."""
     return "".join(f"# {name}\n{dump(concern)}" for name, concern in dataclasses.asdict(config).items())

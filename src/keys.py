@@ -1,4 +1,4 @@
-"""Types of the configuration's keys, other names that users give the keys, and the groups that programs share."""
+"""Types of the configuration's keys, synonyms of the keys, and the dataclasses common to several programs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Stem = Literal[tuple(STEMS)]
 Optimizer = Literal[tuple(OPTIMIZERS)]
 Loss = Literal[tuple(LOSSES)]
 
-# What other programs call a key.
+# Names of the keys in other programs.
 _OTHERS_WORDS = {
     "lr_max": "lr learning_rate base_lr max_lr",
     "version": "model net network net_name model_name arch",
@@ -52,9 +52,9 @@ _OTHERS_WORDS = {
     "--devices of scripts/run_distribute_train_*.sh": "device_num devices rank_size run_distribute nproc_per_node",
     "tta": "flip",
 }
-# Keys of the last release, which are taken with a warning until the next one.
+# Keys of the last release, accepted with a warning until the next one.
 RENAMED_KEYS = {"lr_layer_decay": ["layer_decay"], "mix_alpha": ["mixup_alpha", "cutmix_alpha"]}
-# Former keys of train.py in the config.yaml of old runs, with the value that means nothing. Any other is refused.
+# Former keys of train.py in the config.yaml of old runs, with the value that has no effect. Others are refused.
 RETIRED_KEYS: dict[str, Any] = {"on_nan": "stop"}
 
 DIALECT = Dialect(

@@ -1,4 +1,4 @@
-"""Losses of a classifier, with label smoothing; they also count how many training images were classified right.
+"""Classification losses with label smoothing, which also count correct predictions.
 
 A new loss is a subclass with `mean_loss` and `untrained`, and a line in LOSSES.
 """
@@ -12,16 +12,16 @@ from mindspore import Parameter, Tensor, nn, ops
 
 
 class ClassificationLoss(nn.LossBase):
-    """Base class: turn labels into smoothed targets, and count the images that were classified right.
+    """Base class: smooth the targets, compute the loss, and count correct predictions.
 
-    Input: logits (N, num_classes), and either labels, (N,) int32, or soft labels of mixed images, (N, classes) float32,
-    which may leave out the network's last classes. Output: the mean loss, a scalar.
+    Input: logits (N, num_classes), and either labels, (N,) int32, or soft labels, (N, classes) float32, which may leave
+    out the network's last classes. Output: the mean loss, a scalar.
 
     label_smoothing: fraction of the target spread evenly over all classes (Szegedy et al. 2015, section 7).
 
-    While the network trains, `correct` and `seen` count the images classified right and the images seen, and `loss_sum`
-    adds up their losses, inside the graph: this costs no second forward pass, and loses no step where a device is fed
-    several at a time. A mixed image is right where its largest soft label is predicted.
+    In training, `correct` and `seen` count correct predictions and images, and `loss_sum` sums the losses, inside the
+    graph: this needs no second forward pass, and covers every step also with dataset sinking. A prediction for soft
+    labels is correct if it is the class of the largest one.
     """
 
     def __init__(self, label_smoothing: float = 0.0):
@@ -33,7 +33,7 @@ class ClassificationLoss(nn.LossBase):
 
     @staticmethod
     def untrained(num_classes: int) -> float:
-        """Return the loss of logits that are all 0, where a dead start stays."""
+        """Return the loss of logits that are all 0."""
         raise NotImplementedError
 
     def mean_loss(self, logits, targets):
@@ -41,7 +41,7 @@ class ClassificationLoss(nn.LossBase):
         raise NotImplementedError
 
     def restart(self) -> None:
-        """Count from 0 again."""
+        """Reset the counters."""
         for counter in (self.correct, self.seen, self.loss_sum):
             counter.set_data(Tensor(0, counter.dtype))
 
@@ -74,7 +74,7 @@ class CrossEntropy(ClassificationLoss):
 
     def __init__(self, label_smoothing: float = 0.0):
         super().__init__(label_smoothing)
-        # Not `sparse=True`, whose loss is infinite on the CPU from a logit 87 above the label's on.
+        # Not `sparse=True`, whose loss is infinite on the CPU once a logit exceeds the label's by 87.
         self.cross_entropy = nn.SoftmaxCrossEntropyWithLogits(reduction="mean")
 
     def mean_loss(self, logits, targets):
@@ -83,19 +83,19 @@ class CrossEntropy(ClassificationLoss):
 
 
 class BinaryCrossEntropy(ClassificationLoss):
-    """Sigmoid cross entropy of each class by itself; see ClassificationLoss.
+    """Sigmoid cross entropy, averaged over the classes; see ClassificationLoss.
 
-    Wightman et al. 2021 (https://arxiv.org/abs/2110.00476, section 2.2), as timm has it.
+    Wightman et al. 2021 (https://arxiv.org/abs/2110.00476, section 2.2), as in timm.
     """
 
     @staticmethod
     def untrained(num_classes: int) -> float:
-        """Return the logarithm of 2, whatever the number of classes."""
+        """Return ln 2, whatever the number of classes."""
         return math.log(2)
 
     def mean_loss(self, logits, targets):
         """Return the mean over images and classes."""
-        # log(1 + exp(x)) without overflow, less x for the target.
+        # log(1 + exp(x)) without overflow, minus x for the target.
         losses = ops.relu(logits) - logits * targets + ops.log1p(ops.exp(-ops.abs(logits)))
         return losses.mean()
 

@@ -1,4 +1,4 @@
-"""The learning rate, one value a step."""
+"""Learning rate schedules, one value per step."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def get_lr(
     to lr_max within `warmup_epochs`, and falls from there:
 
     - `steps`: by 0.1 at 30, 60 and 80% of the decay (lr_end is not used);
-    - `poly`: to lr_end with the square of the time left;
+    - `poly`: to lr_end with the square of the remaining time;
     - `linear`: to lr_end on a line;
     - `cosine`: to lr_end on half a cosine;
     - `reference_steps`, `reference_poly`, `reference_linear`, `reference_cosine`: the zoo's own curves, bit for bit,
-      to reproduce its results. They start at lr_init itself (a lost step when it is 0); `reference_steps` never warms
+      to reproduce its results. They start at lr_init (a lost step if it is 0); `reference_steps` never warms
       up, `reference_poly` ignores lr_end, and `reference_cosine` is 1 - p times a cosine, plus a hundred-thousandth.
 
-    The first pretrain_epochs * steps_per_epoch values, of epochs done before, are cut off.
-    Raises ValueError for another mode, and for epochs that do not fit together.
+    The first pretrain_epochs * steps_per_epoch values, of earlier epochs, are cut off. Raises ValueError for another
+    mode, and for inconsistent epochs.
     """
     if lr_decay_mode not in LR_DECAY_MODES:
         raise ValueError(f"unknown lr_decay_mode {lr_decay_mode!r}: choose one of {', '.join(LR_DECAY_MODES)}")
@@ -62,7 +62,7 @@ def get_lr(
 
 
 def scale_lr(rates: np.ndarray, factor: float, warmup_steps: int) -> np.ndarray:
-    """Return rates for `factor` times the images a step: times factor, to which the scale rises within warmup_steps.
+    """Scale learning rates for `factor` times as many images per step, with a gradual warm-up of the scale.
 
     The linear scaling rule with gradual warm-up (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2).
     """
@@ -73,7 +73,7 @@ def scale_lr(rates: np.ndarray, factor: float, warmup_steps: int) -> np.ndarray:
 
 
 def _reference(mode: str, lr_init: float, lr_end: float, lr_max: float, total: int, warmup: int) -> list[float]:
-    """Return the zoo's curve, its operations in its order so that every float32 is the same."""
+    """Return the model zoo's curve, computed in the same order so that every float32 is equal."""
     decay = total - warmup
     if mode == "reference_steps":
         milestones = [(0.3 * total, 1.0), (0.6 * total, 0.1), (0.8 * total, 0.01), (total, 0.001)]

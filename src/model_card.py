@@ -1,4 +1,4 @@
-"""The model card: what a network is and what it was trained on, in every file that holds one."""
+"""Model card: a network's architecture, classes and training data, stored with its weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from src.config import OWN_VALIDATION
 from src.dataset.preprocessing import Preprocessing
 from src.squeezenet import SqueezeNet
 
-_RETIRED = ("configuration",)  # Keys of cards that earlier versions wrote.
+_RETIRED = ("configuration",)  # Keys in cards of earlier versions.
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """What a network is and what it was trained on; saved in each checkpoint, and as JSON beside each exported model.
+    """Architecture, classes and training data of a network; in each checkpoint, and as JSON with each exported model.
 
     model: arguments of SqueezeNet.
     classes: class names, in the order of the logits.
@@ -33,41 +33,41 @@ class ModelCard:
     mindspore_version: str = ms.__version__
 
     def to_json(self) -> dict[str, Any]:
-        """Return the card as values that JSON knows."""
+        """Return the card as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelCard:
-        """Return the card of to_json's values. Raises ValueError, TypeError or KeyError when they are not a card's."""
+        """Build a card from the values of to_json. Raises ValueError, TypeError or KeyError for invalid values."""
         known = {key: value for key, value in values.items() if key not in _RETIRED}
         card = cls(**{**known, "preprocessing": Preprocessing.from_json(values["preprocessing"])})
         texts = (card.dataset, card.mindspore_version)
         if not (all(isinstance(text, str) for text in texts) and 0 <= card.val_split < 1):
-            raise ValueError("it says nothing of the training images")
+            raise ValueError("invalid data set, val_split or MindSpore version")
         if not all(value is None or isinstance(value, (str, int, float)) for value in card.model.values()):
-            raise ValueError("an argument of its network is a list")
+            raise ValueError("an argument of the network has an invalid type")
         named = isinstance(card.classes, list) and all(isinstance(name, str) for name in card.classes)
         if not named or card.model.get("num_classes") != len(card.classes):
-            raise ValueError("its classes are not those of its network")
+            raise ValueError("the classes do not match the network")
         return card
 
     @classmethod
     def read(cls, values: Any, path: str | Path) -> ModelCard:
-        """Return the card of to_json's values, found in `path`. Raises UserError when they are not a card's."""
+        """Build a card from the values of to_json, found in `path`. Raises UserError for invalid values."""
         try:
             return cls.from_json(values)
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
             raise unreadable_card(path, error) from None
 
     def val_split_of(self, dataset: str | None) -> float:
-        """Return the share of a data set's training images that were set aside, none where it has validation images."""
+        """Return the fraction of a data set's training images set aside for validation."""
         return 0.0 if dataset in OWN_VALIDATION else self.val_split
 
     def build(self) -> SqueezeNet:
-        """Return the network, with fresh weights."""
+        """Build the network, with initial weights."""
         return SqueezeNet(**self.model)
 
 
 def unreadable_card(path: str | Path, error: Exception) -> UserError:
-    """Return the UserError for a model card in `path` that cannot be read."""
+    """Return the UserError for an unreadable model card in `path`."""
     return UserError(f"{path}: its model card cannot be read ({error}); is it from a newer version?")

@@ -1,4 +1,4 @@
-"""SqueezeNet (Iandola et al. 2016, https://arxiv.org/abs/1602.07360): the whole family, from a table.
+"""SqueezeNet (Iandola et al. 2016, https://arxiv.org/abs/1602.07360): the whole family, from one table.
 
 net = squeezenet1_0()                                           # the paper's, 1000 classes
 net = SqueezeNet(num_classes=10, version="1_1")                 # 727,626 parameters
@@ -47,17 +47,17 @@ VERSIONS = {
 
 
 def squeezenet1_0(num_classes: int = 1000, **options: Any) -> SqueezeNet:
-    """Return the network of the paper; options: the other arguments of SqueezeNet."""
+    """Build the network of the paper; options: the other arguments of SqueezeNet."""
     return SqueezeNet(num_classes, "1_0", **options)
 
 
 def squeezenet1_1(num_classes: int = 1000, **options: Any) -> SqueezeNet:
-    """Return the network of the authors' v1.1 release; options: the other arguments of SqueezeNet."""
+    """Build the network of the authors' v1.1 release; options: the other arguments of SqueezeNet."""
     return SqueezeNet(num_classes, "1_1", **options)
 
 
 class ConvUnit(nn.Cell):
-    """A "same" or "valid" convolution with bias, he_uniform weights, and ReLU; with batch norm instead of the bias."""
+    """A "same" or "valid" convolution with ReLU, he_uniform weights, and a bias or batch norm."""
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, pad_mode="same", batch_norm=False, relu=True):
         super().__init__()
@@ -75,7 +75,7 @@ class Fire(nn.Cell):
 
     Input (N, in_channels, H, W), output (N, expand1x1 + expand3x3, H, W).
     batch_norm: one of BATCH_NORMS: after no convolution, after the squeeze alone, or after all.
-    shortcut: a cell on the way around the module, whose output is added (paper, section 6), or None.
+    shortcut: a cell around the module, whose output is added (paper, section 6), or None.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Pictures: images with their classes, learning curves, the learning rate, the confusion matrix."""
+"""Plots: images with their classes, learning curves, the learning rate, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from src.files.atomic import written
 
 RIGHT, WRONG = "blue", "red"
-# Above so many classes a confusion matrix has no room for numbers and names.
+# With more classes, a confusion matrix has no room for numbers and names.
 MAX_NAMED_CLASSES = 30
 
 
@@ -24,7 +24,7 @@ def image_grid(
     colors: Sequence[str] | None = None,
     columns: int = 8,
 ) -> None:
-    """Write a grid of images (H, W, 3) uint8 with a title above each, in its color."""
+    """Plot a grid of images (H, W, 3) uint8 with a title above each, in its color."""
     rows = max(1, -(-len(images) // columns))
     columns = max(1, min(columns, len(images)))
     lines = max((title.count("\n") + 1 for title in titles), default=1)
@@ -40,7 +40,7 @@ def image_grid(
 def prediction_grid(
     path: Path, images: Sequence[np.ndarray], predicted: Sequence[str], right: Sequence[bool] | None = None
 ) -> None:
-    """Write a grid of images titled "predict:<class>", blue where right and red where wrong."""
+    """Plot a grid of images titled "predict:<class>", blue for right and red for wrong predictions."""
     colors = None if right is None else [RIGHT if r else WRONG for r in right]
     image_grid(path, images, [f"predict:{_short(name)}" for name in predicted], colors)
 
@@ -48,20 +48,20 @@ def prediction_grid(
 def activation_grid(
     path: Path, images: Sequence[np.ndarray], overlays: Sequence[np.ndarray], predicted: Sequence[str]
 ) -> None:
-    """Write a grid of images titled "predict:<class>", each beside the picture of where its class was seen."""
+    """Plot a grid of images titled "predict:<class>", each followed by its class activation map."""
     titles = [title for name in predicted for title in (f"predict:{_short(name)}", "seen here")]
     image_grid(path, [picture for pair in zip(images, overlays) for picture in pair], titles)
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Return an image (H, W, 3) uint8 with a map of heat (H, W) from 0 to 1 over it, clear where there is none."""
+    """Return an image (H, W, 3) uint8 overlaid with a heat map (H, W) from 0 to 1, transparent at 0."""
     colors = colormaps["turbo"](heat)[..., :3] * 255
     opacity = 0.65 * heat[..., None]
     return np.round(image * (1 - opacity) + colors * opacity).astype(np.uint8)
 
 
 def learning_curves(path: Path, history: Sequence[dict]) -> None:
-    """Write loss, accuracy and learning rate over the steps of a run.
+    """Plot loss, accuracy and learning rate over the steps of a run.
 
     history: rows with `step` and any of loss, accuracy, lr, val_loss, val_accuracy.
     """
@@ -83,7 +83,7 @@ def learning_curves(path: Path, history: Sequence[dict]) -> None:
 
 
 def accuracy_over_time(path: Path, curves: dict[str, Sequence[tuple[float, float]]]) -> None:
-    """Write the validation accuracy of runs over time: points (seconds, accuracy) by the run's name."""
+    """Plot the validation accuracy of runs over time: points (seconds, accuracy) by the run's name."""
     figure = Figure(figsize=(7, 4.2))
     axes = figure.add_subplot()
     for name, points in curves.items():
@@ -96,7 +96,7 @@ def accuracy_over_time(path: Path, curves: dict[str, Sequence[tuple[float, float
 
 
 def learning_rate(path: Path, rates: np.ndarray, steps_per_epoch: int) -> None:
-    """Write the learning rate of each step over the epochs."""
+    """Plot the learning rate of each step over the epochs."""
     figure = Figure(figsize=(6, 3.6))
     axes = figure.add_subplot()
     axes.plot(np.arange(len(rates)) / steps_per_epoch, rates)
@@ -107,13 +107,13 @@ def learning_rate(path: Path, rates: np.ndarray, steps_per_epoch: int) -> None:
 
 
 def confusion_matrix(path: Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
-    """Write a confusion matrix, rows the true classes, each scaled to its number of images."""
+    """Plot a confusion matrix, rows the true classes, each normalised by its number of images."""
     count = len(classes)
     size = min(12.0, 3 + 0.5 * count)
     figure = Figure(figsize=(size, size))
     axes: Axes = figure.add_subplot()
-    share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    fractions = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if count <= MAX_NAMED_CLASSES:
@@ -121,13 +121,13 @@ def confusion_matrix(path: Path, confusion: np.ndarray, classes: Sequence[str]) 
         axes.set_xticks(range(count), names, rotation=90, parse_math=False)
         axes.set_yticks(range(count), names, parse_math=False)
         for row, column in np.argwhere(confusion > 0):
-            color = "white" if share[row, column] > 0.5 else "black"
+            color = "white" if fractions[row, column] > 0.5 else "black"
             axes.text(column, row, confusion[row, column], ha="center", va="center", color=color, fontsize=7)
     save(figure, path)
 
 
 def label_title(label: np.ndarray, classes: Sequence[str]) -> str:
-    """Return the class of a label, or, of a mixed image's shares, those that show in percent, a line each."""
+    """Return the class of a label, or for a soft label its classes in percent, one per line."""
     if not label.ndim:
         return _short(classes[label])
     shown = [c for c in np.argsort(-label, kind="stable") if label[c] >= 0.005]
@@ -139,7 +139,7 @@ def _short(name: str) -> str:
 
 
 def save(figure: Figure, path: Path, top: float = 1.0) -> None:
-    """Write a figure, leaving what is above `top`, a fraction of its height, to its title. Raises WriteError."""
+    """Save a figure, leaving the fraction of its height above `top` to its title. Raises WriteError."""
     figure.tight_layout(rect=(0, 0, 1, top))
     with written(path) as temporary:
         figure.savefig(temporary, dpi=110, format=path.suffix[1:])

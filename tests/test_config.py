@@ -394,7 +394,7 @@ def test_a_stray_word_is_refused():
             ["--dataset", "image_folder", "--val_split", "0.1"],
             "val_split: image_folder has validation images of its own",
         ),
-        (["--resume", "--overwrite"], "resume: goes on with a run, and overwrite replaces it"),
+        (["--resume", "--overwrite"], "resume: cannot be combined with overwrite"),
     ],
 )
 def test_values_that_do_not_fit_together_are_refused(argv, message):
@@ -437,7 +437,7 @@ def test_a_warm_up_of_the_recipe_that_is_longer_than_the_epochs_of_the_command_l
         config = train_config(*argv)
         assert (config.schedule.warmup_epochs, config.schedule.epochs) == (3, 3)
         lines = capsys.readouterr().err.splitlines()
-        assert lines == [f"warning: warmup_epochs: reduced from {warmup} to 3, all epochs there are"]
+        assert lines == [f"warning: warmup_epochs: reduced from {warmup} to 3, the number of epochs"]
     assert train_config("--epochs", "6").schedule.warmup_epochs == 5 and capsys.readouterr().err == ""
     path = yaml_file("epochs: 3")
     assert mistake("--config", path) == "warmup_epochs: 5 is not allowed: at most epochs (3); give --warmup_epochs too"
@@ -450,7 +450,7 @@ def test_resume_takes_the_folder_of_a_run(tmp_path):
         config = train_config(*argv, "--epochs", "40")
         assert (config.run.resume, config.run.output_path) == (True, str(tmp_path))
         assert (config.model.version, config.schedule.epochs) == ("cifar", 40)
-    assert mistake("--resume", "no/run") == "resume: 'no/run' holds no run that could go on; it takes the folder of one"
+    assert mistake("--resume", "no/run") == "resume: 'no/run' contains no run to resume; give the folder of a run"
     assert mistake("--resume", "x" * 5000).startswith("resume: ")
     assert "--output_path" in mistake("--resume", str(tmp_path), "--output_path", "other")
     assert train_config("--resume", "false").run.resume is False
@@ -514,13 +514,13 @@ def test_a_yaml_syntax_error_names_file_and_line(yaml_file, text, line):
 
 def test_a_key_that_stands_twice_is_refused_where_it_stands_again(yaml_file):
     path = yaml_file("seed: 1\nlr_max: 0.1\nepochs: 9\nlr_max: 0.2\n")
-    assert mistake("--config", path) == f"{path}, line 4: not valid YAML: key 'lr_max' stands twice"
+    assert mistake("--config", path) == f"{path}, line 4: not valid YAML: duplicate key 'lr_max'"
 
 
 @pytest.mark.parametrize("text", ["- a", "3", "just words", "1: 2", "[a, b]", "&a [*a]"])
 def test_yaml_that_is_no_mapping_is_refused(yaml_file, text):
     path = yaml_file(text)
-    assert mistake("--config", path) == f"{path}: a configuration is a list of lines `key: value`"
+    assert mistake("--config", path) == f"{path}: a configuration consists of `key: value` lines"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 # What brings a recipe down to the scale; its architecture, optimizer, schedule, loss and augmentation stay.
 SMALL = ("--image_size", 35, "--lr_batch_size", 32, "--epochs", 3)
-ON_CPU = ("--device_target", "CPU", "--scalars", "none")
+ON_CPU = ("--device_target", "CPU", "--amp_level", "O0", "--scalars", "none")
 STEPS_PER_EPOCH = 2000 // 32
 
 

@@ -40,9 +40,10 @@ def test_train_prints_the_device_what_it_trains_and_both_accuracies(trained):
     lines = done.stdout.splitlines()
     assert lines[0] == "device: CPU" and lines[1].startswith("SqueezeNet cifar: 146,570 parameters")
     result = json.loads((folder / "run" / "result.json").read_text())
-    assert lines[-3] == f"validation accuracy {result['validation']['accuracy']:.2%} (best.ckpt)"
-    assert lines[-2] == f"test accuracy {result['test']['accuracy']:.2%} (best.ckpt)"
-    assert " images/s, " in lines[-1] and "peak memory" in lines[-1] and lines[-1].endswith("all of it in run")
+    assert lines[-4] == f"validation accuracy {result['validation']['accuracy']:.2%} (best.ckpt)"
+    assert lines[-3] == f"test accuracy {result['test']['accuracy']:.2%} (best.ckpt)"
+    assert " images/s, " in lines[-2] and "peak memory" in lines[-2] and lines[-2].endswith("all of it in run")
+    assert lines[-1] == "next: python infer.py --ckpt_path run/best.ckpt --images FILE_OR_FOLDER"
     assert [entry.name for entry in folder.iterdir() if entry.is_dir()] == ["run"]
 
 
@@ -154,7 +155,7 @@ def test_a_mistake_in_the_flags_is_one_line_that_says_what_is_allowed(program, t
             "eval": "arguments are required: ckpt_path",
             "infer": "top_k: '0' is not allowed; it takes a whole number, at least 1",
             "export": "file_format: 'TFLITE' is not allowed; it takes one of MINDIR, AIR, ONNX",
-            "to_mindrecord": "a: no train/ and no val/ in it",
+            "to_mindrecord": "a: contains neither train/ nor val/",
         }[name] in text
     assert list(tmp_path.iterdir()) == []
 
@@ -186,7 +187,7 @@ def test_eval_of_a_thousand_classes_prints_the_ten_that_did_worst(monkeypatch, c
         "loss": 2.0,
     }
     found = {**result, "accuracy_per_class": accuracies, "output_path": "eval"}
-    monkeypatch.setattr("src.inference.evaluation.evaluate_checkpoint", lambda config, device: found)
+    monkeypatch.setattr("src.inference.evaluation.evaluate_model", lambda config, device: found)
     monkeypatch.setattr(sys, "argv", ["eval.py", "--ckpt_path", "net.ckpt"])
     program.main()
     lines = capsys.readouterr().out.splitlines()
@@ -207,5 +208,5 @@ def test_ctrl_c_ends_training_with_one_word_and_no_traceback(tmp_path):
                 break
         _, errors = process.communicate()
     assert process.returncode == 128 + signal.SIGINT
-    assert errors.split("\n") == ["", "stopping after this step; once more to stop at once", "interrupted", ""]
+    assert errors.split("\n") == ["", "stopping after this step; interrupt again to stop at once", "interrupted", ""]
     assert (Path(tmp_path) / "run" / "train.log").is_file()

@@ -12,7 +12,7 @@ from src.checkpoint import load_network
 from src.config import parse_train, with_keys
 from src.dataset.cifar10 import open_cifar10
 from src.inference.config import EvalConfig
-from src.inference.evaluation import evaluate_checkpoint
+from src.inference.evaluation import evaluate_model
 from src.keys import DeviceConfig
 from src.network.summary import summarize, totals
 from tests.programs import ROOT
@@ -105,7 +105,7 @@ def assert_accuracy(path: Path, data: Path, output_path: Path) -> None:
     images = "official" if pixels == OFFICIAL_SHA256 else "jpeg"
     accuracy = ACCURACIES[images][path.relative_to(ROOT / "results").as_posix()]
     config = EvalConfig(ckpt_path=str(path), data_path=str(data), output_path=str(output_path))
-    found = evaluate_checkpoint(config, DeviceConfig(device_target="CPU"))
+    found = evaluate_model(config, DeviceConfig(device_target="CPU"))
     assert found["images"] == 10_000
     # Another processor adds in another order, which may turn an image or two.
     assert found["accuracy"] == pytest.approx(accuracy, abs=3e-4)

@@ -14,8 +14,12 @@ from tests.programs import ROOT
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 ZOO_NAMES = [ROOT / "scripts" / f"run_{name}.sh" for name in ("standalone_train", "distribute_train", "eval")]
-LAUNCHERS = [p for p in SCRIPTS if p.name.startswith("run_") and p.name != "run_program.sh" and p not in ZOO_NAMES]
-OTHERS = [ROOT / "scripts" / name for name in ("quickstart.sh", "test.sh", "test_versions.sh")]
+RUN_PROGRAM, INFER_310 = (ROOT / "scripts" / f"run_{name}.sh" for name in ("program", "infer_310"))
+LAUNCHERS = [p for p in SCRIPTS if p.name.startswith("run_") and p not in (*ZOO_NAMES, RUN_PROGRAM, INFER_310)]
+OTHERS = [
+    INFER_310,
+    *(ROOT / "scripts" / f"{name}.sh" for name in ("quickstart", "first_run_ascend", "test", "test_versions")),
+]
 PROGRAMS = {"run_standalone_train": "train.py", "run_eval": "eval.py", "run_export": "export.py"}
 DISTRIBUTED = "run_distribute_train"
 DEVICES = {"ascend": "Ascend", "gpu": "GPU", "cpu": "CPU"}
@@ -110,13 +114,89 @@ def test_the_model_zoos_arguments_that_are_wrong_are_one_line(fake_python, scrip
     assert done.stderr.startswith(f"error: {problem}") and len(done.stderr.splitlines()) == 1
 
 
+@pytest.fixture
+def models(tmp_path) -> Path:
+    """A folder with exported models, of a name with a space, and stand-ins for converter_lite and atc on its bin/."""
+    folder = tmp_path / "models of mine"
+    (folder / "bin").mkdir(parents=True)
+    for suffix in ("mindir", "mindir.json", "onnx", "onnx.json", "air"):
+        (folder / f"best.{suffix}").write_text(suffix)
+    for tool in ("converter_lite", "atc"):
+        (folder / "bin" / tool).write_text('#!/bin/sh\nprintf "%s\\n" "${0##*/}" "$@"\nexit "${CONVERTED:-0}"\n')
+        (folder / "bin" / tool).chmod(0o755)
+    return folder
+
+
+def infer_310(models: Path, fake_python: Path, *arguments: str, **environment) -> subprocess.CompletedProcess:
+    path = f"{models / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return run(INFER_310, *arguments, cwd=models, PYTHON=fake_python, PATH=path, **environment)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flags"),
+    [
+        (["./data"], ["--device_id", "0", "--data_path", "./data"]),
+        (["cifar10", "./data", "2"], ["--device_id", "2", "--dataset", "cifar10", "--data_path", "./data"]),
+        (
+            ["./my data", "imagenet", "1", "--batch_size", "8"],
+            ["--device_id", "1", "--data_path", "./my data", "--dataset", "imagenet", "--batch_size", "8"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("form", ["mindir", "onnx"])
+def test_a_model_is_converted_for_a_310_and_evaluated_with_each_command_shown(
+    models, fake_python, form, arguments, flags
+):
+    done = infer_310(models, fake_python, f"best.{form}", *arguments, CONFIG="ascend.cfg")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    shown = [line.split()[1] for line in lines if line.startswith("+ ")]
+    assert [Path(word.replace("\\", "")).name for word in shown] == ["converter_lite", "cp", "fake"]
+    ran = [line for line in lines if not line.startswith("+ ")]
+    converter = ["converter_lite", f"--fmk={form.upper()}", "--saveType=MINDIR", "--optimize=ascend_oriented"]
+    converter += [f"--modelFile=best.{form}", "--outputFile=best_310", "--configFile=ascend.cfg"]
+    evaluation = [str(ROOT / "eval.py"), "--model_path", "best_310.mindir", "--runtime", "lite"]
+    assert ran == [*converter, *evaluation, "--device_target", "Ascend", *flags]
+    assert (models / "best_310.mindir.json").read_text() == f"{form}.json"
+
+
+def test_an_air_is_converted_by_atc(models, fake_python):
+    done = infer_310(models, fake_python, "best.air", SOC_VERSION="Ascend310B4")
+    assert done.returncode == 0, done.stderr
+    expected = ["atc", "--framework=1", "--model=best.air", "--output=best", "--soc_version=Ascend310B4"]
+    assert done.stdout.splitlines()[1:6] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["best.mindir", "./data"], "converter_lite: not found; it comes with MindSpore Lite"),
+        (["best.air"], "atc: not found; it comes with CANN"),
+        (["none.mindir", "./data"], "none.mindir: there is no such model"),
+        (["best.mindir"], "a folder of data is missing"),
+        (["./data"], "a model is missing"),
+    ],
+)
+def test_what_a_310_lacks_is_one_line(models, fake_python, arguments, problem):
+    for tool in ("converter_lite", "atc"):
+        (models / "bin" / tool).unlink()
+    done = infer_310(models, fake_python, *arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"error: {problem}") and len(done.stderr.splitlines()) == 1
+
+
+def test_a_failed_conversion_ends_with_its_status_and_nothing_is_evaluated(models, fake_python):
+    done = infer_310(models, fake_python, "best.mindir", "./data", CONVERTED="3")
+    assert done.returncode == 3 and "eval.py" not in done.stdout
+
+
 def test_a_launcher_exits_with_the_status_of_the_program(fake_python):
     assert run(LAUNCHERS[0], PYTHON=fake_python, STATUS=7).returncode == 7
 
 
 @pytest.mark.parametrize(
     "script",
-    [*LAUNCHERS, *(ROOT / "scripts" / name for name in ("quickstart.sh", "test.sh", "test_versions.sh"))],
+    [*LAUNCHERS, *OTHERS],
     ids=lambda p: p.stem,
 )
 def test_help_shows_the_head_comment_without_running_anything(script, fake_python):

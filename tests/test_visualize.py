@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from src import visualize
+from src.files.atomic import WriteError
 
 IMAGES = np.arange(35 * 4 * 4 * 3).reshape(35, 4, 4, 3).astype(np.uint8)
 
@@ -112,7 +113,7 @@ def test_a_picture_that_cannot_be_saved_leaves_the_former_one(tmp_path, monkeypa
         raise OSError("no space left")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(WriteError, match="no space left"):
         visualize.image_grid(tmp_path / "grid.png", IMAGES[:1], ["a"])
     assert (tmp_path / "grid.png").read_bytes() == b"former"
 

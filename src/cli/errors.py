@@ -1,4 +1,4 @@
-"""A user's mistake is one line and exit code 2; a bug keeps its traceback."""
+"""Error contract of all programs: a user's mistake is one line and exit code 2; a bug keeps its traceback."""
 
 import contextlib
 import errno
@@ -15,15 +15,15 @@ from src.cli.signals import Interrupted
 
 # A signal ends a program with 128 + its number, as shells report it.
 EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_UNREAD, EXIT_TERMINATED = 2, 130, 141, 143
-# What the system says of disks, folders and names that are not fit to be written to, wherever that comes up.
+# System errors of disks, folders and names that cannot be written to, wherever they occur.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _USERS_FILE = (*_NO_ROOM, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO)
-# What MindSpore leaves in the current folder: a graph that did not compile, networks that it has rewritten.
+# MindSpore's leftovers in the current folder: graphs that did not compile, and rewritten networks.
 _DEBRIS = ("rank_*/om", "rewritten_network")
 
 
 class UserError(Exception):
-    """Something the user can put right. The message is one line: what is wrong, where, and what to do."""
+    """A mistake that the user can correct. The message is one line: what is wrong, where, and what to do."""
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))
@@ -32,7 +32,7 @@ class UserError(Exception):
 def user_error_within(error: BaseException) -> Optional[UserError]:
     """Return the UserError that a data set worker raised, or None if there was none.
 
-    MindSpore re-raises what Python code in a data set raises as a RuntimeError whose text holds the tracebacks, the
+    MindSpore re-raises exceptions of Python code in a data set as a RuntimeError whose text holds the tracebacks, the
     original exception last, and then sections of its own.
     """
     _, found, rest = str(error).rpartition("UserError: ")
@@ -40,7 +40,7 @@ def user_error_within(error: BaseException) -> Optional[UserError]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the reason that an exception gives: what the system says, the first line of its text, or its type."""
+    """Return the reason for an exception: the system's message, the first line of its text, or its type."""
     text = getattr(error, "strerror", None) or str(error).strip()
     return (str(text).splitlines() or [type(error).__name__])[0][:300]
 
@@ -50,7 +50,7 @@ def _terminate(number: int, _) -> NoReturn:
 
 
 def _nobody_reads() -> bool:
-    """Return whether standard output is a pipe whose reader is gone, as `head` is after its lines."""
+    """Return whether standard output is a pipe that its reader has closed, as `head` does after its lines."""
     if not hasattr(select, "poll"):  # Windows.
         return False
     output = select.poll()
@@ -59,7 +59,7 @@ def _nobody_reads() -> bool:
 
 
 def _mistake(error: Exception) -> Optional[UserError]:
-    """Return the UserError that an exception amounts to, or None for a bug."""
+    """Return the UserError for an exception that a user's mistake has caused, or None for a bug."""
     if isinstance(error, OSError) and error.errno in _USERS_FILE and error.filename is not None:
         return UserError(f"{error.filename}: {first_line(error)}")
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
@@ -68,7 +68,7 @@ def _mistake(error: Exception) -> Optional[UserError]:
 
 
 def _end(status: int, message: str = "") -> NoReturn:
-    """Exit after a message on stderr. What standard output or stderr do not take is given up."""
+    """Exit with a status after a message on stderr. Discards output that stdout or stderr no longer accepts."""
     with contextlib.suppress(OSError):
         print(message, end="\n" if message else "", file=sys.stderr)
     for number, stream in ((1, sys.stdout), (2, sys.stderr)):
@@ -81,7 +81,7 @@ def _end(status: int, message: str = "") -> NoReturn:
 
 @contextlib.contextmanager
 def _clean_folder() -> Iterator[None]:
-    """Remove what MindSpore leaves in the current folder while the body runs."""
+    """Remove the files that MindSpore leaves in the current folder while the body runs."""
     here = Path(".")
     before = {path for pattern in _DEBRIS for path in here.glob(pattern)}
     try:
@@ -89,23 +89,23 @@ def _clean_folder() -> Iterator[None]:
     finally:
         for path in (path for pattern in _DEBRIS for path in here.glob(pattern) if path not in before):
             shutil.rmtree(path, ignore_errors=True)
-            with contextlib.suppress(OSError):  # There is more in it, or it is "." itself.
+            with contextlib.suppress(OSError):  # Not empty, or "." itself.
                 path.parent.rmdir()
 
 
 def run(main: Callable[[], Optional[int]]) -> NoReturn:
     """Run an entry point and exit with its status, turning a UserError into one line on stderr.
 
-    A signal ends it in order. While a graph runs, MindSpore turns Ctrl-C into SIGTERM, unless signals.watch has
-    taken the signals over.
+    A signal ends the program in order. While a graph runs, MindSpore turns Ctrl-C into SIGTERM, unless signals.watch
+    has taken over the signals.
     """
     signal.signal(signal.SIGTERM, _terminate)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # Names that the terminal has no letters for.
+    if isinstance(sys.stdout, io.TextIOWrapper):  # For file names that the terminal cannot display.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _clean_folder():
             status = main() or 0
-        sys.stdout.flush()  # Here, where it is noticed that nobody reads.
+        sys.stdout.flush()  # Here, where a closed pipe is still noticed.
     except (KeyboardInterrupt, Interrupted) as end:
         by_sigterm = isinstance(end, Interrupted) and end.number == signal.SIGTERM
         _end(EXIT_TERMINATED if by_sigterm else EXIT_INTERRUPTED, "interrupted")

@@ -1,8 +1,8 @@
 """Turn a command line and a YAML file into dataclasses: defaults < YAML file < flags.
 
-The fields of the dataclasses are the keys of the file and the flags; the docstring below a field says what it is for.
-A flag's words are read as its type asks: as they are for a text, as YAML otherwise. Pydantic then validates all values
-at once, and a mistake is a UserError of one line that names the key, the value and what is allowed.
+The fields of the dataclasses are the keys of the file and the flags; the docstring below a field explains the key. A
+flag's words are taken literally for a string, and read as YAML for other types. Pydantic then validates all values at
+once, and a mistake is a UserError that names the key, the value and the allowed values.
 
     parser = Parser("Train a network.", [ModelConfig, DataConfig])
     model, data = parser.parse(["--config", "recipe.yaml", "--epochs", "3"])
@@ -33,16 +33,16 @@ _NULLS = ("null", "Null", "NULL", "~")
 
 
 def limited(kind: type, description: str, **limits: Any) -> Any:
-    """Return a type of values within limits (see pydantic.Field); the description says them in words."""
+    """Return a type restricted to a range of values (see pydantic.Field), with its description for messages."""
     return Annotated[kind, Field(description=description, **limits)]
 
 
 class Dialect(NamedTuple):
-    """Spellings that a program takes or explains in addition to its keys.
+    """Alternative spellings of a program's keys.
 
-    synonyms: keys by their names elsewhere, for hints: the first that the program has, or a phrase with spaces.
-    renamed: new names by the old one, which is taken with a warning.
-    retired: former keys that are ignored if they have this value, and refused otherwise.
+    synonyms: keys by their names in other programs, for hints: the first key that the program has, or a phrase.
+    renamed: new names by the old one, which is accepted with a warning.
+    retired: former keys with the value to ignore; other values are refused.
     recipes: folder of YAML files that --config finds by their bare name.
     """
 
@@ -56,10 +56,10 @@ _PLAIN = Dialect()
 
 
 class Parser:
-    """Parser of a program's flags.
+    """Parser of a program's flags and YAML file.
 
-    concerns: dataclasses whose fields are the keys; no key is in two of them.
-    positional: key of a word without a flag, by the word's suffix; "" stands for all other words.
+    concerns: dataclasses whose fields are the keys; no two have the same key.
+    positional: key of a positional argument, by its suffix; "" stands for all others.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Parser:
         return self.fill(self.words(argv))
 
     def words(self, argv: Sequence[str]) -> dict[str, list[str]]:
-        """Return the words given for each key on a command line, of which the last flag counts."""
+        """Return the words given for each key on a command line; the last occurrence of a flag counts."""
         given: dict[str, list[str]] = {}
         strays, tokens = [], list(argv)
         if "--help" in tokens:
@@ -117,8 +117,8 @@ class Parser:
         return given
 
     def fill(self, words: Mapping[str, Sequence[str]]) -> list:
-        """Return an instance of each dataclass, from the words of a command line and the file that `config` names."""
-        values, sources = dict(self.defaults), {}  # Of each value that was given: where, and as it was written.
+        """Build the dataclasses from the words of a command line and the YAML file that `config` names."""
+        values, sources = dict(self.defaults), {}  # Sources: place and original text of each given value.
         if "config" in words:
             if not words["config"]:
                 raise UserError("config: a value is missing (--config FILE)")
@@ -165,18 +165,18 @@ class Parser:
         return nodes
 
     def _key(self, name: str) -> str:
-        """Return the key that a flag names, with dashes for underscores or not."""
+        """Return the key that a flag names; dashes and underscores are equal."""
         for key in (name, name.replace("-", "_")):
             if key == "config" or key in self.kinds or key in self.renamed or key in self.dialect.retired:
                 return key
         raise UserError(self._unknown(name))
 
     def _kind(self, key: str) -> Any:
-        """Return the type of a key; of a renamed one that of today's."""
+        """Return the type of a key; for a renamed key, the type of its new name."""
         return self.kinds.get(self.renamed.get(key, [key])[0], bool)
 
     def _today(self, name: str, where: str, read: Callable[[Any], Any]) -> Sequence[str]:
-        """Return the keys that a given one stands for: itself, its new names, or none when it is retired."""
+        """Return the current keys for a given name: itself, its new names, or none for a retired key."""
         if name in self.kinds:
             return [name]
         if name in self.renamed:
@@ -187,7 +187,7 @@ class Parser:
         return []
 
     def _take(self, word: str, given: dict[str, list[str]]) -> None:
-        """Add a word that stands without a flag to what is given."""
+        """Assign a positional argument to its key."""
         if word == "-h":
             self._help()
         name = word.lstrip("-").partition("=")[0]
@@ -213,7 +213,7 @@ class Parser:
         return f"{key}: a value is missing (--{key} ...); it takes {describe(self._kind(key))}"
 
     def _file(self, name: str) -> str:
-        """Return the path of a configuration, which may be given by its bare name."""
+        """Return the path of a configuration file, which may be given by its bare name."""
         found = self.dialect.recipes / f"{name}.yaml" if self.dialect.recipes else Path(name)
         return str(found) if os.path.isfile(found) and not os.path.isfile(name) else name
 
@@ -223,7 +223,7 @@ class Parser:
 
 
 def _options(kind: Any) -> list:
-    """Return the types of which a value has one."""
+    """Return the alternatives of a type, such as the members of a Union."""
     if get_origin(kind) is Annotated:
         return _options(get_args(kind)[0])
     if get_origin(kind) is Union:
@@ -232,12 +232,12 @@ def _options(kind: Any) -> list:
 
 
 def _items(kind: Any) -> Any:
-    """Return the type of the items of a list, or None for types without a list."""
+    """Return the type of a list's items, or None for types without a list."""
     return next((get_args(option)[0] for option in _options(kind) if get_origin(option) is list), None)
 
 
 def _names(kind: Any) -> list[str]:
-    """Return the names among which a value is chosen."""
+    """Return the names that a type allows."""
     return [name for option in _options(kind) if get_origin(option) is Literal for name in get_args(option)]
 
 
@@ -246,7 +246,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _of_words(words: Sequence[str], kind: Any) -> Any:
-    """Return the value of a flag."""
+    """Convert the words of a flag to a value of its type."""
     items = _items(kind)
     if not words:
         return True
@@ -265,7 +265,7 @@ def _of_words(words: Sequence[str], kind: Any) -> Any:
 
 
 def _of_word(word: str, kind: Any) -> Any:
-    """Return a text as it is, and anything else as YAML has it."""
+    """Convert one word: keep a string, and read anything else as YAML."""
     if word in _NULLS and type(None) in _options(kind):
         return None
     if _is_text(kind) or not word.strip():
@@ -277,7 +277,7 @@ def _of_word(word: str, kind: Any) -> Any:
 
 
 def _of_node(node: yaml.Node, kind: Any) -> Any:
-    """Return the value that stands in a file; where a text is asked for, 010 and 1e5 are texts."""
+    """Convert a YAML node to a value; where a string is expected, 010 and 1e5 are strings."""
 
     def as_text(item: yaml.Node) -> yaml.Node:
         plain = isinstance(item, yaml.ScalarNode) and item.tag.rpartition(":")[2] in ("int", "float", "bool")
@@ -291,7 +291,7 @@ def _of_node(node: yaml.Node, kind: Any) -> Any:
 
 
 def spelled(value: Any, kind: Any) -> Any:
-    """Return a name as its type spells it, whatever the case and the dashes of the one given, if only one fits."""
+    """Return a name in the spelling of its type, ignoring case and dashes, if exactly one name matches."""
     if isinstance(value, list):
         return [spelled(item, _items(kind)) for item in value] if _items(kind) else value
     names = _names(kind)

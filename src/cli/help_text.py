@@ -1,4 +1,4 @@
-"""Help text of dataclasses of keys: from their docstrings, those below their fields, and the fields' types."""
+"""Help text of configuration dataclasses, from their docstrings, those below their fields, and the fields' types."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def help_text(description: str, concerns: Sequence[type]) -> str:
-    """Return the help of a program: all keys, grouped by dataclass, with meaning, allowed values and default."""
+    """Return the help text of a program: all keys, grouped by dataclass, with meaning, allowed values and default."""
     usage = "%(prog)s [--config FILE] [--KEY VALUE ...]"
     parser = argparse.ArgumentParser(usage=usage, description=description, add_help=False)
     parser.add_argument("-h", "--help", action="help", help="show this text and exit")
@@ -38,13 +38,13 @@ def default_of(field: dataclasses.Field) -> Any:
 
 
 def heading_of(concern: type) -> tuple[str, str]:
-    """Return the title of a dataclass and its explanation: its docstring's first line, `Title: explanation.`."""
+    """Return title and explanation of a dataclass, from its docstring's first line, `Title: explanation.`."""
     title, _, explanation = inspect.getdoc(concern).splitlines()[0].partition(": ")
     return title.rstrip("."), explanation
 
 
 def meanings_of(concern: type) -> dict[str, str]:
-    """Return the docstrings below the fields of a dataclass, those of its bases included."""
+    """Return the docstrings below the fields of a dataclass and of its base classes."""
     meanings: dict[str, str] = {}
     for owner in reversed([base for base in concern.__mro__ if dataclasses.is_dataclass(base)]):
         body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
@@ -55,7 +55,7 @@ def meanings_of(concern: type) -> dict[str, str]:
 
 
 def describe(kind: Any) -> str:
-    """Return what values a type allows, in words."""
+    """Describe the values that a type allows."""
     if get_origin(kind) is Annotated:
         described = [fact.description for fact in kind.__metadata__ if isinstance(fact, FieldInfo) and fact.description]
         return described[0] if described else describe(get_args(kind)[0])

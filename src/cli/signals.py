@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM, for a program that wants to finish what it is at before it obeys."""
+"""Handling of SIGINT (Ctrl-C) and SIGTERM in a program that finishes its current step before stopping."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _state = {"received": 0, "postponed": False, "watching": False, "first": 0.0}
 
 
 class Interrupted(BaseException):
-    """A signal, on its way out; like KeyboardInterrupt no Exception, so that nothing swallows it."""
+    """A received signal. Like KeyboardInterrupt not an Exception, so that no handler swallows it."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -24,15 +24,15 @@ class Interrupted(BaseException):
 
 
 def watch() -> None:
-    """Take over SIGINT and SIGTERM for the rest of the process. To be called before MindSpore is imported.
+    """Take over SIGINT and SIGTERM for the rest of the process. Call this before importing MindSpore.
 
-    The first one raises Interrupted in the main thread, or waits while `postponed`. A second one ends the process at
-    once, unless it comes within SAME_SECONDS: job managers signal a launcher and its children alike, and the launcher
-    passes it on. A thread waits for them, as all others block them: while a graph runs, MindSpore's handler of SIGINT
-    would send SIGTERM instead, and the program could not tell the two apart.
+    The first signal raises Interrupted in the main thread, or waits while `postponed`. A second one ends the process at
+    once, unless received within SAME_SECONDS: job managers signal a launcher and its children, and the launcher passes
+    the signal on. One thread waits for the signals, and all others block them: while a graph runs, MindSpore's handler
+    of SIGINT would send SIGTERM instead, and the program could not tell the two apart.
 
-    A library may unblock them in the main thread, as multiprocessing does when it starts a server process: then
-    Python's handlers do the same.
+    A library may unblock them in the main thread, as multiprocessing does when starting a server process: then Python's
+    handlers do the same.
     """
     signal.signal(signal.SIGUSR1, lambda *_: _obey())
     for number in _SIGNALS:
@@ -43,19 +43,19 @@ def watch() -> None:
 
 
 def block() -> None:
-    """Block the signals in this thread again, in a process that watches them."""
+    """Block the signals in this thread again, if the process watches them."""
     if _state["watching"]:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
 def received() -> int:
-    """Return the number of the signal that is postponed, or 0."""
+    """Return the number of the postponed signal, or 0."""
     return _state["received"]
 
 
 @contextlib.contextmanager
 def postponed() -> Iterator[None]:
-    """Within it, the first signal is only noted, for `received` to return; at the end it is obeyed."""
+    """Postpone the first signal to the end of the body; `received` returns its number meanwhile."""
     _state["postponed"] = True
     try:
         yield
@@ -70,14 +70,14 @@ def _obey() -> None:
 
 
 def _note(number: int) -> bool:
-    """Note a signal and return whether it is the first; end the process at a second one."""
+    """Record a signal and return whether it is the first; end the process at a second one."""
     if _state["received"]:
         if time.monotonic() - _state["first"] >= SAME_SECONDS:
             os._exit(128 + number)
         return False
     _state["first"], _state["received"] = time.monotonic(), number
     if _state["postponed"]:
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+        print("\nstopping after this step; interrupt again to stop at once", file=sys.stderr, flush=True)
     return True
 
 

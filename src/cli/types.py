@@ -1,4 +1,4 @@
-"""Types of values within limits, for the fields of configurations."""
+"""Types with limits for the fields of configurations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Amount = limited(float, "a number, at least 0", ge=0, allow_inf_nan=False)
 Fraction = limited(float, "a number from 0 to below 1", ge=0, lt=1)
 OpenFraction = limited(float, "a number between 0 and 1", gt=0, lt=1)
 Ratio = limited(float, "a number above 0, at most 8", gt=0, le=8)
-# Beyond these no image, layer or data set is meant, and a typing error takes all memory.
+# Upper limits catch typing errors, which would take all memory.
 Side = limited(int, "a whole number from 1 to 8192", ge=1, le=8192)
 Padding = limited(int, "a whole number from 0 to 512", ge=0, le=512)
 Filters = limited(int, "a whole number from 0 to 65536", ge=0, le=65536)

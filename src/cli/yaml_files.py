@@ -1,6 +1,6 @@
 """Read and write YAML files of `key: value` lines, with the scalars of YAML 1.2.
 
-`version: 1_0` is a text there and not ten, 1e-4 a number, and 010 ten. A repeated key is an error.
+In YAML 1.2 `1_0` is a string and not ten, 1e-4 a number, and 010 ten. A repeated key is an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML 1.1 or _Loader would take for something else."""
+    """Dumper that quotes every string that YAML 1.1 or _Loader would read as another type."""
 
 
 # In YAML 1.1, 010 is eight.
@@ -39,24 +39,24 @@ for _tag, _pattern, _first in (
 
 
 def read_nodes(path: str) -> dict[str, yaml.Node]:
-    """Return the values of a file by key, not constructed yet. Raises UserError that names the file and the line."""
+    """Return the YAML nodes of a file by key. Raises UserError that names the file and the line."""
     with errors_in(path):
         root = yaml.compose(Path(path).read_text(encoding="utf-8"), _Loader)
         if root is None:
             return {}
         if not isinstance(root, yaml.MappingNode) or not all(key.tag == STRING for key, _ in root.value):
-            raise UserError(f"{path}: a configuration is a list of lines `key: value`")
+            raise UserError(f"{path}: a configuration consists of `key: value` lines")
         nodes: dict[str, yaml.Node] = {}
         for key, value in root.value:
             if key.value in nodes:
-                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
             nodes[key.value] = value
         return nodes
 
 
 @contextlib.contextmanager
 def errors_in(path: str) -> Iterator[None]:
-    """Turn what goes wrong while a file is read into a UserError that names it."""
+    """Convert errors in reading a file to a UserError that names the file."""
     try:
         yield
     except UserError:
@@ -66,27 +66,27 @@ def errors_in(path: str) -> Iterator[None]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
-    except Exception as error:  # PyYAML raises nearly anything for a value that is not what its !!tag says.
+    except Exception as error:  # PyYAML raises nearly anything for a value that contradicts its !!tag.
         raise UserError(f"{path}: not valid YAML: {error}") from None
 
 
 def construct(node: yaml.Node) -> Any:
-    """Return the value of a node. Raises whatever PyYAML raises for one that has none."""
+    """Construct the value of a node. Raises any of PyYAML's exceptions for an invalid node."""
     return _Loader("").construct_document(node)
 
 
 def flow(text: str) -> yaml.Node:
-    """Return the node of a value on one line, such as [a, b]."""
+    """Return the node of a one-line value, such as [a, b]."""
     return yaml.compose(text, _Loader)
 
 
 def scalar(text: str) -> yaml.Node:
-    """Return the node of a plain scalar, whatever characters are in it."""
+    """Return the node of a plain scalar with any characters."""
     return yaml.ScalarNode(_Loader("").resolve(yaml.ScalarNode, text, (True, False)), text)
 
 
 def written(node: yaml.Node) -> str:
-    """Return a node as it stands in its file, on one line."""
+    """Return the source text of a node on one line."""
     if isinstance(node, yaml.ScalarNode) and not node.style:
         return node.value
     start, end = node.start_mark, node.end_mark
@@ -94,5 +94,5 @@ def written(node: yaml.Node) -> str:
 
 
 def dump(values: Mapping[str, Any]) -> str:
-    """Return `key: value` lines that are read back to the same values."""
+    """Return values as `key: value` lines, which are read back to the same values."""
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False)

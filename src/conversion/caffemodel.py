@@ -1,4 +1,4 @@
-"""Weights in Caffe's .caffemodel, a protocol buffer of the network with its weights."""
+"""Read Caffe's .caffemodel: a protocol buffer of the network with its weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from src.conversion.source import Foreign, read_weights
 from src.network.design_space import Pool, Widths
 from src.squeezenet import SqueezeNet
 
-# Of caffe.proto what is used here: message: field: (number, type, is it repeated). The rest is skipped.
+# The part of caffe.proto used here: message: field: (number, type, whether repeated). The rest is skipped.
 _MESSAGES = {
     "NetParameter": {"layer": (100, "LayerParameter", True)},
     "LayerParameter": {
@@ -26,7 +26,7 @@ _MESSAGES = {
     },
     "BlobProto": {
         "shape": (7, "BlobShape", False),
-        "data": (5, "bytes", True),  # Packed floats, which protobuf would make a Python number each of.
+        "data": (5, "bytes", True),  # Packed floats, each of which protobuf would convert to a Python number.
         "num": (1, "int32", False),
         "channels": (2, "int32", False),
         "height": (3, "int32", False),
@@ -49,7 +49,7 @@ _MAX, _ROUND_UP = 0, 0  # Of PoolingParameter.pool and round_mode, the defaults.
 
 
 def _net_parameter() -> type:
-    """Return the class of the message NetParameter."""
+    """Return the class of the NetParameter message."""
     file = descriptor_pb2.FileDescriptorProto(name="caffe_weights.proto", package="caffe_weights", syntax="proto2")
     field_type = descriptor_pb2.FieldDescriptorProto
     for message, fields in _MESSAGES.items():
@@ -67,12 +67,12 @@ def _net_parameter() -> type:
 
 
 def read_caffemodel(path: Path) -> Foreign:
-    """Return the weights of a file by their names in it, and what its layers tell of the network."""
+    """Read the weights of a .caffemodel by their names, and the arguments of SqueezeNet that its layers reveal."""
     net = _net_parameter()()
     net.ParseFromString(read_weights(path))
     convolutions = [layer for layer in net.layer if layer.type == "Convolution"]
     if not convolutions:
-        raise ValueError("there are no convolutions in it, or only those of a Caffe before 2015")
+        raise ValueError("no convolutions, or only those of Caffe before 2015")
     tensors = {}
     for layer in convolutions:
         for kind, blob in zip(("weight", "bias"), layer.blobs):
@@ -104,7 +104,7 @@ def _first(values: Any, default: int) -> int:
 
 
 def _check(made: SqueezeNet, layers: Any, additions: int) -> None:
-    """Raise ValueError unless a network has strides, pooling and additions where the file has them."""
+    """Raise ValueError unless a network's strides, pooling and additions match those in the file."""
     found: list[Any] = []
     for layer in layers:
         if layer.type == "Convolution" and not found:

@@ -18,7 +18,7 @@ ToFormat = Literal["torchvision", "safetensors", "npz"]
 
 @dataclasses.dataclass(frozen=True)
 class ConvertConfig:
-    """Conversion: the files, and what a file of weights does not say about its network."""
+    """Conversion: the files, and the arguments of a network that its weights do not show."""
 
     file: str
     """file of the other system"""
@@ -51,13 +51,15 @@ class ConvertConfig:
     """text file with one class name per line; null: ImageNet's names for 1,000 classes, numbers for others"""
 
     def check(self) -> None:
-        """Raise UserError for values that do not fit together."""
+        """Raise UserError for values that contradict one another."""
         if bool(self.from_format) == bool(self.to_format):
-            raise UserError("give either --from (a format) FILE, to make a checkpoint, or --to (a format) FILE")
+            raise UserError(
+                "give either --from FORMAT FILE, to create a checkpoint, or --to FORMAT FILE, to convert one"
+            )
 
 
 def parse_convert(argv: list[str], description: str) -> ConvertConfig:
-    """Return the checked configuration of convert.py. Raises UserError, one line.
+    """Parse and check the configuration of convert.py. Raises UserError.
 
     `--from FORMAT FILE` and `--to FORMAT FILE` stand for --from_format or --to_format, and --file.
     """

@@ -1,4 +1,4 @@
-"""convert.py's work: a file of another system into a checkpoint, and a checkpoint into such a file."""
+"""Convert a file of another framework to a checkpoint, or a checkpoint to such a file."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from src.model_card import ModelCard
 from src.network.summary import check_image_size
 from src.squeezenet import SqueezeNet
 
-# What ImageNet networks take, to the pixel; the size is each format's own.
+# Exact preprocessing of ImageNet networks; the image size depends on the format.
 _RGB = Preprocessing(224, "center_crop", "dataset", IMAGENET_MEAN, IMAGENET_STD, resizer="pillow")
-# What weights do not tell, and a network computes something else with.
+# Arguments that change the network's output but do not show in its weights.
 _ASKED = ("classifier_padding", "ceil_mode")
 
 
 class Format(NamedTuple):
-    """A format of other systems.
+    """A file format of another framework.
 
-    read: the reader of a file.
-    write: makes a file's content of tensors and a card, or None.
-    naming: the key in NAMINGS of what is written.
-    model: arguments of SqueezeNet that its networks have unless the file or the user says otherwise.
+    read: reads a file.
+    write: returns a file's content for tensors and a card, or None.
+    naming: key in NAMINGS for writing.
+    model: default arguments of SqueezeNet for this format.
     input: "rgb" or "bgr", see ConvertConfig.
     image_size: side of the images in pixels.
     """
@@ -72,15 +72,15 @@ FORMATS = {
 
 
 def convert(config: ConvertConfig) -> str:
-    """Convert as configured, and return what was written and of what network, in words.
+    """Convert a file as configured, and return a description of the output and its network.
 
-    Raises UserError for anything that cannot be used, before anything is written.
+    Raises UserError for any unusable file or option, before anything is written.
     """
     target = Path(config.ckpt_path if config.from_format else config.file)
     if config.from_format and target.suffix != ".ckpt":
         raise UserError(f"{target}: a checkpoint's name ends in .ckpt")
     if os.path.lexists(target) and not config.overwrite:
-        raise UserError(f"{target}: is there already; choose another name, or replace it with --overwrite")
+        raise UserError(f"{target}: already exists; choose another name, or replace it with --overwrite")
     if config.from_format:
         net, card = import_network(config)
         with output_folder(target.parent, target.name):
@@ -100,16 +100,16 @@ def _listed(model: Mapping[str, Any]) -> str:
 
 
 def _unlike_torchvision(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a network computes otherwise than torchvision's class with the same weights would."""
+    """Return the arguments that torchvision's class does not support, although its weights have the same shapes."""
     defaults = inspect.signature(SqueezeNet.__init__).parameters
     own = {key: model.get(key, defaults[key].default) for key in _TORCHVISION}
     return {key: value for key, value in own.items() if value != _TORCHVISION[key]}
 
 
 def import_network(config: ConvertConfig) -> tuple[SqueezeNet, ModelCard]:
-    """Return the network in a file, set to evaluation, and its card.
+    """Load the network of a foreign file in evaluation mode, with its model card.
 
-    Raises UserError for a file that is not sound, or not a SqueezeNet's, and where it does not tell all of a network.
+    Raises UserError for a damaged file, for another network, and if the file does not determine the whole network.
     """
     form, path = FORMATS[config.from_format], Path(config.file)
     with _readable(path):
@@ -118,7 +118,9 @@ def import_network(config: ConvertConfig) -> tuple[SqueezeNet, ModelCard]:
         model, found = recognise({name: array.shape for name, array in foreign.tensors.items()}, known, path)
         missing = [f"--{key}" for key in _ASKED if key not in model]
         if missing and not foreign.card:
-            raise UserError(f"{path}: weights do not tell all of a network: say the rest with {' and '.join(missing)}")
+            raise UserError(
+                f"{path}: the weights do not determine the whole network; give also {' and '.join(missing)}"
+            )
         card = foreign.card or _card(model, config, foreign.image_size or form.image_size)
         check_image_size(card.model, card.preprocessing.image_size)
         net = card.build()
@@ -132,35 +134,33 @@ def import_network(config: ConvertConfig) -> tuple[SqueezeNet, ModelCard]:
     if (config.input or form.input) == "bgr":
         return net, dataclasses.replace(card, preprocessing=take_rgb(net, card.preprocessing, config.fold_input))
     if config.fold_input:
-        raise UserError(
-            "fold_input: there is nothing to fold in a network that takes rgb; if it does not, say --input bgr"
-        )
+        raise UserError("fold_input: a network with rgb input has nothing to fold; for Caffe's input give --input bgr")
     return net, card
 
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn what reading a file raises into a UserError."""
+    """Convert errors in reading a file to UserError."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # Each library has exceptions of its own for a file that it cannot read.
+    except Exception as error:  # Each library has its own exceptions for unreadable files.
         raise UserError(f"{path}: not a file of this format, or damaged ({printable(first_line(error))})") from None
 
 
 def _known(config: ConvertConfig, usual: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of SqueezeNet that are told. Raises UserError where the file and the user say otherwise."""
+    """Return the known arguments of SqueezeNet. Raises UserError where the file and the user contradict each other."""
     keys = ("bypass", "stem", "classifier_padding", "ceil_mode", "final_relu")
     said = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     for key, value in said.items():
         if facts.get(key, value) != value:
-            raise UserError(f"{key}: {value} is not what {config.file} has: {facts[key]}; leave it out")
+            raise UserError(f"{key}: {value} contradicts {config.file}, which has {facts[key]}; leave it out")
     return {**usual, **said, **facts}
 
 
 def _card(model: dict[str, Any], config: ConvertConfig, image_size: int) -> ModelCard:
-    """Return the card of a network whose file has none: with as many classes as ImageNet it is taken for ImageNet's."""
+    """Return a model card for a file without one; a network with ImageNet's number of classes gets ImageNet's names."""
     count, names = model["num_classes"], [known.name for known in imagenet_classes()]
     if config.classes:
         classes = read_class_names(config.classes, count)
@@ -171,10 +171,10 @@ def _card(model: dict[str, Any], config: ConvertConfig, image_size: int) -> Mode
 
 
 def take_rgb(net: SqueezeNet, usual: Preprocessing, fold: bool) -> Preprocessing:
-    """Turn the first convolution of a network, which takes Caffe's input, to RGB, and return what it takes then.
+    """Convert the first convolution from Caffe's BGR input to RGB, and return the new preprocessing.
 
-    fold: make that the usual input of ImageNet networks, where a pixel p comes as (p - mean) / std. It is exact, to
-    float32's rounding; raises UserError where zeros around the image keep it from that.
+    fold: convert also to the usual normalisation (p - mean) / std of ImageNet networks, exact up to float32's rounding.
+    Raises UserError if zero padding makes that impossible.
     """
     caffe = published_card().preprocessing
     kernel, bias = (weights_of(net)[f"features.0.conv.{kind}"] for kind in ("weight", "bias"))
@@ -183,9 +183,7 @@ def take_rgb(net: SqueezeNet, usual: Preprocessing, fold: bool) -> Preprocessing
         kernel.set_data(ms.Tensor(np.ascontiguousarray(turned)))
         return dataclasses.replace(caffe, image_size=usual.image_size)
     if net.stem.pad_mode != "valid":
-        raise UserError(
-            "fold_input: the first convolution has zeros around the image, which a mean cannot be folded into"
-        )
+        raise UserError("fold_input: a mean cannot be folded into a first convolution with zero padding")
     means, stds = (np.array([getattr(caffe, key), getattr(usual, key)]) for key in ("mean", "std"))
     offsets = turned.astype(np.float64).sum((2, 3)) * ((means[1] - means[0]) / stds[0])
     kernel.set_data(ms.Tensor((turned * (stds[1] / stds[0])[:, None, None]).astype(np.float32)))
@@ -194,7 +192,7 @@ def take_rgb(net: SqueezeNet, usual: Preprocessing, fold: bool) -> Preprocessing
 
 
 def export_weights(config: ConvertConfig) -> tuple[bytes, ModelCard]:
-    """Return a file's content, of a checkpoint's parameters, and its card. Raises UserError as load_network does."""
+    """Return the content of a foreign file with a checkpoint's parameters, and its model card. Raises UserError."""
     form = FORMATS[config.to_format]
     net, card = load_network(config.ckpt_path)
     own = weights_of(net)

@@ -1,8 +1,8 @@
-"""The authors' compressed SqueezeNet (https://github.com/songhan/SqueezeNet-Deep-Compression), read as it is.
+"""Reader of the authors' compressed SqueezeNet (https://github.com/songhan/SqueezeNet-Deep-Compression).
 
-The file `compressed_SqueezeNet.net` has no header but 26 numbers, and neither names nor shapes: the network has to be
-known. It is v1.0 for ImageNet's 1000 classes with a padded last convolution, and takes Caffe's input: BGR from 0 to
-255 less a mean.
+The file `compressed_SqueezeNet.net` has a header of 26 numbers, and neither names nor shapes: the network must be known
+in advance. It is v1.0 for ImageNet's 1000 classes with a padded last convolution and Caffe's input: BGR from 0 to 255
+minus a mean.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MODEL = {"num_classes": CLASSES, "version": "1_0", "classifier_padding": 1}
 IMAGE_SIZE = 227
 # Mean of ImageNet's RGB channels from 0 to 255, as the authors subtract it.
 MEAN = (123.0, 117.0, 104.0)
-_SLOTS = 256  # Values of a codebook: codes have 8 bits.
+_SLOTS = 256  # Values of a codebook: indices have 8 bits.
 
 
 class Layer(NamedTuple):
@@ -39,15 +39,15 @@ class Layer(NamedTuple):
 
 
 def layers() -> list[Layer]:
-    """Return the 26 convolutions in the file's order, which is the network's."""
+    """Return the 26 convolutions in the order of the file, which is the network's."""
     return [Layer(convolution.layer, convolution.shape) for convolution in convolutions(MODEL)]
 
 
 def read_published(path: str | Path) -> dict[str, np.ndarray]:
-    """Return the weights and biases, float32, by their names in SqueezeNet, in the file's order.
+    """Read the weights and biases, float32, by their names in SqueezeNet, in the order of the file.
 
-    They are the file's bit for bit, but for the order of the first convolution's input channels, which is turned
-    from BGR to RGB. Raises UserError for a file that is not this one's kind.
+    Equal to the file's bit for bit, except that the first convolution's input channels are changed from BGR to RGB.
+    Raises UserError for another kind of file.
     """
     parameters = decode_published(read_weights(path), path)
     first = layers()[0].name + ".weight"
@@ -56,7 +56,7 @@ def read_published(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def decode_published(data: bytes, path: str | Path) -> dict[str, np.ndarray]:
-    """Return what a file holds, the first convolution's channels in BGR. `path` is for messages."""
+    """Decode the content of a file, the first convolution's channels in BGR. `path` is for messages."""
     convolutions = layers()
     header = 4 * len(convolutions)
     if len(data) < header:
@@ -80,11 +80,11 @@ def decode_published(data: bytes, path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _block(block: bytes, layer: Layer, count: int, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights and bias of a layer: codebook, bias, a code for each entry, and gaps of 4 bits between entries."""
+    """Decode the weights and bias of a layer: codebook, bias, 8-bit indices, and 4-bit gaps between the entries."""
     outputs = layer.shape[0]
     codebook = np.frombuffer(block, "<f4", _SLOTS)
     bias = np.frombuffer(block, "<f4", outputs, 4 * _SLOTS)
-    codes = np.frombuffer(block, np.uint8, count, 4 * (_SLOTS + outputs))
+    indices = np.frombuffer(block, np.uint8, count, 4 * (_SLOTS + outputs))
     packed = np.frombuffer(block, np.uint8, (count + 1) // 2, 4 * (_SLOTS + outputs) + count)
     # The even entry's gap is the low half of a byte; after an odd number of entries the last high half is spare.
     gaps = np.stack([packed & 15, packed >> 4], axis=1).ravel()[:count].astype(np.int64)
@@ -92,20 +92,20 @@ def _block(block: bytes, layer: Layer, count: int, path: str | Path) -> tuple[np
     if count and positions[-1] >= np.prod(layer.shape):
         raise UserError(f"{path}: damaged: a weight of {layer.name} lies outside the layer; download it again")
     if codebook[0] != 0 or not (np.isfinite(codebook).all() and np.isfinite(bias).all()):
-        raise UserError(f"{path}: damaged: the values of {layer.name} cannot be right; download it again")
+        raise UserError(f"{path}: damaged: invalid values in {layer.name}; download it again")
     weights = np.zeros(layer.shape, np.float32)
-    weights.reshape(-1)[positions] = codebook[codes]
+    weights.reshape(-1)[positions] = codebook[indices]
     return weights, bias.copy()
 
 
 def read_net(path: Path) -> Foreign:
-    """Return the weights of a file by their names in Caffe, and what is known of the one network that it can hold."""
+    """Read the weights of a file by their names in Caffe, and the arguments of its network, the only one possible."""
     decoded = decode_published(read_weights(path), path)
     return Foreign({p.name: decoded[p.own] for p in names.parameters(MODEL, names.NAMINGS["caffe"])}, MODEL)
 
 
 def published_card(classes: str | None = None) -> ModelCard:
-    """Return the card of the authors' network: Caffe's input is 255 times an image from 0 to 1, less a mean."""
+    """Return the model card of the authors' network, whose input is 255 times an image from 0 to 1, minus a mean."""
     names = read_class_names(classes, CLASSES) if classes else [str(i) for i in range(CLASSES)]
     preprocessing = Preprocessing(
         image_size=IMAGE_SIZE,
@@ -119,8 +119,8 @@ def published_card(classes: str | None = None) -> ModelCard:
 
 
 def read_class_names(path: str, count: int) -> list[str]:
-    """Return the lines of a text file, one for each class. Raises UserError when there are not so many."""
+    """Read a text file with one class name per line. Raises UserError unless their number is `count`."""
     names = read_text(path, MAX_NAMES_BYTES, "give --classes a text with a name a line").splitlines()
     if len(names) != count:
-        raise UserError(f"{path}: {len(names)} lines; the network has {count} classes")
+        raise UserError(f"{path}: has {len(names)} lines, but the network has {count} classes; give one name per line")
     return names

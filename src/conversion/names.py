@@ -1,4 +1,4 @@
-"""What other systems call the parameters of SqueezeNet, from one table."""
+"""Names of SqueezeNet's parameters in other frameworks, from one table."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from src.network.convolutions import Convolution, convolutions
 
 
 class Naming(NamedTuple):
-    """A system's names: templates of the layers' names, and what stands behind a layer's name.
+    """Naming scheme of a framework: templates of the layers' names, and names of the parts of a Fire module.
 
-    A template takes {index}, counted from 0 with an activation behind the first convolution, {number} and {part}.
+    Fields of a template: {index}, from 0 and counting the activation after the first convolution, {number} and {part}.
     """
 
     stem: str
@@ -26,7 +26,7 @@ class Naming(NamedTuple):
 
 
 NAMINGS = {
-    # torchvision has no shortcuts and no batch norm; their names follow its manner.
+    # torchvision has no shortcuts and no batch norm; their names follow its style.
     "torchvision": Naming("features.0", "features.{index}.{part}", "classifier.1", {}),
     # The authors' prototxt files for v1.0 and v1.1. The shortcut's name is this project's.
     "caffe": Naming(
@@ -50,7 +50,7 @@ _NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "movi
 
 
 class Parameter(NamedTuple):
-    """A parameter of SqueezeNet: its own name, what a system calls it, and its shape."""
+    """A parameter of SqueezeNet: its own name, its name in another framework, and its shape."""
 
     own: str
     name: str
@@ -58,7 +58,7 @@ class Parameter(NamedTuple):
 
 
 def parameters(model: dict[str, Any], naming: Naming) -> list[Parameter]:
-    """Return the parameters of SqueezeNet with the arguments `model`, in the network's order."""
+    """Return the parameters of the SqueezeNet with the arguments `model`, in the network's order."""
     batch_norm = model.get("batch_norm", "none")
     found = []
     for convolution in convolutions(model):

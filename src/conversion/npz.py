@@ -18,7 +18,7 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def read_npz(path: Path) -> Foreign:
-    """Return the arrays of a file. Raises ValueError, or what numpy and zipfile raise, when it is not sound."""
+    """Read the arrays of an .npz file. Raises ValueError, or an exception of numpy or zipfile, for a damaged file."""
     arrays = {
         name.removesuffix(_ENDING): _array(name, member) for name, member in read_members(read_weights(path)).items()
     }
@@ -29,14 +29,14 @@ def read_npz(path: Path) -> Foreign:
 
 
 def write_npz(tensors: Mapping[str, np.ndarray], card: ModelCard) -> bytes:
-    """Return a file of these arrays, with the card's JSON as an array of its bytes beside them."""
+    """Return the content of an .npz file with these arrays and the model card as JSON bytes."""
     stream = io.BytesIO()
     np.savez(stream, **tensors, **{CARD_KEY: np.frombuffer(json.dumps(card.to_json()).encode(), np.uint8)})
     return stream.getvalue()
 
 
 def _array(name: str, member: bytes) -> np.ndarray:
-    """Return the array of an .npy file, which numpy's own reader would allocate before it looks at the file's size."""
+    """Return the array of an .npy file; numpy's own reader would allocate memory before checking the file's size."""
     stream = io.BytesIO(member)
     version = np.lib.format.read_magic(stream)
     if version not in _HEADERS:

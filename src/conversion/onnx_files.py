@@ -1,8 +1,7 @@
-"""Weights in ONNX models, whichever program wrote them: found by the graph, since names differ from one to the next."""
+"""Read SqueezeNet's weights from ONNX models of any exporter, by the graph, since names differ between exporters."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, Optional
 
@@ -13,28 +12,27 @@ from onnx import numpy_helper
 
 from src.conversion.names import NAMINGS
 from src.conversion.source import Foreign, read_weights, to_float32
-from src.inference.classify import softmax
-from src.inference.exported_model import read_spec, spec_path
-from src.model_card import ModelCard
+from src.inference.exported_model import card_of, read_spec, spec_path
+from src.inference.metrics import softmax
 from src.network.convolutions import FIRST_FIRE
 from src.squeezenet import SqueezeNet
 
-# What a SqueezeNet is exported as.
+# Node types of exported SqueezeNets.
 _KNOWN = (
     *("Conv", "Relu", "MaxPool", "Concat", "Add", "Slice", "Dropout", "Identity", "Constant", "ReduceMean"),
     *("GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Squeeze", "Softmax"),
 )
-# Nodes that give what they are given, as far as weights are concerned.
+# Nodes to skip when searching for weights.
 _PASSED = ("Relu", "Dropout", "Identity")
-MAX_SIDE, MAX_BATCH, USUAL_SIDE = 2048, 256, 224  # Of images; beyond these, running a model would take the memory away.
-# Largest difference of logits that rounding explains, in units of the largest logit.
+MAX_SIDE, MAX_BATCH, USUAL_SIDE = 2048, 256, 224  # Of images; running larger models would exhaust the memory.
+# Largest rounding difference of logits, relative to the largest logit.
 TOLERANCE = 1e-4
 
 
 def read_onnx(path: Path) -> Foreign:
-    """Return the weights of a model by their names in Caffe, and what its graph tells of the network.
+    """Read the weights of a model by their names in Caffe, and the arguments of SqueezeNet that its graph reveals.
 
-    The card is that of a model which export.py wrote, when its specification lies beside it.
+    The card comes from the specification that export.py writes next to its models.
     """
     content = read_weights(path)
     graph = _Graph(onnx.load_from_string(content).graph)
@@ -53,14 +51,12 @@ def read_onnx(path: Path) -> Foreign:
     batch, size = graph.input_shape()
     card = None
     if spec_path(path).is_file():
-        spec = read_spec(path)
-        names = [field.name for field in dataclasses.fields(ModelCard) if field.name in spec]
-        card = ModelCard.read({name: spec[name] for name in names}, spec_path(path))
+        card = card_of(read_spec(path), spec_path(path))
     return Foreign(tensors, facts, card, size, lambda net: _check(net, content, (batch, 3, size, size)))
 
 
 class _Graph:
-    """The graph of a model, as far as it can be a SqueezeNet's. What is unlike one raises ValueError."""
+    """Graph of a model. Raises ValueError for a graph that is not a SqueezeNet's."""
 
     def __init__(self, graph: onnx.GraphProto):
         self.nodes, self.inputs = list(graph.node), graph.input
@@ -101,24 +97,24 @@ class _Graph:
         return named
 
     def bypass(self, layers: dict[str, onnx.NodeProto]) -> str:
-        """Return which connections there are around the Fire modules."""
+        """Return the kind of bypass connections: none, simple or complex."""
         if any(NAMINGS["caffe"].parts["shortcut"] in name for name in layers):
             return "complex"
         return "simple" if any(node.op_type == "Add" for node in self.nodes) else "none"
 
     def rounds_up(self) -> bool:
-        """Return whether max pooling rounds sizes up, in one of the ways in which exporters say so."""
+        """Return whether max pooling rounds sizes up, in any of the exporters' notations."""
         for node in self.nodes:
             if node.op_type == "MaxPool":
                 before = self._producers.get(node.input[0])
                 repeated = before is not None and before.op_type == "Concat" and self._is_slice(before.input[-1])
-                # One row of padding at the bottom and one column at the right is what Caffe2 writes.
+                # Caffe2 writes one row of padding at the bottom and one column at the right.
                 if repeated or _attribute(node, "ceil_mode", 0) or _attribute(node, "pads", [])[-2:] == [1, 1]:
                     return True
         return False
 
     def input_shape(self) -> tuple[int, int]:
-        """Return how many images the model takes, and their side in pixels; 1 and 224 where it leaves that open."""
+        """Return the batch size and the side of the input in pixels, by default 1 and 224."""
         images = next(value for value in self.inputs if value.name not in self._constants)
         sides = [dimension.dim_value for dimension in images.type.tensor_type.shape.dim]
         if len(sides) != 4 or sides[1] != 3 or sides[2] != sides[3] or sides[2] > MAX_SIDE or sides[0] > MAX_BATCH:
@@ -154,7 +150,7 @@ def _padding(node: onnx.NodeProto) -> int:
 
 
 def _check(net: SqueezeNet, content: bytes, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless a model and the network made of it give the same for a random input of this shape."""
+    """Raise ValueError unless a model and the network built from its weights agree on a random input."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -166,7 +162,5 @@ def _check(net: SqueezeNet, content: bytes, shape: tuple[int, ...]) -> None:
     expected = softmax(logits) if np.abs(given.sum(1) - 1).max() < TOLERANCE else logits
     difference = float(np.abs(given - expected).max()) if given.shape == expected.shape else np.inf
     if not difference < TOLERANCE * max(1.0, float(np.abs(expected).max())):
-        raise ValueError(
-            f"the model computes something else than the SqueezeNet of its weights: {difference:.2g} apart"
-        )
+        raise ValueError(f"its output differs from that of the SqueezeNet with its weights by {difference:.2g}")
     return difference

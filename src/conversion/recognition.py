@@ -1,4 +1,4 @@
-"""Which SqueezeNet a file's tensors belong to, by their names and shapes."""
+"""Recognition of the SqueezeNet variant that a file's tensors belong to, by their names and shapes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from src.conversion.names import NAMINGS, Naming, Parameter, parameters
 from src.network.design_space import STEMS
 from src.squeezenet import BATCH_NORMS, VERSIONS
 
-# Arguments of SqueezeNet that names and shapes tell, with what is tried, in order of preference. The shapes of a simple
-# bypass are those of none, and a 3x3 stem has those of v1.1's: where they differ, the file or the user has to say.
+# Arguments of SqueezeNet that show in names and shapes, with the values to try, in order of preference. A simple bypass
+# has the same shapes as none, and a small stem the same as v1.1's: there the file or the user must tell.
 _TRIED = {
     "version": tuple(VERSIONS),
     "stem": tuple(STEMS),
@@ -22,10 +22,10 @@ _TRIED = {
 
 
 def recognise(shapes: Shapes, known: dict[str, Any], path: str | Path) -> tuple[dict[str, Any], list[Parameter]]:
-    """Return the arguments of the SqueezeNet that has just these tensors, and its parameters with their names there.
+    """Return the arguments of the SqueezeNet with exactly these tensors, and its parameters with their foreign names.
 
-    known: arguments that are settled already. Raises UserError, which names the differences from the nearest network,
-    when there is no such network.
+    known: arguments known in advance. Raises UserError, which names the differences from the nearest network, if no
+    network fits.
     """
     model, naming = min(
         _candidates(shapes, known),

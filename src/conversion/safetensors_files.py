@@ -1,4 +1,4 @@
-"""Weights in .safetensors, named as torchvision names them."""
+"""Weights in .safetensors, with torchvision's names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LENGTH = 8  # Bytes of the header's length, before the header, which is JSON.
 
 
 def read_safetensors(path: Path) -> Foreign:
-    """Return the tensors of a file, and the card in the metadata of one that convert.py wrote."""
+    """Read the tensors of a file, and the model card in the metadata if convert.py wrote the file."""
     content = read_weights(path)
     tensors = {name: to_float32(name, array) for name, array in load(content).items()}  # It checks the header first.
     header = json.loads(content[_LENGTH : _LENGTH + int.from_bytes(content[:_LENGTH], "little")])
@@ -26,5 +26,5 @@ def read_safetensors(path: Path) -> Foreign:
 
 
 def write_safetensors(tensors: Mapping[str, np.ndarray], card: ModelCard) -> bytes:
-    """Return a file of these tensors, with the card in its metadata."""
+    """Return the content of a file with these tensors, and with the model card in the metadata."""
     return save(dict(tensors), {CARD_KEY: json.dumps(card.to_json())})

@@ -1,4 +1,4 @@
-"""What the readers of all formats have in common: what a file gives, and bounds on what it may ask for."""
+"""Result type and size limits shared by the readers of all formats."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from src.files.bounded import read_bytes
 from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
 
-# Far above any SqueezeNet (that of ImageNet-21k has 48 MB), and a typing error or a bomb cannot take all memory.
+# Far above any SqueezeNet (for ImageNet-21k 48 MB), but a typing error or a bomb cannot exhaust the memory.
 MAX_BYTES, MAX_MEMBERS = 256 << 20, 10_000
 
 
 class Foreign(NamedTuple):
-    """What a file of another system gives.
+    """Content of a file of another framework.
 
-    tensors: float32, by their names there.
-    facts: arguments of SqueezeNet that can be seen in the file, besides names and shapes.
-    card: the model card, in a file that this project wrote.
-    image_size: side of the images in pixels, in a file that has it.
-    check: raises ValueError for a network that computes something else than the file does, as far as that can be seen.
+    tensors: float32, by their names in the file.
+    facts: arguments of SqueezeNet that the file reveals in addition to names and shapes.
+    card: the model card, in a file written by this project.
+    image_size: side of the images in pixels, if the file contains it.
+    check: raises ValueError for a network that visibly differs from the file's.
     """
 
     tensors: dict[str, np.ndarray]
@@ -35,12 +35,12 @@ class Foreign(NamedTuple):
 
 
 def read_weights(path: Path) -> bytes:
-    """Return the content of a file. Raises UserError when it cannot be read, or is too large for one of weights."""
+    """Return the content of a file of weights. Raises UserError for an unreadable or too large file."""
     return read_bytes(path, MAX_BYTES, "give a file of SqueezeNet's weights")
 
 
 def read_members(content: bytes) -> dict[str, bytes]:
-    """Return the files in a zip archive. Raises ValueError or one of zipfile's errors for one that is not sound."""
+    """Return the files in a zip archive. Raises ValueError or an exception of zipfile for a damaged archive."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
         if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > MAX_BYTES:
@@ -52,7 +52,7 @@ def read_members(content: bytes) -> dict[str, bytes]:
 
 
 def to_float32(name: str, array: np.ndarray) -> np.ndarray:
-    """Return an array as float32 without a loss. Raises ValueError for another type than float32 and float16."""
+    """Convert an array to float32 without loss. Raises ValueError for other types than float32 and float16."""
     if array.dtype not in (np.float32, np.float16):
         raise ValueError(f"{name} is {array.dtype}; save it as float32")
     return np.ascontiguousarray(array, np.float32)

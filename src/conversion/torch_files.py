@@ -1,7 +1,7 @@
-"""PyTorch's files of a state_dict, as torch.save writes them since 2017, read and written without torch.
+"""PyTorch's files of a state_dict, as torch.save has written them since 2017, read and written without torch.
 
 Such a file holds a pickle, in which a tensor is a call that names a storage by a persistent id, and the storages. Since
-torch 1.6 it is a zip archive; before, pickles and storages one behind the other, as torchvision's first files are.
+torch 1.6 the file is a zip archive; before, as in torchvision's first files, pickles and storages in sequence.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LENGTH = np.dtype("<i8")  # Of a storage, before its values.
 
 
 class _Storage(NamedTuple):
-    """Values in a file, by the key that it has for them."""
+    """A tensor storage in a file: type, key and number of values."""
 
     dtype: str
     key: str
@@ -35,7 +35,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor:
-    """Stands for torch._utils._rebuild_tensor and _rebuild_tensor_v2, and for the tensor that they make."""
+    """Stand-in for torch._utils._rebuild_tensor and _rebuild_tensor_v2, and for the tensor that they return."""
 
     def __init__(self, storage, offset, shape, strides, requires_grad=False, hooks=(), metadata=None):
         numbers = (offset, *shape, *strides)
@@ -57,7 +57,7 @@ class _Tensor:
 
 
 class _OrderedDict(dict):
-    """Stands for collections.OrderedDict, whose attribute _metadata only torch.nn needs."""
+    """Stand-in for collections.OrderedDict, whose attribute _metadata only torch.nn needs."""
 
     def __setstate__(self, state):
         pass
@@ -81,7 +81,7 @@ _ALLOWED = pickles.Allowed(
 
 
 def read_torch(path: Path) -> Foreign:
-    """Return the tensors of a state_dict. Raises nearly any exception for a file that does not hold just one."""
+    """Read the tensors of a state_dict. Raises nearly any exception for a file that does not hold exactly one."""
     content = read_weights(path)
     state, storages = _read_zip(content) if content.startswith(_ZIP) else _read_stream(io.BytesIO(content))
     return Foreign(
@@ -90,7 +90,7 @@ def read_torch(path: Path) -> Foreign:
 
 
 def _read_zip(content: bytes) -> tuple[dict, Callable[[_Storage], np.ndarray]]:
-    """Return the state_dict of a file since torch 1.6, and what gives the values of its storages."""
+    """Read a file since torch 1.6; return the state_dict, and a function from storages to their values."""
     members = read_members(content)
     folder = next((name[: -len("data.pkl")] for name in members if name.endswith("/data.pkl")), None)
     if folder is None:
@@ -102,7 +102,7 @@ def _read_zip(content: bytes) -> tuple[dict, Callable[[_Storage], np.ndarray]]:
 
 
 def _read_stream(stream: io.BytesIO) -> tuple[dict, Callable[[_Storage], np.ndarray]]:
-    """Return the same of a file before torch 1.6."""
+    """Read a file before torch 1.6; see _read_zip."""
     if pickles.load(stream, _ALLOWED) != _MAGIC or pickles.load(stream, _ALLOWED) != _PROTOCOL:
         raise ValueError("it does not begin as torch.save does")
     if pickles.load(stream, _ALLOWED).get("little_endian") is not True:
@@ -134,7 +134,7 @@ def _state(stream: io.BytesIO) -> dict:
 
 
 def _persistent(given: Any) -> _Storage:
-    """Return the storage that a persistent id names; files before torch 1.6 say of what it is a part, or None."""
+    """Return the storage that a persistent id names; before torch 1.6 the id may end in None."""
     kind, dtype, key, _, count, *part = given
     whole = part in ([], [None])
     if (
@@ -156,7 +156,7 @@ def _values(content: bytes, storage: _Storage) -> np.ndarray:
 
 
 def write_torch(tensors: Mapping[str, np.ndarray], card: ModelCard) -> bytes:
-    """Return a file that torch.load reads as a state_dict, also with weights_only. It has no place for the card."""
+    """Return the content of a file that torch.load reads as a state_dict, also with weights_only. Drops the card."""
     stream = io.BytesIO()
     contents = {"data.pkl": _pickle(tensors), "byteorder": b"little"}
     contents.update({f"data/{key}": array.tobytes() for key, array in enumerate(tensors.values())})
@@ -168,7 +168,7 @@ def write_torch(tensors: Mapping[str, np.ndarray], card: ModelCard) -> bytes:
 
 
 def _pickle(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """Return the pickle of a state_dict, put together of opcodes, since torch's functions are named and not there."""
+    """Return the pickle of a state_dict, assembled from opcodes, since torch is not installed."""
     empty = _imported("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
     parts = [pickle.PROTO + b"\x02", empty, pickle.MARK]
     for key, (name, array) in enumerate(tensors.items()):
@@ -188,5 +188,5 @@ def _imported(module: str, name: str) -> bytes:
 
 
 def _plain(value: Any) -> bytes:
-    """Return the opcodes of a value of Python's own, without PROTO and STOP around them."""
+    """Return the opcodes of a built-in value, without PROTO and STOP."""
     return pickle.dumps(value, protocol=2)[2:-1]

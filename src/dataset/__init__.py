@@ -1,15 +1,15 @@
-"""Data sets. Every source yields the same columns: `image` (N, 3, H, W) float32 and `label` (N,) int32."""
+"""Data sets. Every data set yields the same columns: `image` (N, 3, H, W) float32 and `label` (N,) int32."""
 
 from __future__ import annotations
 
 from src.dataset.options import DataConfig
-from src.dataset.pipeline import check_shares, evaluation_pipeline, preprocessing_of, training_pipeline
+from src.dataset.pipeline import check_shards, evaluation_pipeline, preprocessing_of, training_pipeline
 from src.dataset.registry import DATASETS
 from src.dataset.splits import open_source, splits
 
 __all__ = [
     "DATASETS",
-    "check_shares",
+    "check_shards",
     "create_dataset",
     "evaluation_pipeline",
     "open_source",
@@ -20,7 +20,7 @@ __all__ = [
 
 
 def create_dataset(source: str, split: str, *, num_shards: int = 1, shard_id: int = 0, seed: int = 1, **options):
-    """Return a batched MindSpore data set.
+    """Create a batched MindSpore data set.
 
     source, split: see open_source; `options` are further fields of DataConfig.
     num_shards, shard_id: the part of the images that this device reads.

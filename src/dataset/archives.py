@@ -1,4 +1,4 @@
-"""Archives from strangers, unpacked only when each member is a plain file or folder within bounds."""
+"""Safe unpacking of untrusted archives: every member must be a plain file or folder within limits."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import BinaryIO, NoReturn
 from src.cli.errors import UserError, first_line
 from src.dataset.source import printable
 
-# An archive may unpack to so many bytes, or to so many times its own size where that is more. (Photographs do not
-# shrink in an archive, CIFAR-10 does by a tenth.) Each file counts for a disk block at least.
+# Limit of the unpacked size: in bytes, or as a multiple of the archive's size if larger. (Photographs do not shrink in
+# an archive, CIFAR-10 does by a tenth.) Each file counts at least as a disk block.
 MAX_BYTES, MAX_RATIO, BLOCK_BYTES = 1 << 30, 20, 4096
 MAX_DEPTH = 100
 # Of the headers of one member of a tar archive; the longest name that Linux allows needs nine blocks of 512 bytes.
@@ -25,8 +25,8 @@ MAX_HEADER_BYTES = 1 << 16
 def unpack(file: Path, folder: Path) -> None:
     """Unpack a zip or tar archive of plain files and folders into an empty folder.
 
-    Raises UserError, before anything is unpacked, for a damaged archive and for one that would write outside of
-    `folder`, holds anything else than files and folders, or unpacks to far more than its own size.
+    Raises UserError, before anything is unpacked, for a damaged archive, and for one that would write outside
+    `folder`, contains anything but files and folders, or unpacks to far more than its own size.
     """
     try:
         with open(file, "rb") as stream:
@@ -46,7 +46,7 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 class _Contents:
-    """What an archive holds, checked name by name and then written."""
+    """Members of an archive, checked by name and size and then written."""
 
     def __init__(self, file: Path, folder: Path):
         self.file, self.folder = file, os.path.abspath(folder)
@@ -54,14 +54,14 @@ class _Contents:
         self.files: set[str] = set()
 
     def add(self, name: str, size: int, is_folder: bool) -> None:
-        """Count a member. Raises UserError for one that is not to be unpacked."""
+        """Check and count a member. Raises UserError for an unsafe one."""
         target = self._target(name)
         if target != self.folder and not target.startswith(self.folder + os.sep):
             self.refuse(f"{printable(name)} would be unpacked outside {self.folder}")
         if target.count(os.sep) - self.folder.count(os.sep) > MAX_DEPTH:
             self.refuse(f"{printable(name)[:80]}... is more than {MAX_DEPTH} folders deep")
         if target in self.files:
-            self.refuse(f"{printable(name)} is in it twice")
+            self.refuse(f"{printable(name)} occurs twice")
         if size < 0:
             self.refuse(f"{printable(name)} has a size of {size}")
         if not is_folder:
@@ -71,13 +71,13 @@ class _Contents:
             self.refuse(f"it unpacks to more than {self.limit} bytes; if that is right, unpack it by hand")
 
     def check_room(self) -> None:
-        """Raise UserError unless all the members fit on the disk."""
+        """Raise UserError unless all members fit on the disk."""
         free = shutil.disk_usage(self.folder).free
         if self.bytes > free:
             self.refuse(f"it unpacks to {self.bytes} bytes, and {free} are free on the disk")
 
     def write(self, name: str, size: int, content: BinaryIO | None) -> None:
-        """Write a member: a file with its content, a folder without one."""
+        """Write a member: a file with its content, or a folder without content."""
         target = self._target(name)
         if content is None:
             os.makedirs(target, exist_ok=True)
@@ -86,7 +86,7 @@ class _Contents:
         with content, open(target, "xb") as out:
             shutil.copyfileobj(content, out)
             if out.tell() != size:
-                raise ValueError(f"{name} is not as long as it says")
+                raise ValueError(f"{name} differs in length from its header")
 
     def refuse(self, reason: str) -> NoReturn:
         """Raise UserError for the whole archive."""
@@ -123,7 +123,7 @@ def _unpack_tar(stream: BinaryIO, contents: _Contents) -> None:
 
 
 class _TarHeaders:
-    """A stream of which tarfile reads a limited number of bytes for each member; it would read a header of any size."""
+    """A stream that limits the bytes that tarfile reads for each member's headers."""
 
     def __init__(self, stream: BinaryIO):
         self.seek, self.tell, self._stream, self.left = stream.seek, stream.tell, stream, MAX_HEADER_BYTES
@@ -136,11 +136,11 @@ class _TarHeaders:
 
 
 def _require_end(stream: BinaryIO, offset: int, contents: _Contents) -> None:
-    """Raise ReadError for an archive cut short or with a wrong check sum, which tarfile does not notice by itself."""
+    """Raise ReadError for a truncated archive or a wrong check sum, which tarfile does not notice."""
     stream.seek(offset)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("its end is missing")
     for _ in range(contents.limit >> 20):
         if not stream.read(1 << 20):
             return
-    contents.refuse("something follows its end")
+    contents.refuse("data follows its end")

@@ -1,4 +1,4 @@
-"""Augmentation: random changes of training images."""
+"""Augmentation: random transforms of training images."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from src.dataset.preprocessing import Preprocessing, applied, fit_transforms, no
 
 
 class Drawn:
-    """A random change of an image, whose random numbers follow from the seed, its name and the draw (see Epochs) alone.
+    """A random transform whose random numbers depend only on the seed, its name and the draw (see Epochs).
 
-    MindSpore's random operators draw from the state of the thread that they happen to run on, and all of a pipeline are
-    seeded alike: an upper crop would always be flipped. Drawn like this, the inputs of a step are the same whatever the
-    number of threads and devices, and a resumed run goes to its step without repeating those before.
+    MindSpore's random operators draw from the state of their thread and are all seeded alike, so that an upper crop
+    would always be flipped. Here the inputs of a step are the same for any number of threads and devices, and a run can
+    resume at a step without repeating the earlier ones.
     """
 
     def __init__(self, name: str, seed: int, change: Callable[[np.ndarray, Random], np.ndarray]):
@@ -32,11 +32,11 @@ class Drawn:
 
 
 class Target(NamedTuple):
-    """What an augmentation is made for.
+    """Parameters from which an augmentation is built.
 
-    side: of the image that it changes, in pixels.
-    crop_padding: zeros around an image before it is cropped.
-    pixels: whether the image stays pixels, (side, side, 3) uint8, for a graph to take.
+    side: of the transformed image, in pixels.
+    crop_padding: zeros around an image before cropping.
+    pixels: whether the image stays (side, side, 3) uint8, for preprocessing on the device.
     """
 
     preprocessing: Preprocessing
@@ -46,16 +46,16 @@ class Target(NamedTuple):
     pixels: bool
 
 
-# What a pipeline applies in turn: operators without chance, or a random change.
+# A stage of a pipeline: deterministic operators, or a random transform.
 Stage = Union[list, Drawn]
 
 
 def crop_flip(target: Target) -> list[Stage]:
-    """Return a random crop and a left-right flip, which bring an image to the network's size.
+    """Return a random crop and a horizontal flip, which bring an image to the network's size.
 
-    With fit "resize" the crop is taken from the resized image with zeros around it, with "crop" from the image itself,
-    likewise padded; with "center_crop" it is a random part of 8 to 100% of the area, which MindSpore then resizes
-    (Szegedy et al. 2014). Pixels for a graph are cropped before they are resized, and never to a random part.
+    The crop is taken from the zero-padded image, resized before with fit "resize"; with "center_crop" it covers a
+    random 8 to 100% of the area and is then resized (Szegedy et al. 2014). For preprocessing on the device, images are
+    cropped before resizing, and never with a random area.
     """
     preprocessing, seed, size = target.preprocessing, target.seed, target.preprocessing.image_size
     crop = Drawn("crop", seed, lambda image, random: random_crop(image, target.side, target.crop_padding, random))
@@ -68,12 +68,14 @@ def crop_flip(target: Target) -> list[Stage]:
 
 
 def color_jitter(target: Target) -> list[Stage]:
-    """Return a change of brightness, contrast and saturation by 40% and of hue by 10%."""
+    """Return a random transform of brightness, contrast and saturation by 40% and of hue by 10%."""
     return [Drawn("color", target.seed, jitter)]
 
 
 def cutout(target: Target) -> list[Stage]:
-    """Return a square of a quarter of the side set to the mean colour (DeVries and Taylor 2017)."""
+    """Return a random transform that fills a square with the mean colour (Cutout, DeVries and Taylor 2017).
+    2017).
+    """
     length = max(1, target.side // 4)
     if not target.pixels:  # After normalisation a square of zeros is a square of the mean colour.
         return [Drawn("cutout", target.seed, partial(cut_out, length))]
@@ -89,10 +91,10 @@ def cutout(target: Target) -> list[Stage]:
 
 
 class Augmentation(NamedTuple):
-    """An augmentation.
+    """An augmentation and its place in the pipeline.
 
-    stage: where in the pipeline it comes, one of the constants below.
-    make: returns its stages; None for those of whole batches, which are in mixing.py.
+    stage: its place in the pipeline, one of the constants below.
+    make: returns its stages; None for transforms of whole batches, which are in mixing.py.
     """
 
     stage: str
@@ -111,7 +113,7 @@ AUGMENTATIONS = {
 def training_stages(
     preprocessing: Preprocessing, augment: Sequence[str], crop_padding: int | None, seed: int
 ) -> list[Stage]:
-    """Return the stages that make a training input: the operators of evaluation with random changes between them.
+    """Return the stages of a training pipeline: the operators of evaluation with random transforms between them.
 
     augment: names of AUGMENTATIONS. crop_padding: None for an eighth of the image's side.
     """
@@ -128,7 +130,7 @@ def training_stages(
 def pixel_changes(
     preprocessing: Preprocessing, augment: Sequence[str], crop_padding: int | None, seed: int
 ) -> list[Drawn]:
-    """Return the random changes that leave a training image pixels, (side, side, 3) uint8; see training_stages."""
+    """Return the random transforms of a training image that stays uint8, (side, side, 3); see training_stages."""
     target = _target(preprocessing, preprocessing.side, crop_padding, seed, pixels=True)
     return [change for stage in (GEOMETRY, COLOR, NORMALIZED) for change in _stages(stage, augment, target)]
 
@@ -143,12 +145,12 @@ def _stages(stage: str, augment: Sequence[str], target: Target) -> list[Stage]:
 
 
 def flip(image: np.ndarray, random: Random) -> np.ndarray:
-    """Return an image, or with even odds its mirror image."""
+    """Flip an image horizontally with probability 1/2."""
     return image[:, ::-1] if random.random() < 0.5 else image
 
 
 def random_crop(image: np.ndarray, size: int, padding: int, random: Random) -> np.ndarray:
-    """Return a random square of an image with zeros around, more of them where it is smaller than the square."""
+    """Return a random square crop of a zero-padded image, padded further if smaller than the square."""
     around = [padding + max(0, size - side - 2 * padding) for side in image.shape[:2]]
     if any(around):
         image = np.pad(image, [(n, n) for n in around] + [(0, 0)])
@@ -157,7 +159,7 @@ def random_crop(image: np.ndarray, size: int, padding: int, random: Random) -> n
 
 
 def random_part(image: np.ndarray, random: Random) -> np.ndarray:
-    """Return a part of 8 to 100% of the area, its sides 3:4 to 4:3; after ten misses, the largest such part."""
+    """Return a random crop of 8 to 100% of the area, sides 3:4 to 4:3; after ten misses, the largest such crop."""
     height, width = image.shape[:2]
     for _ in range(10):
         area = random.uniform(0.08, 1.0) * height * width
@@ -172,7 +174,7 @@ def random_part(image: np.ndarray, random: Random) -> np.ndarray:
 
 
 def jitter(image: np.ndarray, random: Random) -> np.ndarray:
-    """Return an image (H, W, 3) uint8 with other brightness, contrast, saturation and hue, in random order."""
+    """Change brightness, contrast, saturation and hue of an image (H, W, 3) uint8, in random order."""
     changes = [
         vision.AdjustBrightness(random.uniform(0.6, 1.4)),
         vision.AdjustContrast(random.uniform(0.6, 1.4)),
@@ -184,7 +186,7 @@ def jitter(image: np.ndarray, random: Random) -> np.ndarray:
 
 
 def cut_out(length: int, image: np.ndarray, random: Random, color: np.ndarray | int = 0) -> np.ndarray:
-    """Return an image with a square of one color around a random pixel; at the border a part of the square."""
+    """Fill a square around a random pixel of an image with one color, clipped at the border."""
     y, x = (int(random.random() * side) - length // 2 for side in image.shape[:2])
     image = image.copy()
     image[max(0, y) : max(0, y + length), max(0, x) : max(0, x + length)] = color

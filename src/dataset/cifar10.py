@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009) as pickled batches, read by mindvision; and what both layouts of it have in common."""
+"""CIFAR-10 (Krizhevsky 2009) as pickled batches, read by mindvision, and the checks common to both of its layouts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ARCHIVE = Archive(
 
 
 def open_cifar10(path: Path, split: str) -> ArraySource:
-    """Return a split of the batches in path/cifar-10-batches-py. Raises UserError for files that are not sound."""
+    """Open a split of the batches in path/cifar-10-batches-py. Raises UserError for damaged files."""
     if path.name == FOLDER:
         path = path.parent
     folder = path / FOLDER
@@ -49,16 +49,16 @@ def open_cifar10(path: Path, split: str) -> ArraySource:
 
 
 def require_files(folder: Path, names: tuple, archive: Archive) -> None:
-    """Raise UserError, with the layout and where to get it, unless the folder holds all the files."""
+    """Raise UserError, with the expected layout and the archive's address, unless all files are in the folder."""
     missing = [name for name in names if not os.path.isfile(folder / name)]  # Path.is_file raises for a long name.
     if missing and os.path.isdir(folder):
         raise UserError(
-            f"{folder}: CIFAR-10 is not complete (no {missing[0]}); remove this folder and fetch the data set again, "
+            f"{folder}: CIFAR-10 is incomplete (no {missing[0]}); remove this folder and fetch the data set again, "
             f"with --download, or from {archive.url}"
         )
     if missing:
         raise UserError(
-            f"{folder}: CIFAR-10 is not there (no {missing[0]}); give --data_path the folder that holds "
+            f"{folder}: CIFAR-10 not found (no {missing[0]}); give --data_path the folder that holds "
             f"{folder.name}/, or fetch it with --download, or unpack {archive.url} there"
         )
 
@@ -66,7 +66,7 @@ def require_files(folder: Path, names: tuple, archive: Archive) -> None:
 def check_batch(file: Path, records: int | None) -> None:
     """Raise UserError unless a batch file holds `records` images and as many labels from 0 to 9.
 
-    It is read without running anything in it, since mindvision unpickles whatever it finds.
+    The file is read without executing code, since mindvision unpickles anything.
     """
     batch = read_trusted_pickle(file)
     data, labels = (batch.get(key) if isinstance(batch, dict) else None for key in ("data", "labels"))
@@ -79,7 +79,7 @@ def check_batch(file: Path, records: int | None) -> None:
 
 
 def check_labels(file: Path, labels: Iterable) -> None:
-    """Raise UserError that names the first label that is not a class."""
+    """Raise UserError that names the first label outside 0 to 9."""
     for record, label in enumerate(labels):
         if not (isinstance(label, int) and 0 <= label < len(CLASSES)):
             shown = _brief.repr(label)
@@ -97,7 +97,7 @@ _NDARRAY = object()
 
 
 class _Dtype:
-    """Stands for numpy.dtype, of bytes only."""
+    """Stand-in for numpy.dtype, for uint8 only."""
 
     def __init__(self, *arguments):
         if arguments not in (("u1", 0, 1), ("|u1", 0, 1)):
@@ -109,9 +109,9 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for numpy's _reconstruct and the array that it makes, so that none of numpy's code runs.
+    """Stand-in for numpy's _reconstruct and the array that this returns, so that none of numpy's code runs.
 
-    array: its value, once it is built.
+    array: its value, once built.
     """
 
     def __init__(self, kind, shape, code):
@@ -128,7 +128,7 @@ class _Array:
         self.array = np.frombuffer(content, np.uint8).reshape(shape)
 
 
-# What the official pickles import, and its names since numpy 2.
+# Imports of the official pickles, and their names since numpy 2.
 _STAND_INS = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
@@ -139,9 +139,9 @@ _ALLOWED = pickles.Allowed(_STAND_INS, pickles.PLAIN_OPCODES, MAX_OPCODES, MAX_O
 
 
 def read_trusted_pickle(file: Path) -> Any:
-    """Return what a pickle of the official archive holds, read without running anything in it.
+    """Read a pickle of the official archive without executing code.
 
-    Raises UserError for one that holds anything else, before it takes much more memory than the file is long.
+    Raises UserError for any other pickle, before much more memory than the file's size is used.
     """
     content = read_bytes(file, MAX_PICKLE_BYTES, "fetch the data set again")
     try:

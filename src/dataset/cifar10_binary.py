@@ -19,7 +19,7 @@ RECORDS, RECORD_BYTES = 10_000, 1 + 3072
 
 
 def open_cifar10_binary(path: Path, split: str) -> ArraySource:
-    """Return a split of the files in path/cifar-10-batches-bin. Raises UserError for files that are not sound."""
+    """Open a split of the files in path/cifar-10-batches-bin. Raises UserError for damaged files."""
     folder = path if path.name == FOLDER else path / FOLDER
     names = tuple(f"{name}.bin" for name in SPLITS[split])
     require_files(folder, names, ARCHIVE)

@@ -1,6 +1,6 @@
-"""Fetching and unpacking of data set archives: they come from strangers, over connections that break.
+"""Download and unpack data set archives, over connections that may break.
 
-Of several processes on a host that want the same archive one works, and the others wait for it.
+Of several processes on a host that need the same archive, one works and the others wait.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from src.files.locks import held
 from src.files.run_folder import make_folder
 
 TIMEOUT_SECONDS = 30
-# Connections in a row that bring nothing before a download is given up, and the pause after the first of them.
+# Consecutive connections without data before a download is given up, and the pause after the first of them.
 IDLE_CONNECTIONS, PAUSE_SECONDS = 3, 1
-# Connections in all, and the bytes a second below which one counts as broken, so that every download comes to an end.
+# Connections in total, and bytes per second below which one counts as broken, so that every download ends.
 MAX_CONNECTIONS, MIN_SPEED = 20, 1000
 _TEMPORARY_REFUSALS = (408, 429, 500, 502, 503, 504)  # HTTP status codes after which asking again may help.
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 class Archive(NamedTuple):
-    """A published archive: its address, md5 sum, size in bytes, and the folder that it unpacks to if it holds one."""
+    """A published archive: URL, MD5 sum, size in bytes, and the name of its only folder, if any."""
 
     url: str
     md5: str
@@ -43,10 +43,10 @@ class Archive(NamedTuple):
 
 
 def download(archive: Archive, folder: Path) -> None:
-    """Fetch an archive and unpack it in `folder`, once also when several processes ask for it.
+    """Download an archive and unpack it in `folder`, once for all processes.
 
-    A download that breaks off goes on where it was, in this call and in the next one; what has come so far has a hidden
-    name. Raises UserError unless the published archive comes, whole.
+    An interrupted download is continued, in this call and in the next one, from a hidden file. Raises UserError unless
+    the published archive arrives completely.
     """
     name = archive.url.rsplit("/", 1)[1]
     manually = f"fetch {archive.url} by other means and unpack it in {folder}"
@@ -66,8 +66,8 @@ def download(archive: Archive, folder: Path) -> None:
 
 
 def _fetch(archive: Archive, part: Path, manually: str) -> None:
-    """Make `part`, which may hold the beginning already, the published archive. Raises UserError when it cannot be."""
-    for _ in range(2 if _size(part) else 1):  # What an earlier call has left may be the beginning of something else.
+    """Complete `part`, which may hold the beginning already, to the published archive. Raises UserError on failure."""
+    for _ in range(2 if _size(part) else 1):  # The leftover of an earlier call may be another file's.
         if _size(part) != archive.size:
             _fetch_all(archive, part, manually)
         digest = hashlib.md5()
@@ -81,7 +81,7 @@ def _fetch(archive: Archive, part: Path, manually: str) -> None:
 
 
 def _fetch_all(archive: Archive, part: Path, manually: str) -> None:
-    """Connect until `part` is as long as the archive. Raises UserError when nothing comes any more."""
+    """Connect repeatedly until `part` is as long as the archive. Raises UserError when no more data arrives."""
     idle, reason = 0, ""
     for _ in range(MAX_CONNECTIONS):
         before = _size(part)
@@ -96,7 +96,7 @@ def _fetch_all(archive: Archive, part: Path, manually: str) -> None:
             reason = printable(first_line(error))
             code = error.code if isinstance(error, urllib.error.HTTPError) else None
             if code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                part.unlink(missing_ok=True)  # It is not the beginning of what the server has.
+                part.unlink(missing_ok=True)  # Not the beginning of the server's file.
             elif code is not None and code not in _TEMPORARY_REFUSALS:
                 break
         if _size(part) == archive.size:
@@ -113,11 +113,11 @@ def _fetch_all(archive: Archive, part: Path, manually: str) -> None:
 
 
 class _WrongContentError(Exception):
-    """The server has something else than the published archive."""
+    """The server offers another file than the published archive."""
 
 
 def _fetch_rest(archive: Archive, part: Path) -> None:
-    """Append to `part` what it lacks, as much as one connection brings; from the start if the server insists."""
+    """Append the missing bytes to `part`, as many as one connection delivers; start over if the server requires so."""
     start = _size(part)
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={start}-"} if start else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
@@ -147,12 +147,10 @@ def _size(file: Path) -> int:
 
 
 def unpacked(path: Path, expected: Sequence[str] = ("train", "val", "test")) -> Path:
-    """Return the folder that `path` is, or that it is unpacked to, once, when it is an archive.
+    """Return the folder of a data set; an archive is first unpacked, once.
 
-    expected: folders of which the data set has one at least, or none of a data set that needs no files. Where the
-        archive holds them some folders down, that folder is returned.
-
-    Raises UserError, and leaves nothing, for an archive without them.
+    expected: folders of which the data set has at least one, searched also some levels down in the archive; empty for
+        a data set without files. Raises UserError, and leaves nothing, for an archive without them.
     """
     suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
     if suffix is None or not expected or not os.path.isfile(path):  # Path.is_file raises for a name that is too long.
@@ -171,7 +169,7 @@ def unpacked(path: Path, expected: Sequence[str] = ("train", "val", "test")) -> 
 
 
 def _root(folder: Path, expected: Sequence[str]) -> Path:
-    """Return the folder with the data set: this one, or what lies alone in it."""
+    """Return the folder of the data set: this one, or the only folder in it."""
     while not _holds(folder, expected):
         entries = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
         if len(entries) != 1 or not entries[0].is_dir():
@@ -186,7 +184,7 @@ def _holds(folder: Path, expected: Sequence[str]) -> bool:
 
 @contextlib.contextmanager
 def _unpacked_aside(file: Path, folder: Path) -> Iterator[Path]:
-    """Unpack an archive to a hidden folder in `folder`, which is gone afterwards unless the body gives it a name."""
+    """Unpack an archive to a hidden folder in `folder`, and remove that folder unless the body renames it."""
     inside = folder / ".unpacking"
     shutil.rmtree(inside, ignore_errors=True)  # Of a process that was killed.
     inside.mkdir()

@@ -15,7 +15,7 @@ from src.files.bounded import open_file
 
 
 def open_image_csv(path: Path, split: str, csv_columns: Sequence[str]) -> FileSource:
-    """Return the images of a split. `csv_columns` are those of val.csv with the file name and the class.
+    """Open a split. `csv_columns` are the columns of val.csv with the file name and the class.
 
     A file name is relative to val/; a class is a folder's name in train/, or its index among them.
     """
@@ -38,8 +38,8 @@ def open_image_csv(path: Path, split: str, csv_columns: Sequence[str]) -> FileSo
 def labelled_rows(table: Path, *choices: tuple[str, str]) -> Iterator[tuple[int, str, str]]:
     """Yield line number, file name and class of every row of a CSV file.
 
-    choices: pairs of the columns with the file name and with the class, of which the first that is there counts.
-    Raises UserError that names file and line.
+    choices: pairs of column names for file name and class; the first pair present in the file counts. Raises UserError
+        that names file and line.
     """
     try:
         with io.TextIOWrapper(open_file(table), newline="", encoding="utf-8-sig") as stream:
@@ -49,11 +49,13 @@ def labelled_rows(table: Path, *choices: tuple[str, str]) -> Iterator[tuple[int,
             for column in columns:
                 if column not in present:
                     found = printable(", ".join(present)[:200]) or "none"
-                    raise UserError(f"{table}: no column {column!r} (found: {found}); name yours with --csv_columns")
+                    raise UserError(
+                        f"{table}: no column {column!r} (found: {found}); give the columns with --csv_columns"
+                    )
             for row in reader:
                 name, label = (row[column] for column in columns)
                 if not name or label is None:
-                    raise UserError(f"{table}, line {reader.line_num}: the row is short of a value")
+                    raise UserError(f"{table}, line {reader.line_num}: a value is missing")
                 yield reader.line_num, name.strip(), label.strip()
     except OSError as error:
         raise UserError(f"{table}: cannot read the labels: {error.strerror}") from None

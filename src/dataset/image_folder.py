@@ -1,4 +1,4 @@
-"""Image folders in ImageNet's layout: train/<class>/*.jpg, val/<class>/*.jpg, and test/ likewise if there is one."""
+"""Image folders in ImageNet's layout: train/<class>/*.jpg, val/<class>/*.jpg, and optionally test/<class>/*.jpg."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from src.dataset.source import IMAGE_SUFFIXES, FileSource, printable
 
 
 def open_image_folder(path: Path, split: str) -> FileSource:
-    """Return the images of path/<split>. The classes are the folders in train/, in alphabetical order."""
+    """Open the images of path/<split>. The classes are the folders in train/, in alphabetical order."""
     classes = class_folders(path / "train")
     present = class_folders(path / split)
     unknown = sorted(set(present) - set(classes))
@@ -32,14 +32,14 @@ def open_image_folder(path: Path, split: str) -> FileSource:
 
 
 def warn_of_missing_classes(folder: Path, labels: Iterable[int], classes: list[str]) -> None:
-    """Say on stderr which classes the images of a folder leave out, since that is seldom meant."""
+    """Warn on stderr of classes without images."""
     missing = without_images(labels, classes)
     if missing:
         print(f"warning: {folder}: no images of {missing}", file=sys.stderr, flush=True)
 
 
 def without_images(labels: Iterable[int], classes: list[str]) -> str:
-    """Return in words how many classes have no image and the first of them; nothing when all have one."""
+    """Return the number of classes without images and the names of the first ones, or an empty string."""
     present = set(labels)
     missing = [name for label, name in enumerate(classes) if label not in present]
     if not missing:
@@ -49,7 +49,7 @@ def without_images(labels: Iterable[int], classes: list[str]) -> str:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in a split. Raises UserError when there are none."""
+    """Return the names of the class folders in a split. Raises UserError if there are none."""
     if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long.
         raise UserError(f"{folder}: no such folder; image data sets hold train/<class>/ and val/ under --data_path")
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -59,7 +59,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the image files anywhere below a folder, sorted, hidden ones left out."""
+    """Return all image files below a folder, sorted, without hidden ones."""
     return sorted(map(Path, _image_files(folder)))
 
 

@@ -1,11 +1,11 @@
-"""ImageNet (ILSVRC 2012) as it is distributed: train/<WordNet id>/*.JPEG, and val/ likewise or as one flat folder.
+"""ImageNet (ILSVRC 2012) as distributed: train/<WordNet id>/*.JPEG, and val/ likewise or as one flat folder.
 
 The labels of a flat val/ are in one of these files:
 
 - val.csv, or any CSV file, with a column of file names and one of WordNet ids, class names or indices;
 - Kaggle's LOC_val_solution.csv, columns ImageId and PredictionString: the WordNet id, then boxes;
-- ILSVRC2012_validation_ground_truth.txt of the official development kit, a number a line. Its numbers are neither the
-  alphabetical order nor that of the logits; meta.mat, which lies beside it in the kit, says which WordNet id each is.
+- ILSVRC2012_validation_ground_truth.txt of the official development kit, one number per line. The numbers follow
+  neither alphabetical order nor that of the logits; meta.mat in the same folder of the kit maps them to WordNet ids.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GROUND_TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 KAGGLE_COLUMNS = ("ImageId", "PredictionString")
 # Where the labels are looked for, below the data set's folder.
 LABEL_FILES = ("val.csv", "LOC_val_solution.csv", GROUND_TRUTH, f"ILSVRC2012_devkit_t12/data/{GROUND_TRUTH}")
-# Of the official files; what is larger is something else, and would take the memory.
+# Limit for the official files, to save memory.
 MAX_LABEL_BYTES = 16 << 20
 _LABELS_ADVICE = (
     f"{GROUND_TRUTH} and {META} of the development kit belong in one folder, or give a CSV file: --val_labels"
@@ -35,11 +35,10 @@ _OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
 def open_imagenet(path: Path, split: str, val_labels: str | None, csv_columns: Sequence[str]) -> FileSource:
-    """Return the images of path/<split>, "train" or "val", of the 1,000 classes in the order of the published logits.
+    """Open path/train or path/val with the 1,000 classes in the order of the published logits.
 
-    val_labels: the file with the labels of a flat val/, or None to look for it; `csv_columns` are those of a CSV file.
-    Raises UserError for folders that are no ImageNet classes, for classes without training images, and for labels that
-    do not fit.
+    val_labels: the file with the labels of a flat val/, or None to search for it; `csv_columns`: see open_image_csv.
+    Raises UserError for folders that are not ImageNet classes, classes without training images, and invalid labels.
     """
     folder = path / split
     if not os.path.isdir(folder):
@@ -72,8 +71,8 @@ def _in_class_folders(folder: Path, wnids: list[str]) -> list[tuple[str, int]]:
     if unknown:
         more = f", nor are {len(unknown) - 1:,} other folders" if len(unknown) > 1 else ""
         raise UserError(
-            f"{printable(folder / unknown[0])}: is none of the 1,000 WordNet ids, such as {wnids[0]}{more}; remove it, "
-            "or give --dataset image_folder for classes of your own"
+            f"{printable(folder / unknown[0])}: is not one of the 1,000 WordNet ids, such as {wnids[0]}{more}; remove "
+            "it, or give --dataset image_folder for classes of your own"
         )
     # Texts, as a million paths would take half a gigabyte meanwhile.
     return [(os.fspath(file), index[name]) for name in present for file in image_files(folder / name)]
@@ -84,15 +83,15 @@ def _label_file(path: Path) -> Path:
         if os.path.isfile(path / name):
             return path / name
     raise UserError(
-        f"{path / 'val'}: no class folders in it, and no labels beside it (looked for {', '.join(LABEL_FILES)}); "
-        "name yours with --val_labels"
+        f"{path / 'val'}: contains no class folders, and there is no file of labels (looked for "
+        f"{', '.join(LABEL_FILES)}); give the file with --val_labels"
     )
 
 
 def _flat(
     folder: Path, table: Path, columns: tuple[str, str], wnids: list[str], names: list[str]
 ) -> list[tuple[Path, int]]:
-    """Return the images of a flat folder that a file of labels names, and their labels."""
+    """Return the images of a flat folder with their labels from a file."""
     files = {file.name: file for file in image_files(folder)}
     if table.suffix.lower() == ".txt":
         return _ground_truth(files, table, {wnid: i for i, wnid in enumerate(wnids)})
@@ -107,14 +106,14 @@ def _flat(
         label = label if label in known else label.split(" ")[0]  # Behind Kaggle's ids are boxes.
         if label not in known:
             raise UserError(
-                f"{table}, line {line}: {label[:80]!r} is no WordNet id, name or index of an ImageNet class"
+                f"{table}, line {line}: {label[:80]!r} is not the WordNet id, name or index of an ImageNet class"
             )
         labelled.append((file, known[label]))
     return labelled
 
 
 def _ground_truth(files: dict[str, Path], table: Path, index: dict[str, int]) -> list[tuple[Path, int]]:
-    """Return the images with the labels of the official text, whose line n is for ILSVRC2012_val_<n>.JPEG."""
+    """Return the images with the labels of the official text file, whose line n is for ILSVRC2012_val_<n>.JPEG."""
     numbers = read_bytes(table, MAX_LABEL_BYTES, _LABELS_ADVICE).split()
     wnid_of = _read_meta(table.with_name(META))
     labelled = []
@@ -124,16 +123,16 @@ def _ground_truth(files: dict[str, Path], table: Path, index: dict[str, int]) ->
             raise UserError(f"{printable(file)}: not an official name, such as ILSVRC2012_val_00000001.JPEG; remove it")
         line = int(official[1])
         if not 1 <= line <= len(numbers):
-            raise UserError(f"{table}: has {len(numbers):,} lines, and none for {name}; take the official file")
+            raise UserError(f"{table}: has {len(numbers):,} lines, but none for {name}; use the official file")
         wnid = wnid_of.get(numbers[line - 1].decode("ascii", "replace"))
         if wnid not in index:
-            raise UserError(f"{table}, line {line}: {numbers[line - 1][:80]!r} is no number of a class from 1 to 1000")
+            raise UserError(f"{table}, line {line}: {numbers[line - 1][:80]!r} is not a class number from 1 to 1000")
         labelled.append((file, index[wnid]))
     return labelled
 
 
 def _read_meta(meta: Path) -> dict[str, str]:
-    """Return the WordNet id of each number in the meta.mat of the development kit."""
+    """Return the WordNet id of each class number in the meta.mat of the development kit."""
     import io
 
     from scipy.io import loadmat  # Slow to import, and seldom needed.

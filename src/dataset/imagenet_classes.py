@@ -14,13 +14,13 @@ TABLE = Path(__file__).with_suffix(".csv")
 
 
 class ImageNetClass(NamedTuple):
-    """A class: its WordNet id, such as n01440764, which names its folder of images, and its name."""
+    """An ImageNet class: its name and its WordNet id, such as n01440764, which is the name of its image folder."""
 
     wnid: str
     name: str
 
 
 def imagenet_classes() -> list[ImageNetClass]:
-    """Return the classes by index, which is the alphabetical order of their WordNet ids."""
+    """Return the classes by index, in the alphabetical order of their WordNet ids."""
     with open(TABLE, newline="", encoding="utf-8") as stream:
         return [ImageNetClass(row["wnid"], row["name"]) for row in csv.DictReader(stream)]

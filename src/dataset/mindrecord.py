@@ -1,10 +1,10 @@
-"""Image files packed into MindRecord: a few large files instead of a million small ones.
+"""Data sets packed into MindRecord: a few large files instead of a million small ones.
 
-A folder holds dataset.json, with the class names and the images of each split, and in train/ and val/ the files. A row
-is the encoded image as it was, its file's name and its label, in the order of the data set that was packed: a training
-sees the same pixels at the same steps. mindspore.dataset.MindDataset reads the files as well. It has no random access
-in an order given from outside, though, which is what makes a step's images follow from the seed alone; so rows are read
-here directly, from where the index beside each file says that they are.
+A folder contains dataset.json, with the class names and the numbers of images, and the files in train/ and val/. A row
+is an unchanged encoded image with its file name and label, in the original order, so that training sees the same pixels
+at the same steps. mindspore.dataset.MindDataset can read the files too, but not in an order given from outside, which
+is necessary for a step's images to depend on the seed alone; so this module reads rows directly, at the positions that
+each file's index gives.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from src.files.bounded import open_file, read_bytes
 
 DESCRIPTION, SUFFIX, INDEX_SUFFIX = "dataset.json", ".mindrecord", ".db"
 SCHEMA = {"image": {"type": "bytes"}, "name": {"type": "bytes"}, "label": {"type": "int32"}}
-# MindRecord's default page, which a row has to fit into with its lengths, and what a reader may be asked to allocate.
+# MindRecord's default page, which must hold a row with its lengths, and limits for a reader's allocations.
 PAGE_BYTES = 32 << 20
 MAX_ROW_BYTES, MAX_DESCRIPTION_BYTES, MAX_HEADER_BYTES = PAGE_BYTES - (1 << 16), 64 << 20, 64 << 20
 
 
 class MindRecordSource(Source):
-    """The images of MindRecord files by index, normalised like ImageNet.
+    """Images in MindRecord files by index, normalised like ImageNet.
 
-    files: of the split; places: (N,) of the file, position and length of each row's images and name.
+    files: of the split; blobs: names of each file's blob fields; places: (N, 3), file, position and length of each row.
     """
 
     decodes = True
@@ -52,7 +52,7 @@ class MindRecordSource(Source):
         return Path(self._row(index)["name"].decode("utf-8", "replace")).name
 
     def _row(self, index: int) -> dict[str, bytes]:
-        """Return the values of a row, each behind its length. Raises UserError when it cannot be read."""
+        """Return the fields of a row. Raises UserError for an unreadable row."""
         number, position, length = (int(n) for n in self._places[index])
         try:
             content = os.pread(self._descriptors[number], length, position)
@@ -69,10 +69,10 @@ class MindRecordSource(Source):
 
 
 def open_mindrecord(path: Path, split: str) -> MindRecordSource:
-    """Return the images of a split in path, which to_mindrecord.py has made. Raises UserError when it is not sound."""
+    """Open a split of a folder that to_mindrecord.py has written. Raises UserError for damaged files."""
     classes, images = _read_description(path / DESCRIPTION)
     if split not in images:
-        raise UserError(f"{path}: has no {split} images, but {', '.join(images)}")
+        raise UserError(f"{path}: has no {split} images (found: {', '.join(images)})")
     files = sorted((path / split).glob(f"*{SUFFIX}"))
     blobs, places, labels = [], [np.empty((0, 3), np.int64)], [np.empty(0, np.int64)]
     for number, file in enumerate(files):
@@ -85,11 +85,11 @@ def open_mindrecord(path: Path, split: str) -> MindRecordSource:
     table, all_labels = np.concatenate(places), np.concatenate(labels)
     if len(table) != images[split]:
         raise UserError(
-            f"{path / split}: holds {len(table):,} images of {images[split]:,}; copy the folder again as a whole"
+            f"{path / split}: contains {len(table):,} of {images[split]:,} images; copy the whole folder again"
         )
     lengths_fit = ((table[:, 1:] >= 0) & (table[:, 1:] < [[2**62, PAGE_BYTES]])).all()
     if not (lengths_fit and ((all_labels >= 0) & (all_labels < len(classes))).all()):
-        raise UserError(f"{path / split}: an index has places or labels that cannot be; pack the data set again")
+        raise UserError(f"{path / split}: an index has invalid positions or labels; pack the data set again")
     return MindRecordSource(files, blobs, table, all_labels, classes)
 
 
@@ -103,11 +103,11 @@ def _read_description(file: Path) -> tuple[list[str], dict[str, int]]:
             raise ValueError("names or numbers are others")
         return list(classes), dict(images)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise UserError(f"{file}: not what to_mindrecord.py writes; pack the data set again") from None
+        raise UserError(f"{file}: not written by to_mindrecord.py; pack the data set again") from None
 
 
 def _read_header(file: Path) -> tuple[int, int, list[str]]:
-    """Return where the pages of a MindRecord file begin, how long each is, and the fields in a row's blob, in order."""
+    """Return the size of a MindRecord file's header, the size of its pages, and the fields of a row's blob in order."""
     try:
         with open_file(file) as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
@@ -126,7 +126,7 @@ def _read_header(file: Path) -> tuple[int, int, list[str]]:
 
 
 def _read_index(file: Path) -> np.ndarray:
-    """Return label, page, start and end of the blob of each row, in order, from the database beside a file."""
+    """Return label, page, start and end of each row's blob, in order, from the index file."""
     query = "SELECT label_0, PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES ORDER BY ROW_ID"
     kind = np.dtype([(name, np.int64) for name in ("label", "page", "start", "end")])
     try:
@@ -136,6 +136,4 @@ def _read_index(file: Path) -> np.ndarray:
         finally:
             database.close()
     except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
-        raise UserError(
-            f"{file}: the index of the file beside it is missing or damaged ({error}); pack it again"
-        ) from None
+        raise UserError(f"{file}: the index is missing or damaged ({error}); pack it again") from None

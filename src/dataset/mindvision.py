@@ -1,8 +1,8 @@
-"""mindvision's reader of CIFAR-10, made usable with today's MindSpore.
+"""Adapter for mindvision's reader of CIFAR-10, which does not run on current MindSpore as released.
 
 Its last release (0.1.0, 2022) imports `mindspore.dataset.vision.c_transforms` and `py_transforms`, which MindSpore
-has since merged into `mindspore.dataset.vision`: naming the merged module by the old names is enough. It also calls a
-setting that MindSpore has deprecated, without effect on us and with a warning each time.
+has since merged into `mindspore.dataset.vision`: registering the merged module under the old names is enough. The
+release also calls a deprecated setting, with a warning each time.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mindvision.classification.dataset import Cifar10  # noqa: E402
 
 
 def read_cifar10(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return images (N, 32, 32, 3) uint8 and labels (N,) int32 of path/cifar-10-batches-py.
+    """Read images (N, 32, 32, 3) uint8 and labels (N,) int32 of path/cifar-10-batches-py.
 
-    mindvision unpickles whatever the files hold, so check them first (src/dataset/cifar10.py does).
+    mindvision unpickles anything, so check the files first (as src/dataset/cifar10.py does).
     """
     with quiet():
         batches = Cifar10(str(path), split)

@@ -1,4 +1,4 @@
-"""Keys of the configuration that concern images: their source, how they are loaded, and how they are trained on."""
+"""Configuration of images: their source, their loading, and their use in training."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DataSourceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataLoadingConfig(DataSourceConfig):
-    """Data loading: how the images get into memory."""
+    """Data loading: how images are read."""
 
     download: bool = False
     """download CIFAR-10 into data_path if it is missing"""
@@ -50,7 +50,7 @@ class DataLoadingConfig(DataSourceConfig):
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(DataLoadingConfig):
-    """Training data: which images are used, and how they are brought into the network."""
+    """Training data: which images are used, and how they are preprocessed and augmented."""
 
     val_split: Fraction = 0.0
     """fraction of the training images set aside for validation, always the same ones"""
@@ -86,6 +86,6 @@ class DataConfig(DataLoadingConfig):
 
 
 def data_config(source: DataSourceConfig, **keys: Any) -> DataConfig:
-    """Return the configuration of a program's data source, with further keys."""
+    """Return a DataConfig with a program's data source and further keys."""
     names = [field.name for field in dataclasses.fields(DataLoadingConfig) if hasattr(source, field.name)]
     return DataConfig(**{**{name: getattr(source, name) for name in names}, **keys})

@@ -25,17 +25,17 @@ def pack(config) -> dict[str, int]:
 
     config: a MindRecordConfig (src/config.py).
 
-    The folder appears when it is complete: what an interruption leaves is removed, or, after a kill, a hidden folder
-    beside it. Raises UserError, before anything is written, for data and folders that cannot be used.
+    The folder appears when complete; a killed process leaves only a hidden folder next to it. Raises UserError, before
+    anything is written, for unusable data or folders.
     """
     target = Path(config.output_path)
     if os.path.lexists(target) and (not os.path.isdir(target) or any(target.iterdir())):
-        raise UserError(f"{target}: is there already; choose another --output_path, or remove it")
+        raise UserError(f"{target}: already exists; choose another --output_path, or remove it")
     if not os.fsdecode(target).isprintable():
-        raise UserError(f"{printable(target)}: MindRecord takes no such name; choose another --output_path")
+        raise UserError(f"{printable(target)}: MindRecord does not accept this name; choose another --output_path")
     sources = {split: open_source(config, split) for split in splits(config)}
     if not sources:
-        raise UserError(f"{config.data_path}: no train/ and no val/ in it")
+        raise UserError(f"{config.data_path}: contains neither train/ nor val/")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".packing-", dir=target.parent))
@@ -61,20 +61,20 @@ def pack(config) -> dict[str, int]:
 
 
 def _pack_split(source: FileSource, folder: Path, config) -> int:
-    """Write the files of a split, and return how many images are in them."""
+    """Write the files of a split, and return the number of images in them."""
     folder.mkdir()
-    share = math.ceil(len(source) / config.files)
-    starts = range(0, len(source), share)
+    per_file = math.ceil(len(source) / config.files)
+    starts = range(0, len(source), per_file)
     written = 0
     for number, start in enumerate(starts):
-        file = folder / f"{number:04}-of-{len(starts):04}{SUFFIX}"
-        written += _write_file(file, _rows(source, range(start, min(start + share, len(source))), config))
-        print(f"{folder.name}: {min(start + share, len(source)):,} of {len(source):,} images", flush=True)
+        file, end = folder / f"{number:04}-of-{len(starts):04}{SUFFIX}", min(start + per_file, len(source))
+        written += _write_file(file, _rows(source, range(start, end), config))
+        print(f"{folder.name}: {end:,} of {len(source):,} images", flush=True)
     return written
 
 
 def _rows(source: FileSource, indices: range, config) -> Iterator[dict]:
-    """Yield the rows of some images. Those that cannot be read are named, and left out up to the limit."""
+    """Yield the rows of some images. Unreadable images are named and left out, up to the limit."""
     for index in indices:
         file = source.file(index)
         try:
@@ -95,7 +95,7 @@ def _rows(source: FileSource, indices: range, config) -> Iterator[dict]:
 
 
 def _write_file(file: Path, rows: Iterator[dict]) -> int:
-    """Write rows to a MindRecord file, unless there are none, and return how many there were."""
+    """Write rows to a MindRecord file and return their number. Writes no file without rows."""
     from mindspore.mindrecord import FileWriter
 
     writer, batch, count = None, [], 0

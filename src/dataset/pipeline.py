@@ -1,4 +1,4 @@
-"""Pipelines: batches of a source's images, shuffled and augmented for training, or in order for evaluation."""
+"""Pipelines: batches of images, shuffled and augmented for training, or in order for evaluation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from src.cli.errors import UserError
 from src.dataset import mixing
 from src.dataset.augmentation import Drawn, pixel_changes, training_stages
 from src.dataset.options import DataConfig
-from src.dataset.preprocessing import Preprocessing, evaluation_transforms
+from src.dataset.preprocessing import Preprocessing, evaluation_transforms, fit_transforms
 from src.dataset.sampling import Batches, Epochs, EvaluationPixels, EvaluationRows, Steps, TrainingPixels, TrainingRows
 from src.dataset.source import Source, Subset
 
@@ -19,18 +19,17 @@ MAX_WORKERS = 8
 
 
 def preprocessing_of(config: DataConfig, source: Source, target: str = "CPU") -> Preprocessing:
-    """Return how images of this source are brought to the network in evaluation.
+    """Return the preprocessing of a data set's images.
 
-    target: kind of device, on which `preprocess: null` depends. Raises UserError for a device that is to resize images
-    of any size, which fill no batch.
+    target: kind of device, which decides `preprocess: null`. Raises UserError for resizing on the device without a
+    common size, since such images fill no batch.
     """
     on_device = config.preprocess == "device"
     if config.preprocess is None and target == "Ascend":
         on_device = bool(source.native_size) and config.resizer == "mindspore" and not unfit_for_device(config)
     if on_device and not source.native_size:
         raise UserError(
-            f"preprocess: device takes images that all have one size, and those of {config.dataset} have any; leave it "
-            "at host"
+            f"preprocess: device needs images of one size, but those of {config.dataset} have different sizes; use host"
         )
     return Preprocessing(
         config.image_size,
@@ -44,11 +43,11 @@ def preprocessing_of(config: DataConfig, source: Source, target: str = "CPU") ->
 
 
 def unfit_for_device(config: DataConfig) -> str:
-    """Return why a device cannot preprocess the images as configured, or nothing when it can."""
+    """Return the reason why images cannot be preprocessed on the device as configured, or an empty string."""
     if config.early_size and config.fit != "crop":
-        return f"preprocess: device resizes to one size, early_size is another; fit {config.fit} needs host"
+        return f"preprocess: device supports early_size only with fit crop; use host for fit {config.fit}"
     if config.fit == "center_crop" and "crop_flip" in config.augment:
-        return "preprocess: device does not resize random parts of images; give fit resize or crop"
+        return "preprocess: device does not support crop_flip with fit center_crop; use fit resize or crop"
     return ""
 
 
@@ -62,11 +61,10 @@ def training_pipeline(
     epoch: int = 0,
     step: int = 0,
 ) -> ds.Dataset:
-    """Return shuffled, augmented batches, all of the same size: the remainder is dropped. Arguments: see Epochs.
+    """Return shuffled, augmented batches of equal size, dropping the remainder. Arguments: see Epochs.
 
-    What a step sees follows from the seed, and from nothing else: not from the threads, the devices that share a
-    global batch, or where the training was resumed. Of mixed images (src/dataset/mixing.py) `label` has the shares of
-    the classes, (N, classes) float32.
+    The images of a step depend only on the seed: not on threads, on the number of devices with the same global batch,
+    or on resuming. With Mixup or CutMix (src/dataset/mixing.py) `label` holds soft labels, (N, classes) float32.
     """
     if config.batch_size * num_shards > len(source):
         raise UserError(
@@ -109,13 +107,15 @@ def evaluation_pipeline(
     shard_id: int = 0,
     max_broken_images: int = 0,
     pad: bool = False,
+    pixels: bool = False,
 ) -> ds.Dataset:
-    """Return batches in the source's order, each image once over all shards.
+    """Return batches in the order of the data set, each image once over all shards.
 
-    Of several shards each holds every num_shards-th image. The last batch may be smaller; with `pad` rows of
-    EvaluationRows.NO_IMAGE fill it, so that all batches have one shape and a graph is compiled once.
+    Each shard holds every num_shards-th image. The last batch may be smaller, or with `pad` is filled with rows of
+    EvaluationRows.NO_IMAGE, so that all batches have one shape and the graph is compiled only once. With `pixels` the
+    images are uint8 (N, side, side, 3), for a model that normalises them itself.
     """
-    check_shares(source, num_shards)
+    check_shards(source, num_shards)
     if num_shards > 1:
         source = Subset(source, np.arange(shard_id, len(source), num_shards))
     columns, order = ["image", "label"], ds.SequentialSampler()
@@ -130,14 +130,15 @@ def evaluation_pipeline(
         return _generator(Batches(rows, members, batches), columns, order, 1)
     rows = EvaluationRows(source, preprocessing, count, max_broken_images)
     images = _generator(rows, columns, order, _readers(source, num_workers))
-    images = images.map(evaluation_transforms(preprocessing), "image", num_parallel_workers=_workers(num_workers))
+    transforms = (fit_transforms if pixels else evaluation_transforms)(preprocessing)
+    images = images.map(transforms, "image", num_parallel_workers=_workers(num_workers))
     return images.batch(batch_size, drop_remainder=False)
 
 
-def check_shares(source: Source, num_shards: int) -> None:
-    """Raise UserError when one of the shards of an evaluation would have no image."""
+def check_shards(source: Source, num_shards: int) -> None:
+    """Raise UserError if one of the shards of an evaluation would be empty."""
     if num_shards > len(source):
-        raise UserError(f"{len(source)} images cannot be shared by {num_shards} devices; evaluate on fewer devices")
+        raise UserError(f"{len(source)} images are too few for {num_shards} devices; evaluate on fewer devices")
 
 
 def _generator(

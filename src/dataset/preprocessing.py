@@ -1,9 +1,9 @@
-"""Preprocessing: from an image to the network's input, without chance."""
+"""Deterministic preprocessing: from an image to the network's input."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 from mindspore.dataset import vision
@@ -14,18 +14,17 @@ from PIL import Image
 _SHORTER_SIDE, _MARGIN = {224: 256, 227: 256}, 8 / 7
 FITS, NORMALIZATIONS = ("resize", "crop", "center_crop"), ("dataset", "per_image")
 RESIZERS = ("mindspore", "pillow", "device")
-MAX_IMAGE_SIZE = 8192  # What a file may ask for, before memory is taken for it.
+MAX_IMAGE_SIZE = 8192  # Limit for sizes read from files, before memory is allocated.
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How evaluation turns an image (H, W, 3) uint8 into the input (3, image_size, image_size) float32.
+    """Preprocessing of evaluation, from an image (H, W, 3) uint8 to the input (3, image_size, image_size) float32.
 
-    It is saved in every checkpoint and beside every exported model. fit, normalize and resizer: see DataConfig; mean
-    and std are of the RGB channels on a scale of 0 to 1, and not used when each image is normalised by its own.
-    native_size is the side of the data set's images where all have one: a photograph is brought to that scale before it
-    is cropped. resizer is "device" where all is done in the graph, which then takes pixels, (side, side, 3) uint8
-    (src/network/input_layer.py).
+    Saved in every checkpoint and with every exported model. fit, normalize: see DataConfig. mean, std: of the RGB
+    channels on a scale of 0 to 1, not used with normalize "per_image". native_size: side of the data set's images if
+    all have the same; a photograph is resized to it before cropping. resizer: see DataConfig, or "device" for
+    preprocessing in the graph, whose input is then pixels (side, side, 3) uint8 (src/network/input_layer.py).
     """
 
     image_size: int
@@ -38,24 +37,24 @@ class Preprocessing:
 
     @property
     def on_device(self) -> bool:
-        """Whether the graph makes the network's input from pixels."""
+        """Whether the network's graph preprocesses uint8 images."""
         return self.resizer == "device"
 
     @property
     def side(self) -> int:
-        """Side of the pixels from which a graph makes the network's input: native_size where it resizes them itself."""
+        """Side in pixels of the host's output: native_size where the graph resizes the images."""
         return self.native_size if self.on_device and self.fit != "crop" else self.image_size
 
     @property
     def shorter_side(self) -> int:
-        """Length in pixels that "center_crop" brings the shorter side to, before it takes the centre."""
+        """Length in pixels of the shorter side before the centre crop of "center_crop"."""
         return _SHORTER_SIDE.get(self.image_size, round(self.image_size * _MARGIN))
 
     @classmethod
     def from_json(cls, values: dict) -> Preprocessing:
-        """Return the preprocessing of dataclasses.asdict's values, in which JSON makes lists of tuples.
+        """Build a Preprocessing from the values of dataclasses.asdict, in which JSON has turned tuples into lists.
 
-        Raises ValueError, TypeError or KeyError for values that are not one's.
+        Raises ValueError, TypeError or KeyError for invalid values.
         """
         made = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
         numbers = np.array([made.mean, made.std], float)
@@ -70,20 +69,24 @@ class Preprocessing:
             not any(isinstance(n, bool) for n in (*made.mean, *made.std)),
         )
         if not all(sound):
-            raise ValueError("its preprocessing is not one that there is")
+            raise ValueError("invalid preprocessing")
         return made
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Return the input for one image."""
+        """Preprocess one image."""
         if not self.on_device:
             return np.ascontiguousarray(applied(evaluation_transforms(self), self.to_scale(image)))
-        pixels, matrix = self.fit_image(image).astype(np.float32), self.resizing()
+        return self.from_pixels(self.fit_image(image))
+
+    def from_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the network's input for pixels (side, side, 3) uint8, computed as in the graph."""
+        pixels, matrix = pixels.astype(np.float32), self.resizing()
         if matrix is not None:
             pixels = np.einsum("yh,hwc,xw->yxc", matrix, pixels, matrix, optimize=True)
         return np.ascontiguousarray(applied([*normalization(self), vision.HWC2CHW()], pixels))
 
     def fit_image(self, image: np.ndarray) -> np.ndarray:
-        """Return an image brought to (side, side, 3) uint8, for a model that does the rest itself."""
+        """Bring an image to (side, side, 3) uint8, for a model that does the remaining preprocessing."""
         if not self.on_device or self.fit == "crop":
             return applied(fit_transforms(self), self.to_scale(image))
         if self.fit == "resize":
@@ -91,13 +94,13 @@ class Preprocessing:
         return pillow_center_crop(image, self.side, self.side)
 
     def resizing(self) -> np.ndarray | None:
-        """Return the matrix (image_size, side) that resizes rows, or columns, of pixels in a graph; None for none.
+        """Return the matrix (image_size, side) by which a graph resizes rows and columns of pixels, or None.
 
         Bilinear without smoothing, as MindSpore's operator does it on float32 images. "center_crop" has only the middle
         rows of a larger one.
         """
         size = self.shorter_side if self.fit == "center_crop" else self.image_size
-        if not self.on_device or self.fit == "crop" or size == self.side:
+        if not self.on_device or self.fit == "crop" or size == self.side == self.image_size:
             return None
         places = np.clip((np.arange(size) + 0.5) * self.side / size - 0.5, 0, self.side - 1)
         low = np.floor(places).astype(int)
@@ -107,18 +110,52 @@ class Preprocessing:
         start = (size - self.image_size) // 2
         return matrix[start : start + self.image_size]
 
+    def steps(self, pixels: bool) -> list[dict[str, Any]]:
+        """Return the preprocessing of an image file as JSON steps for other programs (docs/DEPLOYMENT.md).
+
+        pixels: stop at the (side, side, 3) uint8 of a model that does the rest itself.
+        """
+        size, native, exact = self.image_size, self.native_size, self.resizer != "mindspore"
+
+        def resize(**to: Any) -> dict[str, Any]:
+            return {"step": "resize", **to, "antialias": exact or self.fit == "crop", "round": True}
+
+        steps: list[dict[str, Any]] = [{"step": "decode", "mode": "RGB", "upright": True}]
+        if self.fit == "crop":
+            steps += [resize(shorter_side=native, longer_side="nearest", only_if_larger=True)] if native else []
+            steps += [{"step": "crop", "size": size}]
+        elif self.fit == "resize":
+            steps += [resize(width=self.side, height=self.side)]
+        else:
+            shorter_side = self.side if self.on_device else self.shorter_side
+            steps += [resize(shorter_side=shorter_side, longer_side="floor"), {"step": "crop", "size": self.side}]
+        if pixels:
+            return steps
+        if self.resizing() is not None:
+            full = self.shorter_side if self.fit == "center_crop" else size
+            steps += [{"step": "resize", "width": full, "height": full, "antialias": False, "round": False}]
+            steps += [{"step": "crop", "size": size}] if full != size else []
+        if self.normalize == "per_image":
+            steps += [{"step": "standardize", "least_std": (3 * size**2) ** -0.5}]
+        else:
+            mean, std = ([255 * value for value in values] for values in (self.mean, self.std))
+            steps += [{"step": "normalize", "mean": mean, "std": std}]
+        return [*steps, {"step": "transpose", "to": "CHW"}]
+
     def pixels(self, image: np.ndarray) -> np.ndarray:
-        """Return an image of the data set, (native_size, native_size, 3), as the (side, side, 3) that a graph takes."""
+        """Return an image of the data set, (native_size, native_size, 3), as the graph's input (side, side, 3).
+        input.
+        """
         return image if len(image) == self.side else self.fit_image(image)
 
     def on_host(self) -> Preprocessing:
-        """Return the same done by data-set operators, for what has no such graph."""
+        """Return the equivalent preprocessing by data set operators on the host."""
         return dataclasses.replace(self, resizer="mindspore") if self.on_device else self
 
     def to_scale(self, image: np.ndarray) -> np.ndarray:
-        """Return an image that `fit` can crop: a large one shrunk to native_size, zeros around a tiny one.
+        """Prepare an image for `fit` "crop": shrink a large one to native_size, zero-pad a tiny one.
 
-        Where neither is needed, as for all images of a data set of one size, that is the image itself.
+        Returns the image itself where neither is needed, as in a data set with images of one size.
         """
         if self.fit != "crop":
             return image
@@ -134,7 +171,7 @@ class Preprocessing:
         return np.pad(image, [*before_after, (0, 0)])
 
     def undo(self, inputs: np.ndarray) -> np.ndarray:
-        """Return inputs (N, 3, H, W) as pixels (N, H, W, 3) uint8 for display.
+        """Convert inputs (N, 3, H, W) back to pixels (N, H, W, 3) uint8 for display.
 
         Per-image normalisation is not kept, so such images are stretched to the full range.
         """
@@ -148,14 +185,14 @@ class Preprocessing:
 
 
 def applied(transforms: Sequence[Callable], image: np.ndarray) -> np.ndarray:
-    """Return an image after transforms, one after the other."""
+    """Apply transforms to an image, one after the other."""
     for transform in transforms:
         image = transform(image)
     return image
 
 
 def evaluation_transforms(preprocessing: Preprocessing) -> list[Callable]:
-    """Return the operators that make the network's input, without chance."""
+    """Return the deterministic operators that produce the network's input."""
     return [*fit_transforms(preprocessing), *normalization(preprocessing), vision.HWC2CHW()]
 
 
@@ -174,15 +211,14 @@ def fit_transforms(preprocessing: Preprocessing) -> list[Callable]:
 
 
 def pillow_resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Return an image (H, W, 3) uint8 resized by Pillow, bilinear and smoothed where it shrinks."""
+    """Resize an image (H, W, 3) uint8 with Pillow, bilinear with anti-aliasing."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.BILINEAR))
 
 
 def pillow_center_crop(image: np.ndarray, shorter_side: int, size: int) -> np.ndarray:
-    """Return the centre (size, size, 3) of an image whose shorter side Pillow has resized.
+    """Resize the shorter side of an image with Pillow and return the centre (size, size, 3).
 
-    To the pixel what torchvision's Resize and CenterCrop make of a photograph, and what the published ImageNet results
-    were computed with.
+    Equal to the pixel to torchvision's Resize and CenterCrop, with which the published ImageNet results were computed.
     """
     height, width = image.shape[:2]
     longer_side = int(shorter_side * max(height, width) / min(height, width))

@@ -1,4 +1,4 @@
-"""The data sets by name.
+"""Registry of the data sets.
 
 A new data set is a module with a function that opens a split, and a row of DATASETS.
 """
@@ -24,10 +24,10 @@ class Kind(NamedTuple):
 
     open: (path, split, **keys) -> Source.
     help: its layout in a few words, for --help.
-    folders: the splits that it may have, each a folder; none where training and test images always are there, and
-        validation images are set aside from the training images.
-    keys: which keys of the configuration `open` takes besides.
-    archive: where it can be downloaded.
+    folders: its possible splits, each a folder; empty for a data set with training and test images, whose validation
+        images are taken from the training images.
+    keys: further keyword arguments of `open`, which are keys of the configuration.
+    archive: its download.
     """
 
     open: Callable[..., Source]

@@ -1,4 +1,4 @@
-"""Which images a training step sees: drawn from the seed and the epoch, so that any step can be gone to directly."""
+"""Sampling: the images of every training step, derived from seed and epoch, so that training can resume anywhere."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from src.dataset.source import Source
 
 
 class Epochs(ds.Sampler):
-    """Every epoch another permutation of the images, cut into global batches and those into the devices' shares.
+    """Sampler of training images: each epoch is a new permutation, cut into global batches and these into shards.
 
-    images: how many there are; the remainder of a permutation that fills no global batch is left out of that epoch.
-    batch_size: images a step on each device.
-    num_shards, shard_id: devices, and which of them this is. All together see the images that one device with
-        num_shards * batch_size would, step by step.
-    seed: of the permutations.
-    epoch, step: where to start, epochs done before and steps done in the next one; the data set is over at the
-        end of that epoch unless step is 0.
+    images: number of images; the remainder of a permutation that fills no global batch is left out of that epoch.
+    batch_size: images per step on each device.
+    num_shards, shard_id: number of devices, and index of this one. Together they see in every step the images that one
+        device with num_shards * batch_size would see.
+    epoch, step: start, as epochs done before and steps done in the next one; unless step is 0, the data set ends with
+        that epoch.
 
-    It yields *draws*: epoch * images + index, the number of an image within the whole training.
+    Yields *draws*: epoch * images + index, the number of an image within the whole training.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class Epochs(ds.Sampler):
 
 
 class Steps(ds.Sampler):
-    """The steps of Epochs, for rows that are whole batches: numbers within the training, epoch * steps + step."""
+    """Sampler of whole batches in the order of Epochs: yields epoch * steps + step."""
 
     def __init__(self, order: Epochs):
         self.order = order
@@ -72,16 +71,15 @@ class Steps(ds.Sampler):
 
 
 class TrainingRows:
-    """The images of a source for Epochs: rows of image (H, W, 3) uint8, label and draw.
+    """Training images in the order of Epochs: rows of image (H, W, 3) uint8, label and draw.
 
-    limit: how many images may be unreadable. Each is named once on stderr, and the next one taken in its place.
-
-    Raises UserError beyond the limit.
+    limit: number of unreadable images to tolerate; each is named once on stderr and replaced by the next image. Raises
+        UserError beyond the limit.
     """
 
     def __init__(self, source: Source, preprocessing: Preprocessing, rows: int, limit: int):
         self.source, self.preprocessing, self.rows = source, preprocessing, rows
-        self.limit = min(limit, len(source) - 1)  # One has to be left to take in another's place.
+        self.limit = min(limit, len(source) - 1)  # At least one image must replace the others.
 
     def __len__(self) -> int:
         return self.rows
@@ -97,7 +95,7 @@ class TrainingRows:
 
 
 class TrainingPixels(TrainingRows):
-    """The same for a graph that makes the network's input itself: rows of pixels changed at random, label and draw."""
+    """Training images for preprocessing on the device: rows of augmented pixels, label and draw."""
 
     def __init__(self, source: Source, preprocessing: Preprocessing, rows: int, limit: int, changes: Sequence[Drawn]):
         super().__init__(source, preprocessing, rows, limit)
@@ -113,10 +111,10 @@ class TrainingPixels(TrainingRows):
 
 
 class EvaluationRows:
-    """The images of a source in their order: rows of image (H, W, 3) uint8 and label.
+    """Images in the order of the data set: rows of image (H, W, 3) uint8 and label.
 
-    rows: how many there are; those beyond the source fill its last batch, and like an image that cannot be read they
-        are black, with NO_IMAGE as their label.
+    rows: number of rows; those beyond the source fill the last batch. Like unreadable images, they are black and have
+        the label NO_IMAGE.
     limit: see TrainingRows.
     """
 
@@ -138,7 +136,7 @@ class EvaluationRows:
 
 
 class EvaluationPixels(EvaluationRows):
-    """The same for a graph that makes the network's input itself."""
+    """Images in the order of the data set, for preprocessing on the device."""
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         image, label = super().__getitem__(index)
@@ -146,14 +144,13 @@ class EvaluationPixels(EvaluationRows):
 
 
 class Batches:
-    """Rows of pixels in batches, made in the one thread that reads them from memory.
+    """Batches of pixels, assembled in the one thread that reads the images from memory.
 
-    As rows of MindSpore's pipeline, with operators that are called from other threads, small images would cost several
-    times what is done to them.
+    As separate rows of MindSpore's pipeline, small images would cost several times their preprocessing.
 
     rows: TrainingPixels or EvaluationPixels.
-    members: returns the rows of a batch, by its number.
-    count: batches an epoch.
+    members: returns the row numbers of a batch, by its number.
+    count: batches per epoch.
     """
 
     def __init__(self, rows, members: Callable[[int], Iterable[int]], count: int):
@@ -167,7 +164,7 @@ class Batches:
 
 
 def readable_image(source: Source, index: int, limit: int) -> np.ndarray | None:
-    """Return an image, or None with a warning when it cannot be read, and note that in source.broken."""
+    """Return an image, or None with a warning for an unreadable one, which is added to source.broken."""
     if index in source.broken:
         return None
     try:

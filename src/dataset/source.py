@@ -15,9 +15,9 @@ from src.cli.errors import UserError
 # The mean and standard deviation of ImageNet's RGB channels scaled to 0-1, as torchvision and the model zoo use them.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-# Their formats. Of Pillow's others, EPS would have Ghostscript run what the file says.
+# Their formats. Among Pillow's others, EPS would run code in the file through Ghostscript.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
-# Of damaged entries in whole images, and of large ones that it still reads; what cannot be used, it raises.
+# Pillow warns of damaged EXIF entries and of large images that it can read; for unusable images it raises.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 # The longer side in units of the shorter one. Where the shorter side is resized, memory grows with it.
 MAX_ASPECT = 1000
@@ -30,7 +30,7 @@ class Source:
     classes: class names, in the order of the labels.
     labels: (N,) int32.
     mean, std: of the RGB channels, on a scale of 0 to 1.
-    decodes: whether making an image takes so long that several threads are faster than one.
+    decodes: whether reading an image takes so long that several threads are faster than one.
     """
 
     decodes = False
@@ -40,14 +40,14 @@ class Source:
         self.classes = list(classes)
         self.labels = np.asarray(labels, np.int32)
         self.mean, self.std = tuple(mean), tuple(std)
-        self.broken: set[int] = set()  # Images that could not be read so far, of those that are left out.
+        self.broken: set[int] = set()  # Unreadable images that were left out so far.
 
     def image(self, index: int) -> np.ndarray:
         """Return an image, (H, W, 3) uint8."""
         raise NotImplementedError
 
     def name(self, index: int) -> str:
-        """Return what a person would call an image: its file, or its number."""
+        """Return the name of an image for the user: its file, or its number."""
         return f"#{index}"
 
     def __len__(self) -> int:
@@ -90,7 +90,7 @@ class FileSource(Source):
 
 
 class Subset(Source):
-    """Some images of another source, by index."""
+    """A subset of another source, by index."""
 
     def __init__(self, source: Source, indices: np.ndarray):
         super().__init__(source.classes, source.labels[indices], source.mean, source.std)
@@ -105,19 +105,21 @@ class Subset(Source):
 
 
 def load_image(path: Path, content: BinaryIO | None = None) -> np.ndarray:
-    """Return the image in a file as (H, W, 3) uint8: the first frame, upright, grey repeated, alpha dropped.
+    """Read an image file as (H, W, 3) uint8: the first frame, upright, grey repeated, alpha dropped.
 
-    content: what the file holds, when that lies elsewhere. Raises UserError that names the file when it is not a whole
-    image, or has more pixels than Pillow's limit.
+    content: the file's bytes, if already in memory. Raises UserError that names a file that is not a whole image, or
+    has more pixels than Pillow's limit.
     """
     try:
         with Image.open(content or path, formats=IMAGE_FORMATS) as image:
             if max(image.size) > MAX_ASPECT * min(image.size):
-                raise UserError(f"{printable(path)}: {image.width}x{image.height} pixels are no picture; remove it")
+                raise UserError(
+                    f"{printable(path)}: {image.width}x{image.height} pixels are too elongated for an image; remove it"
+                )
             image.load()
             image = _upright(image)
             if image.mode == "F":
-                raise UserError(f"{printable(path)}: its pixels are fractions of no known range; save it with 8 bits")
+                raise UserError(f"{printable(path)}: floating-point pixels of unknown range; save it with 8 bits")
             if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 instead of scaling them.
                 grey = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=-1)
@@ -133,7 +135,7 @@ def load_image(path: Path, content: BinaryIO | None = None) -> np.ndarray:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Return a loaded image turned as its EXIF entry says, or as it is where that cannot be read."""
+    """Rotate an image as its EXIF entry says; leave the image unchanged if the entry is damaged."""
     try:
         return image if image.getexif().get(_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
     except Exception:  # A damaged entry raises nearly anything, and the image is whole.
@@ -141,14 +143,14 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def printable(text: str | Path) -> str:
-    """Return a name as it can be shown on one line: what cannot be printed, and what is not UTF-8, as its escape."""
+    """Return a name for display on one line, with unprintable and non-UTF-8 characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def split_by_class(labels: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of `counts[c]` images of every class c, and of the others, each in ascending order.
+    """Return the indices of `counts[c]` images of every class c, and those of the others, each in ascending order.
 
-    Which ones are drawn depends on nothing but the labels, so that a validation slice stays the same for good.
+    The choice depends only on the labels, so that a validation split never changes.
     """
     random = np.random.RandomState(0)
     drawn = [random.permutation(np.flatnonzero(labels == c))[:n] for c, n in enumerate(counts)]

@@ -1,4 +1,4 @@
-"""The images of a split, opened and checked."""
+"""Open and check the splits of a data set."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ def splits(config: DataSourceConfig) -> tuple[str, ...]:
 
 
 def open_source(config: DataSourceConfig, split: str) -> Source:
-    """Return the images of a split: "train", "val" or "test".
+    """Open the images of a split: "train", "val" or "test".
 
-    `val` is a data set's own, or `val_split` of the training images, which `train` then lacks.
-
-    Raises UserError for data that is missing or not sound.
+    `val` is the data set's own validation split, or the fraction `val_split` of the training images, then left out of
+    `train`. Raises UserError for missing or damaged data.
     """
     kind, path = DATASETS[config.dataset], _path(config)
     if kind.archive and getattr(config, "download", False):
@@ -54,7 +53,7 @@ def _val_split(config: DataSourceConfig) -> float:
 
 
 def _with_validation(config: DataSourceConfig, path: Path, split: str) -> Source:
-    """Return a split of a data set whose validation images are set aside from its training images."""
+    """Open a split of a data set whose validation images are taken from its training images."""
     fraction = _val_split(config)
     if split == "val" and not fraction:
         raise UserError(f"{config.dataset} has no validation images of its own: set some aside with --val_split")
@@ -70,14 +69,14 @@ def _with_validation(config: DataSourceConfig, path: Path, split: str) -> Source
 
 
 def _limited(source: Source, total: int) -> Source:
-    """Return `total` images of a source, as evenly over its classes as they are."""
+    """Return a subset of `total` images, as evenly over the classes as possible."""
     if total > len(source):
-        raise UserError(f"train_images: {total} are more than the {len(source)} training images there are")
+        raise UserError(f"train_images: {total} is more than the {len(source)} training images")
     available = np.bincount(source.labels, minlength=len(source.classes))
     counts = np.zeros_like(available)
     while counts.sum() < total:
         open_classes = np.flatnonzero(counts < available)
-        share = max(1, (total - counts.sum()) // len(open_classes))
+        per_class = max(1, (total - counts.sum()) // len(open_classes))
         for c in open_classes[: total - counts.sum()]:
-            counts[c] += min(share, available[c] - counts[c])
+            counts[c] += min(per_class, available[c] - counts[c])
     return Subset(source, split_by_class(source.labels, counts)[0])

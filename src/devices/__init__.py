@@ -1,1 +1,1 @@
-"""Devices and processes: where MindSpore runs, which processes train together, and what it may print."""
+"""Devices, process groups, and suppression of MindSpore's log output."""

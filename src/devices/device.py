@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import subprocess
@@ -18,6 +19,11 @@ PREFERENCE = ("Ascend", "GPU", "CPU")
 PROBE_SECONDS = 300
 # How far MindSpore fuses a graph's kernels, where its own default is not what suits graphs of static shape.
 JIT_LEVELS = {"Ascend": "O1"}
+# Where to look when a device that has to be there is not.
+REMEDIES = {
+    "Ascend": "see what npu-smi info says, and source CANN's set_env.sh (docs/ASCEND_HOST.md)",
+    "GPU": "see what nvidia-smi says; MindSpore is built for CUDA 11.1 and 11.6 (docs/ASCEND_HOST.md)",
+}
 
 
 def select_device(config) -> str:
@@ -44,7 +50,8 @@ def select_device(config) -> str:
             break
         reasons.append(f"{target}: {reason}")
         if config.strict_device and target == wanted[-1]:
-            raise UserError(f"device_target: {reasons[-1]}; choose another or leave out --strict_device")
+            instead = "to do without, give --device_target CPU, or take the script that ends in _cpu.sh"
+            raise UserError(f"device_target: {reasons[-1]}; {REMEDIES[target]}; {instead}")
         if in_group and config.device_target == target:
             raise UserError(f"device_target: {reasons[-1]} on this device; the other processes cannot go on without it")
     explained = f" ({'; '.join(reasons)})" if reasons else ""
@@ -56,6 +63,10 @@ def select_device(config) -> str:
         ms.set_device("CPU")
     elif not certain:
         ms.set_device(target, device_id)
+    exported = os.environ.get("DEVICE_ID", "")
+    if target != "CPU" and not in_group and exported not in ("", str(device_id)):
+        # The model zoo's scripts choose a device by it.
+        print(f"warning: DEVICE_ID={exported} is not read, running on device {device_id}: give --device_id {exported}")
     ms.set_context(mode=ms.GRAPH_MODE if config.mode == "graph" else ms.PYNATIVE_MODE)
     jit_level = config.jit_level or JIT_LEVELS.get(target)
     if jit_level:

@@ -1,4 +1,4 @@
-"""The processes that train together, one on each device: which of them this is, and what they tell one another."""
+"""Process groups: distributed training with one process on each device."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from src.cli.errors import UserError
 
 
 def is_worker() -> bool:
-    """Return whether this process is one of a process group, started by src/launching, msrun or with a rank table.
+    """Return whether this process belongs to a process group, started by src/launching, msrun or with a rank table.
 
-    A rank table alone says nothing: ModelArts and users of the model zoo export it for a single device as well.
+    A rank table alone does not suffice: ModelArts and users of the model zoo export one for a single device as well.
     """
     size = os.environ.get("RANK_SIZE", "")
     by_rank_table = {"RANK_TABLE_FILE", "RANK_ID"} <= os.environ.keys() and size.isdigit() and int(size) > 1
@@ -26,9 +26,9 @@ def is_worker() -> bool:
 
 
 def serve_as_scheduler() -> None:
-    """Let the workers find one another, and exit, where this process was started as their scheduler.
+    """Serve as the scheduler of a process group and exit, if this process was started in that role.
 
-    The scheduler runs the same program as the workers do, under src/launching as under msrun.
+    The scheduler runs the same program as the workers, with src/launching and with msrun.
     """
     if os.environ.get("MS_ROLE") == "MS_SCHED":
         ms.set_device("CPU")
@@ -37,14 +37,14 @@ def serve_as_scheduler() -> None:
 
 
 def local_device() -> int:
-    """Return which of its host's devices a worker has."""
+    """Return the index of this worker's device on its host."""
     return int(os.environ.get("DEVICE_ID", 0))
 
 
 class ProcessGroup:
-    """All processes of a training, this one having `rank` 0 to size - 1; size 1 for a training on one device.
+    """The processes of a training, with `rank` from 0 to size - 1; size 1 for a training on one device.
 
-    Every process has to call sum, mean, all_gather and file alike, and they return the same to all.
+    All processes must call sum, mean, all_gather and file in the same order, and get the same results.
     """
 
     def __init__(self, rank: int = 0, size: int = 1):
@@ -53,13 +53,13 @@ class ProcessGroup:
 
     @classmethod
     def join(cls) -> ProcessGroup:
-        """Meet the other processes, when there are some, and set data parallelism. After the device is set."""
+        """Join the process group, if there is one, and set data parallelism. Call this after setting the device."""
         if not is_worker():
             return cls()
         init()
         group = cls(get_rank(), get_group_size())
         if group.size > 1:
-            # The mean, not the sum, of the gradients: a step is that of one device with the whole batch.
+            # The mean of the gradients, so that a step equals that of one device with the whole batch.
             ms.set_auto_parallel_context(
                 parallel_mode=ms.ParallelMode.DATA_PARALLEL,
                 gradients_mean=True,
@@ -71,7 +71,7 @@ class ProcessGroup:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the process that writes the run's folder."""
+        """Whether this is the main process (rank 0), which writes the run's folder."""
         return self.rank == 0
 
     def sum(self, values: np.ndarray) -> np.ndarray:
@@ -86,16 +86,16 @@ class ProcessGroup:
         return self.sum(values) / np.float32(self.size)
 
     def all_gather(self, values: np.ndarray) -> np.ndarray:
-        """Return the processes' arrays of equal shape as (size, ...), float32."""
-        # A sum with zeros is exact, and the one collective that there is on every device.
+        """Gather the processes' arrays of equal shape as (size, ...), float32."""
+        # A sum with zeros is exact, and AllReduce the one collective that every device supports.
         everyones = np.zeros((self.size, *np.shape(values)), np.float32)
         everyones[self.rank] = values
         return self.sum(everyones)
 
     def file(self, path: str | Path) -> Path:
-        """Return a file of the leading process for reading: on other hosts its copy, which goes with the process.
+        """Return a file of the main process for reading: on other hosts a temporary copy.
 
-        Raises UserError, on all processes, for a file that the leading one cannot read.
+        Raises UserError, on all processes, for a file that the main process cannot read.
         """
         if self.size == 1:
             return Path(path)
@@ -105,10 +105,10 @@ class ProcessGroup:
                 content = Path(path).read_bytes()
             except OSError as error:
                 reason = error.strerror
-        # 24 bits are what a float32 holds exactly.
+        # A float32 holds 24 bits exactly.
         low, high, unreadable = self.sum(np.array([len(content) % 2**24, len(content) // 2**24, reason is not None]))
         if unreadable:
-            raise UserError(f"{path}: cannot be read ({reason or 'the leading process says why'})")
+            raise UserError(f"{path}: cannot be read ({reason or 'see the error of the main process'})")
         length = int(low) + int(high) * 2**24
         if length:
             values = np.frombuffer(content, np.uint8) if self.is_main_process else np.zeros(length)
@@ -125,9 +125,9 @@ ALONE = ProcessGroup()
 
 
 def average_statistics(net: nn.Cell, group: ProcessGroup) -> None:
-    """Give all processes the mean of their batch norm statistics, which training keeps on each device of its own.
+    """Average the batch norm statistics over the processes, since each device keeps its own during training.
 
-    They follow the batches by a linear rule, so that it does not matter how often they are averaged.
+    They are linear in the batches, so that it does not matter how often they are averaged.
     """
     norms = [cell for _, cell in net.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
     trained = [norm for norm in norms if norm.use_batch_statistics is not False]  # Frozen ones are alike, to the bit.
@@ -142,7 +142,7 @@ def vector(parameters: list[ms.Parameter]) -> np.ndarray:
 
 
 def set_vector(parameters: list[ms.Parameter], values: np.ndarray) -> None:
-    """Set parameters to what `vector` returned."""
+    """Set parameters from the vector that `vector` returned."""
     for parameter in parameters:
         own, values = values[: parameter.size], values[parameter.size :]
         parameter.set_data(Tensor(own.reshape(parameter.shape), parameter.dtype))

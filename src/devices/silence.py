@@ -1,4 +1,4 @@
-"""Silence for what MindSpore prints where no user can act on it, or an exception says it better."""
+"""Context managers that suppress MindSpore's log output."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from typing import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back the warnings of Python's loggers, such as MindSpore's about deprecated calls; errors still show."""
+    """Suppress the warnings of Python's loggers, such as MindSpore's about deprecated calls, but not errors."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -19,7 +19,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Hold back all that is printed, MindSpore's C++ part included, where an exception or a result says it better."""
+    """Suppress all output, including that of MindSpore's C++ code, where an exception or a result replaces it."""
     sys.stdout.flush(), sys.stderr.flush()
     saved = [os.dup(fd) for fd in (1, 2)]
     try:

@@ -1,1 +1,1 @@
-"""Files: whole or not at all, of bounded length, locked, and read without trusting them."""
+"""Files: atomic writes, bounded reads, locks, run folders, and untrusted pickles."""

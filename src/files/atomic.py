@@ -23,7 +23,7 @@ _LEFTOVER = ".writing-"  # Begins the names of the folders in which files are ma
 class WriteError(UserError):
     """A file cannot be written.
 
-    strerror: why, in a few words, as an OSError has it.
+    strerror: the reason, as in OSError.
     """
 
     def __init__(self, path: Path, error: OSError):
@@ -33,10 +33,10 @@ class WriteError(UserError):
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """Yield a temporary file, of the same suffix, that replaces `path` once the body has written it.
+    """Yield a temporary file, of the same suffix, that replaces `path` after the body has written it.
 
-    It lies in a folder of its own on the same disk, in which the body may leave more: all of that is removed. Raises
-    WriteError, and leaves what was at `path`, when that is no plain file, and for an OSError of the body.
+    The file lies in its own folder on the same disk, which is removed with everything that the body leaves there.
+    Raises WriteError, and leaves `path` unchanged, if `path` is not a plain file, and for an OSError of the body.
     """
     folder = None
     try:
@@ -44,7 +44,7 @@ def written(path: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=_LEFTOVER, dir=path.parent))
         temporary = folder / f"new{path.suffix}"
         temporary.touch()
-        mode = stat.S_IMODE(temporary.stat().st_mode)  # As the umask has it; some libraries set another.
+        mode = stat.S_IMODE(temporary.stat().st_mode)  # According to the umask, which some libraries ignore.
         yield temporary
         temporary.chmod(mode)
         with open(temporary, "rb") as stream:
@@ -59,14 +59,14 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def check_place(*paths: Path) -> None:
-    """Raise WriteError unless there is nothing, or a plain file, where files are to be written."""
+    """Raise WriteError unless each path is free or a plain file."""
     for path in paths:
         try:
             mode = os.stat(path).st_mode
             if stat.S_ISDIR(mode):
                 raise IsADirectoryError(errno.EISDIR, "a folder has this name")
             if not stat.S_ISREG(mode):
-                raise FileExistsError(errno.EEXIST, "what has this name is no plain file")
+                raise FileExistsError(errno.EEXIST, "not a plain file")
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -74,7 +74,7 @@ def check_place(*paths: Path) -> None:
 
 
 def open_growing(path: Path, mode: str) -> TextIO:
-    """Open a text file that is written line by line, mode "w" or "a". Raises WriteError."""
+    """Open a text file for writing line by line, with mode "w" or "a". Raises WriteError."""
     try:
         return open(path, mode, newline="", encoding="utf-8", opener=_without_waiting)
     except OSError as error:
@@ -86,13 +86,13 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all."""
+    """Write a file atomically."""
     with written(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8. Characters that have no UTF-8, as in some names of files, become escapes."""
+    """Write a text file in UTF-8. Escapes characters without UTF-8, as in some file names."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
@@ -103,19 +103,19 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name as numpy's .npz."""
-    stream = io.BytesIO()  # numpy prints a traceback of its own where a disk is full.
+    stream = io.BytesIO()  # On a full disk, numpy would print a traceback of its own.
     np.savez(stream, **arrays)
     write_bytes(path, stream.getvalue())
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes were writing in a folder, in which no other process writes now."""
+    """Remove the temporary files of killed processes from a folder. No other process may be writing there."""
     for leftover in folder.glob(f"{_LEFTOVER}*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, as they have to be before older files are removed."""
+    """Flush a folder's entries to the disk, as is necessary before removing older files."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Bounded reads: of plain files alone, and never more of one than fits its purpose."""
+"""Bounded reads of plain files, up to a maximum size."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def open_file(path: str | Path) -> BinaryIO:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is a folder" if stat.S_ISDIR(mode) else "it is no plain file", str(path))
+        raise OSError(errno.EINVAL, "is a folder" if stat.S_ISDIR(mode) else "not a plain file", str(path))
     return os.fdopen(descriptor, "rb")
 
 
 def read_bytes(path: str | Path, most: int, advice: str = "") -> bytes:
     """Return the content of a plain file of at most `most` bytes.
 
-    Raises UserError, which ends in the advice, for a file that is longer or cannot be read.
+    Raises UserError, which ends in the advice, for a longer or unreadable file.
     """
     try:
         with open_file(path) as stream:
@@ -37,11 +37,11 @@ def read_bytes(path: str | Path, most: int, advice: str = "") -> bytes:
 
 
 def read_text(path: str | Path, most: int, advice: str = "") -> str:
-    """Return the text of a plain file in UTF-8, with or without a byte order mark. Raises UserError as read_bytes."""
+    """Return the text of a plain UTF-8 file, with or without a byte order mark. Raises UserError as read_bytes does."""
     try:
         return read_bytes(path, most, advice).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _refused(path, f"is no text in UTF-8 ({first_line(error)})", advice) from None
+        raise _refused(path, f"is not UTF-8 text ({first_line(error)})", advice) from None
 
 
 def _refused(path: str | Path, problem: str, advice: str) -> UserError:

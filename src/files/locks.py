@@ -1,4 +1,4 @@
-"""Locks, held by a process and released when it dies."""
+"""File locks, held by a process and released when the process dies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def locked(folder: Path, is_main_process: bool = True) -> Iterator[None]:
-    """Keep the folder of a run to the main process of a group. Raises UserError while another process has it."""
+    """Lock a run's folder for the main process of a group. Raises UserError while another process holds the lock."""
     if not is_main_process:
         yield
         return
@@ -31,9 +31,9 @@ def locked(folder: Path, is_main_process: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
-    """Hold a lock, a file that is there meanwhile.
+    """Hold a lock, a file that exists meanwhile.
 
-    busy: the message of the UserError while another process has the lock; with `wait` it is printed instead.
+    busy: the message of the UserError while another process holds the lock; printed instead with `wait`.
     """
     while True:
         descriptor = _opened(path)
@@ -44,7 +44,7 @@ def held(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
             try:
                 yield
             finally:
-                with contextlib.suppress(OSError):  # The folder may be gone, or read-only by now.
+                with contextlib.suppress(OSError):  # The folder may have been removed, or be read-only.
                     path.unlink()
             return
         finally:
@@ -57,7 +57,7 @@ def _opened(path: Path) -> int:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor
         os.close(descriptor)
-        reason = "it is no plain file"
+        reason = "not a plain file"
     except OSError as error:
         reason = first_line(error)
     raise UserError(f"{path}: cannot be locked ({reason}); remove it, or choose another folder")
@@ -73,7 +73,7 @@ def _lock(descriptor: int, path: Path, busy: str, wait: bool) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:  # Some network file systems have no locks.
         reason = f"{path.parent} cannot be locked ({first_line(error)})"
-        print(f"warning: {reason}: see that no other process writes there", file=sys.stderr, flush=True)
+        print(f"warning: {reason}: make sure that no other process writes there", file=sys.stderr, flush=True)
 
 
 def _lies_at(descriptor: int, path: Path) -> bool:

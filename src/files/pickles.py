@@ -1,4 +1,4 @@
-"""Pickles from strangers, read without running anything in them, and without much more memory than they are long."""
+"""Load untrusted pickles without executing code."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pickletools
 import re
 from typing import Any, Callable, Mapping, NamedTuple, Optional, Tuple
 
-# The opcodes of plain values, lists, dictionaries and calls, as Python 2 and 3 write them. What they leave out imports
-# or calls by other ways, or takes memory, and numbers of any length.
+# The opcodes of plain values, lists, dictionaries and calls, as written by Python 2 and 3. Other opcodes import or call
+# in other ways, take memory, or hold numbers of any length.
 PLAIN_OPCODES = (
     "PROTO|STOP|MARK|EMPTY_(DICT|LIST|TUPLE)|SETITEMS?|APPENDS?|TUPLE[123]?|(SHORT_)?BIN(STRING|BYTES)|BINUNICODE|"
     "BININT[12]?|BINFLOAT|NONE|NEW(TRUE|FALSE)|(LONG_)?BIN(PUT|GET)|GLOBAL|REDUCE|BUILD"
@@ -17,13 +17,13 @@ PLAIN_OPCODES = (
 
 
 class Allowed(NamedTuple):
-    """What a pickle may hold.
+    """Limits for the content of a pickle.
 
-    stand_ins: by module and name what the pickle gets for each import. Each is a value, or a class that checks its
-        arguments and has a __setstate__: nothing of what the pickle names is imported.
+    stand_ins: replacements of imports by module and name: values, or classes that check their arguments and have a
+        __setstate__. Nothing that the pickle names is imported.
     opcodes: names of opcodes, a regular expression.
-    most: how many opcodes.
-    objects: how many BUILD opcodes.
+    most: number of opcodes.
+    objects: number of BUILD opcodes.
     """
 
     stand_ins: Mapping[Tuple[str, str], Any]
@@ -33,10 +33,10 @@ class Allowed(NamedTuple):
 
 
 def load(stream: io.BytesIO, allowed: Allowed, persistent: Optional[Callable[[Any], Any]] = None) -> Any:
-    """Return the value of the pickle that begins where a stream is, and leave the stream behind it.
+    """Load the pickle at the current position of a stream, and leave the stream behind the pickle.
 
-    persistent: what makes a value of a persistent id. Raises UnpicklingError for a pickle that holds anything else than
-    allowed, and nearly any exception for a broken one.
+    persistent: converts a persistent id to a value. Raises UnpicklingError for content that is not allowed, and nearly
+    any exception for a damaged pickle.
     """
     begin = stream.tell()
     _check_opcodes(stream, allowed)
@@ -45,7 +45,7 @@ def load(stream: io.BytesIO, allowed: Allowed, persistent: Optional[Callable[[An
 
 
 class _Unpickler(pickle.Unpickler):
-    """Refuses to import anything."""
+    """Unpickler that imports nothing."""
 
     def __init__(self, stream, allowed, persistent):
         super().__init__(stream, encoding="latin1")

@@ -1,4 +1,4 @@
-"""Folders and files that a program writes."""
+"""Folders for the output of a program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from src.files.atomic import check_place
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder with its parents. Raises UserError when it cannot be made or written to."""
+    """Create a folder with its parents. Raises UserError if this fails or the folder is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -27,9 +27,9 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def output_folder(folder: Path, *names: str) -> Iterator[None]:
-    """Make a folder for the files that the body writes, and remove it again when nothing comes to be written.
+    """Create a folder for the files that the body writes, and remove a new one that stays empty.
 
-    Raises UserError when the folder cannot be made, and WriteError where a file of that name could not be replaced.
+    Raises UserError if the folder cannot be created, and WriteError if a file of that name could not be replaced.
     """
     is_new = not os.path.lexists(folder)
     make_folder(folder)
@@ -42,21 +42,27 @@ def output_folder(folder: Path, *names: str) -> Iterator[None]:
         raise
 
 
-def check_run_folder(folder: Path, entries: Iterable[str], overwrite: bool) -> list[Path]:
-    """Return what lies in the folder of a run of its `entries`, the names that a run writes.
+def check_run_folder(
+    folder: Path, entries: Iterable[str], overwrite: bool, resumable: Iterable[str] = ()
+) -> list[Path]:
+    """Return the existing files of a run in a folder, among the names `entries`.
 
-    Raises UserError when that is anything, unless it is to be overwritten, and for a file in the folder's place.
+    resumable: names of a run that --resume continues. Raises UserError if there are any entries, unless with
+    `overwrite`, and for a file in the folder's place.
     """
     if os.path.exists(folder) and not os.path.isdir(folder):  # Path's own raise for a name that is too long.
         raise UserError(f"{folder}: this is a file, not a folder; choose another --output_path")
     present = [folder / name for name in entries if os.path.lexists(folder / name)]
     if present and not overwrite:
-        raise UserError(f"{folder}: holds a run already; choose another --output_path, or replace it with --overwrite")
+        resume = "continue it with --resume, " if any(os.path.lexists(folder / name) for name in resumable) else ""
+        raise UserError(
+            f"{folder}: already contains a run; {resume}choose another --output_path, or replace it with --overwrite"
+        )
     return present
 
 
 def make_run_folder(folder: Path, entries: Iterable[str], overwrite: bool) -> None:
-    """Make the folder of a run, see check_run_folder; of what lies in it only the entries are removed."""
+    """Create the folder of a run, see check_run_folder. Removes nothing but the entries from an existing one."""
     present = check_run_folder(folder, entries, overwrite)
     make_folder(folder)
     for entry in present:

@@ -1,1 +1,1 @@
-"""Use a trained network: evaluate it, classify images with it, export it, and run exported models."""
+"""Inference: evaluate a network, classify images, export a network, and run exported models."""

@@ -1,4 +1,4 @@
-"""Classification of image files with a checkpoint or an exported model."""
+"""Classify image files with a checkpoint or an exported model."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from src.checkpoint import load_network
 from src.cli.errors import UserError
 from src.config import DeviceConfig
 from src.dataset.image_folder import image_files
-from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import load_image, printable
 from src.devices.device import select_device
 from src.files.atomic import write_arrays, write_json
 from src.files.run_folder import output_folder
 from src.inference.config import InferConfig
-from src.inference.exported_model import ExportedModel, read_spec
+from src.inference.exported_model import ExportedModel, open_model
+from src.inference.metrics import softmax
 
 PREDICTIONS, GALLERY, FEATURES = "predictions.json", "predictions.png", "features.npz"
 GALLERY_IMAGES, GALLERY_PIXELS = 32, 256
 
 
 class Outputs(NamedTuple):
-    """What a model gives for N images: probabilities (N, classes); from a checkpoint also what they are made of.
+    """Outputs of a model for N images: probabilities (N, classes); from a checkpoint also features and maps.
 
     features, maps: MindSpore tensors, see Activations; they are large, and stay on the device until they are asked for.
     """
@@ -39,7 +39,7 @@ class Outputs(NamedTuple):
 
 
 class Classifier:
-    """A model that gives probabilities for images, whatever file it came from.
+    """A model that returns class probabilities for images, from a checkpoint or an exported model.
 
     prepare: makes of an image (H, W, 3) uint8 what the model takes.
     overlay: makes of what the model took and the map of a class a picture (image_size, image_size, 3) uint8, or None.
@@ -49,12 +49,12 @@ class Classifier:
         self.classes, self.prepare, self._outputs, self.overlay = classes, prepare, outputs, overlay
 
     def __call__(self, inputs: list[np.ndarray]) -> Outputs:
-        """Return the outputs for prepared images."""
+        """Return the outputs for preprocessed images."""
         return self._outputs(np.stack(inputs))
 
     @classmethod
     def from_checkpoint(cls, path: str) -> Classifier:
-        """Return the classifier of a checkpoint. Raises UserError when it cannot be used."""
+        """Load the classifier of a checkpoint. Raises UserError for an unusable checkpoint."""
         from mindspore import Tensor
 
         from src.network.cam import Activations, heat
@@ -75,27 +75,21 @@ class Classifier:
         return cls(card.classes, card.preprocessing, outputs, overlay)
 
     @classmethod
-    def from_exported(cls, path: str) -> Classifier:
-        """Return the classifier of a MINDIR or ONNX file. Raises UserError when it cannot be used."""
-        spec = read_spec(Path(path))
-        model = ExportedModel(Path(path), spec)
-        preprocessing = Preprocessing.from_json(spec["preprocessing"])
-        prepare = preprocessing.fit_image if spec["input"]["dtype"] == "uint8" else preprocessing
-        if spec["output"]["what"] == "probabilities":
-            return cls(spec["classes"], prepare, lambda inputs: Outputs(model(inputs)))
-        return cls(spec["classes"], prepare, lambda inputs: Outputs(softmax(model(inputs))))
+    def from_exported(cls, model: ExportedModel) -> Classifier:
+        """Load the classifier of an exported model."""
+        prepare = model.preprocessing.fit_image if model.takes_pixels else model.preprocessing
+        return cls(model.spec["classes"], prepare, lambda inputs: Outputs(softmax(model.logits(inputs))))
 
 
 def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any]], int]:
-    """Classify image files as configured, write predictions.json, the gallery and, when asked for, features.npz.
+    """Classify image files as configured; write predictions.json, the gallery and, on request, features.npz.
 
     Return the predictions, and how many files were skipped.
 
     What is no image is named on stderr and left out. Raises UserError when nothing is left, and for a model or a folder
     that cannot be used.
     """
-    if bool(config.ckpt_path) == bool(config.model_path):
-        raise UserError("give either --ckpt_path (a checkpoint) or --model_path (a .mindir or .onnx file)")
+    path = config.path
     for key in ("features", "cam"):
         if config.model_path and getattr(config, key):
             raise UserError(f"{key}: an exported model gives its classes alone; give the checkpoint with --ckpt_path")
@@ -104,13 +98,11 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
         _skip(error, len(files) + len(missing))
     if not files:
         raise UserError(f"none of the {len(missing)} paths leads to an image")
-    if config.ckpt_path or Path(config.model_path).suffix != ".onnx":
+    if config.model_path:
+        classifier = Classifier.from_exported(open_model(path, config.runtime, device))
+    else:
         select_device(device)
-    classifier = (
-        Classifier.from_checkpoint(config.ckpt_path)
-        if config.ckpt_path
-        else Classifier.from_exported(config.model_path)
-    )
+        classifier = Classifier.from_checkpoint(path)
     folder = Path(config.output_path)
     results, features, shown, overlays = [], [], [], []
     with output_folder(folder, PREDICTIONS, GALLERY, *([FEATURES] if config.features else [])):
@@ -150,14 +142,8 @@ def _top_k(probabilities: np.ndarray, classes: list[str], k: int) -> list[dict[s
     return [{"index": int(i), "name": classes[i], "probability": float(probabilities[i])} for i in best]
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities for logits (N, classes)."""
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
-
-
 def _image_paths(paths: list[str]) -> tuple[list[Path], list[UserError]]:
-    """Return the files that are given, those of folders among them, and what is wrong with the other paths."""
+    """Return the given files and those in given folders, and the errors for the other paths."""
     files, missing = [], []
     for path in map(Path, paths):
         found = image_files(path) if os.path.isdir(path) else [path] if os.path.isfile(path) else []
@@ -170,7 +156,7 @@ def _image_paths(paths: list[str]) -> tuple[list[Path], list[UserError]]:
 
 
 class _Read(NamedTuple):
-    """An image that was read: its file, what the model takes, and (H, W, 3) uint8 to be shown."""
+    """A loaded image: its file, the model's input, and (H, W, 3) uint8 for display."""
 
     file: Path
     inputs: np.ndarray
@@ -178,7 +164,7 @@ class _Read(NamedTuple):
 
 
 def _batches(files: list[Path], size: int, prepare: Callable, total: int) -> Iterator[list[_Read]]:
-    """Yield images, `size` at a time, of which one alone is in memory as large as it is."""
+    """Yield batches of `size` images, with at most one image in memory at its full resolution."""
     batch: list[_Read] = []
     for file in files:
         try:
@@ -195,7 +181,7 @@ def _batches(files: list[Path], size: int, prepare: Callable, total: int) -> Ite
 
 
 def _skip(error: UserError, total: int) -> None:
-    """Name on stderr what is left out. Raises the error itself when it is all there is."""
+    """Warn on stderr of skipped images. Raises the error itself if no image is left."""
     if total == 1:
         raise error
     print(f"warning: skipped: {error}", file=sys.stderr)

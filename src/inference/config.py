@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, Optional
 
+from src.cli.errors import UserError
 from src.cli.types import Count, Side
 from src.dataset.options import DataLoadingConfig, Dataset
 from src.dataset.preprocessing import RESIZERS
+from src.inference.exported_model import RUNTIMES
 
-# Suffixes of what may stand without its flag.
+# Keys of positional arguments by suffix.
 CHECKPOINTS = {".ckpt": "ckpt_path", ".sqz": "ckpt_path"}
-MODELS_AND_IMAGES = {**CHECKPOINTS, ".mindir": "model_path", ".onnx": "model_path", "": "images"}
+MODELS = {**CHECKPOINTS, **{suffix: "model_path" for runtime in RUNTIMES.values() for suffix in runtime.suffixes}}
+MODELS_AND_IMAGES = {**MODELS, "": "images"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,35 +26,56 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalConfig(DataLoadingConfig, CheckpointConfig):
-    """Evaluation: the network, its image size and its normalisation come from the checkpoint."""
+class TrainedModelConfig:
+    """Trained model: a checkpoint, or an exported model."""
+
+    ckpt_path: Optional[str] = None
+    """checkpoint (.ckpt or .sqz)"""
+    model_path: Optional[str] = None
+    """exported model (.mindir, .onnx; .ms and _310.mindir of MindSpore Lite's converter) with its .json next to it"""
+    runtime: Optional[Literal[tuple(RUNTIMES)]] = None
+    """library that runs model_path; null: lite for .ms and _310.mindir, mindspore for other .mindir, onnxruntime for
+    .onnx"""
+
+    @property
+    def path(self) -> str:
+        """The model's file. Raises UserError unless exactly one is given."""
+        if bool(self.ckpt_path) == bool(self.model_path):
+            raise UserError("give either --ckpt_path (a checkpoint) or --model_path (an exported model)")
+        return self.ckpt_path or self.model_path
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig(DataLoadingConfig, TrainedModelConfig):
+    """Evaluation: the network, its image size and its normalisation come from the model's file."""
 
     dataset: Optional[Dataset] = None
-    """data set; null: the one that the checkpoint was trained on"""
+    """data set; null: the one that the model was trained on"""
     split: Optional[Literal["train", "val", "test"]] = None
     """split of the data set; null: test, or val if the data set has no test images"""
     batch_size: Count = 32
     """images per step"""
     resizer: Optional[Literal[RESIZERS]] = None
-    """what resizes images: mindspore, a fast operator, pillow, the exact one for ImageNet networks, or device, in the
-    graph, if all images have one size; null: the checkpoint's own"""
+    """resizing of images: mindspore, a fast operator, pillow, the exact one for ImageNet networks, or device, in the
+    graph, if all images have one size; null: the checkpoint's own (an exported model always uses its own)"""
     tta: Literal["none", "flip"] = "none"
     """test-time augmentation; flip: average the outputs for an image and its mirror image, at twice the work"""
     output_path: Optional[str] = None
-    """folder for result.json, the confusion matrix and the gallery; null: eval_<checkpoint>_<split> next to the
-    checkpoint"""
+    """folder for result.json, the confusion matrix and the gallery; null: eval_<model>_<split> next to the model"""
 
 
 @dataclasses.dataclass(frozen=True)
-class InferConfig:
-    """Classification of images."""
+class ImagesConfig:
+    """Images."""
 
     images: list[str]
     """image files, and folders of images"""
-    ckpt_path: Optional[str] = None
-    """checkpoint (.ckpt or .sqz)"""
-    model_path: Optional[str] = None
-    """exported model (.mindir, .onnx) with its .json next to it"""
+
+
+@dataclasses.dataclass(frozen=True)
+class InferConfig(TrainedModelConfig, ImagesConfig):
+    """Classification of images."""
+
     top_k: Count = 5
     """number of classes to name per image"""
     batch_size: Count = 32
@@ -70,7 +94,8 @@ class ExportConfig(CheckpointConfig):
     """Export."""
 
     file_format: Literal["MINDIR", "AIR", "ONNX"] = "MINDIR"
-    """format of the exported model; AIR needs an Ascend"""
+    """format of the exported model: MINDIR, which runs on every device, ONNX, or AIR, which is deprecated in MindSpore
+    2.7 to 2.10 and is exported on an Ascend only"""
     file_name: Optional[str] = None
     """file to write; null: the checkpoint's name with the format's suffix"""
     batch_size: Count = 1

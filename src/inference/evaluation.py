@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint, and the files that come of it."""
+"""Evaluate a checkpoint or an exported model, and write the results."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 from mindspore import Model, nn, ops
 
 from src.checkpoint import load_network
@@ -20,6 +21,7 @@ from src.devices.processes import ALONE, ProcessGroup
 from src.files.atomic import write_json, write_text
 from src.files.run_folder import output_folder
 from src.inference.config import EvalConfig
+from src.inference.exported_model import ExportedModel, open_model
 from src.inference.metrics import Classification, Evaluation
 from src.loss import CrossEntropy
 from src.network.input_layer import with_input_layer
@@ -30,7 +32,7 @@ MISTAKES = 32
 
 
 class Flipped(nn.Cell):
-    """The mean of a network's outputs (N, classes) for images (N, C, H, W) and for their mirror images."""
+    """Test-time augmentation: the mean output (N, classes) for images (N, C, H, W) and their mirror images."""
 
     def __init__(self, net: nn.Cell):
         super().__init__(auto_prefix=False)
@@ -49,7 +51,7 @@ def evaluate(
     group: ProcessGroup = ALONE,
     max_broken_images: int = 0,
 ) -> Evaluation:
-    """Return the outcome of a network on every image of a source, each counted once by one process of the group."""
+    """Evaluate a network on a data set, each image once in one process of the group."""
     dataset = evaluation_pipeline(
         source, preprocessing, batch_size, num_workers, group.size, group.rank, max_broken_images, pad=True
     )
@@ -57,45 +59,82 @@ def evaluate(
     return model.eval(dataset, dataset_sink_mode=False)["evaluation"]
 
 
-def evaluate_checkpoint(config: EvalConfig, device: DeviceConfig) -> dict:
-    """Evaluate a checkpoint as configured, write the folder of results, and return what is in result.json.
+def evaluate_exported(
+    model: ExportedModel,
+    flip: bool,
+    source: Source,
+    batch_size: int,
+    num_workers: int,
+    group: ProcessGroup = ALONE,
+    max_broken_images: int = 0,
+) -> Evaluation:
+    """Evaluate an exported model on a data set; see evaluate.
+
+    flip: average the outputs for an image and its mirror image.
+    """
+    preprocessing, metric = model.preprocessing, Classification(group)
+    batches = evaluation_pipeline(
+        source,
+        preprocessing,
+        batch_size,
+        num_workers,
+        group.size,
+        group.rank,
+        max_broken_images,
+        pad=True,
+        pixels=model.takes_pixels,
+    )
+    for inputs, labels in batches.create_tuple_iterator(num_epochs=1, output_numpy=True):
+        if preprocessing.on_device and not model.takes_pixels:
+            inputs = np.stack([preprocessing.from_pixels(image) for image in inputs])
+        logits = model.logits(inputs)
+        if flip:
+            mirrored = np.ascontiguousarray(np.flip(inputs, 2 if model.takes_pixels else 3))
+            logits = (logits + model.logits(mirrored)) / 2
+        metric.update(logits, labels)
+    return metric.eval()
+
+
+def evaluate_model(config: EvalConfig, device: DeviceConfig) -> dict:
+    """Evaluate a model as configured, write the folder of results, and return the content of result.json.
 
     Of several processes of a group each evaluates its share, and the leading one writes. Raises UserError for a
-    checkpoint, data or a folder that cannot be used.
+    model, data or a folder that cannot be used.
     """
-    target = select_device(device)
-    group = ProcessGroup.join()
-    net, card = load_network(config.ckpt_path)
+    path = Path(config.path)
+    if config.model_path:
+        if config.resizer:
+            raise UserError("resizer: an exported model always uses its own; give the checkpoint with --ckpt_path")
+        model = open_model(path, config.runtime, device)
+        target, card, group = model.device, model.card, ProcessGroup.join()
+        kind = {"model": str(path), "runtime": model.runtime}
+    else:
+        target, group = select_device(device), ProcessGroup.join()
+        net, card = load_network(path)
+        kind = {"checkpoint": str(path)}
     data = data_config(config, dataset=config.dataset or card.dataset, val_split=card.val_split_of(config.dataset))
     present = splits(data)
     split = config.split or next((name for name in ("test", "val") if name in present), "val")
     source = open_source(data, split)
     if source.classes != card.classes[: len(source.classes)]:
         raise UserError(
-            f"{config.ckpt_path}: was trained on the {len(card.classes)} classes {_some(card.classes)}; "
+            f"{path}: was trained on the {len(card.classes)} classes {_some(card.classes)}; "
             f"{data.dataset} has the {len(source.classes)} classes {_some(source.classes)}"
         )
     if config.resizer == "device" and not card.preprocessing.native_size:
-        raise UserError(
-            f"resizer: device takes images that all have one size; {config.ckpt_path} was trained on images of any"
-        )
+        raise UserError(f"resizer: device takes images that all have one size; {path} was trained on images of any")
     preprocessing = dataclasses.replace(card.preprocessing, resizer=config.resizer or card.preprocessing.resizer)
-    net = Flipped(net) if config.tta == "flip" else net
-    checkpoint = Path(config.ckpt_path)
-    folder = Path(config.output_path or checkpoint.with_name(f"eval_{checkpoint.stem}_{split}"))
+    folder = Path(config.output_path or path.with_name(f"eval_{path.name if config.model_path else path.stem}_{split}"))
     names = (RESULT, CONFUSION_TABLE, CONFUSION_PICTURE, MISTAKES_PICTURE)
     with output_folder(folder, *names) if group.is_main_process else contextlib.nullcontext():
-        evaluation = evaluate(
-            net,
-            source,
-            preprocessing,
-            config.batch_size,
-            config.num_workers,
-            group=group,
-            max_broken_images=config.max_broken_images,
-        )
+        flip = config.tta == "flip"
+        options = (config.batch_size, config.num_workers, group, config.max_broken_images)
+        if config.model_path:
+            evaluation = evaluate_exported(model, flip, source, *options)
+        else:
+            evaluation = evaluate(Flipped(net) if flip else net, source, preprocessing, *options)
     result = {
-        "checkpoint": str(checkpoint),
+        **kind,
         "dataset": data.dataset,
         "split": split,
         "resizer": preprocessing.resizer,

@@ -1,4 +1,4 @@
-"""Fold batch norm into the convolutions next to it: the same function, with a bias instead of four vectors."""
+"""Fold batch norm into adjacent convolutions: the same function, with a bias instead of four vectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NORM = tuple(f".norm{part}" for part in _PARTS)
 
 
 def norm_scales(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return by what a batch norm multiplies each output channel (O,), by the name of the weight before it."""
+    """Return the scale (O,) that batch norm applies to each output channel, by the name of the preceding weight."""
     scales = {}
     for name in parameters:
         prefix = name.removesuffix(".conv.weight")
@@ -29,10 +29,10 @@ def norm_scales(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def fold_batch_norm(parameters: Mapping[str, np.ndarray], card: Any) -> tuple[dict[str, np.ndarray], Any]:
-    """Return parameters and model card of the network without batch norm that computes the same.
+    """Return the parameters and the model card of the equivalent network without batch norm.
 
     card: of the network, a dataclass whose `model` holds the arguments of SqueezeNet.
-    Raises UserError for a batch norm whose output is padded with zeros, which no bias makes up for.
+    Raises UserError for batch norm before a zero-padded convolution, which no bias can replace.
     """
     scales, folded = norm_scales(parameters), {}
     for name, array in parameters.items():
@@ -58,9 +58,9 @@ def fold_batch_norm(parameters: Mapping[str, np.ndarray], card: Any) -> tuple[di
 
 
 def without_batch_norm(net: SqueezeNet, card: Any) -> SqueezeNet:
-    """Return the network that computes the same without batch norm, or the network itself where one cannot be folded.
+    """Return the equivalent network without batch norm, or the same network if folding is impossible.
 
-    net: set to evaluation; it is left as it is. card: as in fold_batch_norm.
+    net: in evaluation mode; remains unchanged. card: as in fold_batch_norm.
     """
     if card.model.get("batch_norm", "none") == "none":
         return net

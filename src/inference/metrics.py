@@ -1,4 +1,4 @@
-"""What an evaluation measures, over any number of batches, each image counting once."""
+"""Metrics of an evaluation, each image counted once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from src.devices.processes import ALONE, ProcessGroup
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The outcome for each of N images, in their order.
+    """Results for each of N images, in their order.
 
-    indices: which images of the source they are, (N,) int; those that cannot be read are not among them.
+    indices: of the images in the source, (N,) int, without unreadable ones.
     labels, predictions: class indices, (N,) int.
     confidences: probability of the predicted class, (N,).
     losses: cross entropy, (N,).
@@ -35,12 +35,12 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Top-1 accuracy, 0 to 1."""
+        """Top-1 accuracy, from 0 to 1."""
         return float(np.mean(self.predictions == self.labels))
 
     @property
     def top_5_accuracy(self) -> float:
-        """Share of images whose class is among the five most likely."""
+        """Fraction of images whose class is among the five most likely ones."""
         return float(np.mean(self.in_top_5))
 
     @property
@@ -49,17 +49,17 @@ class Evaluation:
         return float(np.mean(self.losses))
 
     def confusion(self) -> np.ndarray:
-        """Return how many images of each class (rows) were taken for each class (columns)."""
+        """Return the confusion matrix: number of images by class (rows) and predicted class (columns)."""
         pairs = self.labels * self.num_classes + self.predictions
         return np.bincount(pairs, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
 
     def accuracy_per_class(self) -> list[float | None]:
-        """Return the share of each class's images that were recognised; None for a class without images."""
+        """Return the accuracy on each class, or None for a class without images."""
         confusion = self.confusion()
         return [float(row[c] / row.sum()) if row.sum() else None for c, row in enumerate(confusion)]
 
     def worst_mistakes(self, count: int) -> np.ndarray:
-        """Return where in the arrays the wrong predictions with the highest loss stand, worst first."""
+        """Return the positions of the wrong predictions with the highest loss, worst first."""
         wrong = np.flatnonzero(self.predictions != self.labels)
         return wrong[np.argsort(-self.losses[wrong], kind="stable")][:count]
 
@@ -69,10 +69,11 @@ class Evaluation:
 
 
 class Metric(NamedTuple):
-    """Figure of an evaluation.
+    """A metric of an evaluation.
 
-    of: computes it. label: its name on a screen. percent: whether it is shown as a percentage.
-    least_classes: with fewer it says nothing, and is not shown.
+    of: computes the metric.
+    label: its name for display; percent: whether it is displayed as a percentage.
+    least_classes: number of classes below which it is meaningless, and not displayed.
     """
 
     of: Callable[[Evaluation], float]
@@ -81,7 +82,7 @@ class Metric(NamedTuple):
     least_classes: int = 0
 
 
-# In result.json and on the screen, by name. A new metric is a function of an Evaluation and a row here.
+# Metrics in result.json and for display, by name. A new metric is a function of an Evaluation and a row here.
 METRICS = {
     "accuracy": Metric(lambda evaluation: evaluation.accuracy, "top-1", percent=True),
     "top_5_accuracy": Metric(lambda evaluation: evaluation.top_5_accuracy, "top-5", percent=True, least_classes=6),
@@ -95,10 +96,16 @@ def describe(summary: Mapping[str, Any], num_classes: int) -> str:
     return ", ".join(f"{m.label} {summary[name]:{'.2%' if m.percent else '.4f'}}" for name, m in shown)
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities for logits (N, classes)."""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
 class Classification(nn.Metric):
     """A metric for `Model.eval` whose value is an Evaluation.
 
-    group: the processes that evaluate together, each every group.size-th image; all get the outcome for all images.
+    group: the process group, each process evaluating every group.size-th image; all get the results for all images.
     """
 
     def __init__(self, group: ProcessGroup = ALONE):
@@ -107,12 +114,12 @@ class Classification(nn.Metric):
         self.clear()
 
     def clear(self):
-        """Forget all images."""
+        """Reset the metric."""
         self._batches = []
 
     def update(self, *inputs):
-        """Add a batch: logits (N, num_classes) and labels (N,), negative for an image that cannot be read."""
-        logits, labels = (value.asnumpy() for value in inputs)
+        """Add a batch: logits (N, num_classes) and labels (N,), negative for an unreadable image."""
+        logits, labels = map(self._convert_data, inputs)
         rows = np.arange(len(labels))
         log_probabilities = logits - logits.max(1, keepdims=True)
         log_probabilities = log_probabilities - np.log(np.exp(log_probabilities).sum(1, keepdims=True))
@@ -132,7 +139,7 @@ class Classification(nn.Metric):
         )
 
     def eval(self) -> Evaluation:
-        """Return the outcome for the images so far. Raises UserError when none of them could be read."""
+        """Return the results for the images so far. Raises UserError if none of them was readable."""
         types = [np.int32, np.int64, np.float32, np.float32, bool]
         columns = np.stack([np.concatenate(parts).astype(np.float32) for parts in zip(*self._batches)], 1)
         if self.group.size > 1:

@@ -1,6 +1,6 @@
-"""Plan where the workers of a distributed job run: devices and cores of which hosts, and the scheduler's port.
+"""Plan the placement of a distributed job's workers: hosts, devices, CPU cores, and the scheduler's port.
 
-Everything that can be checked before anything is started is checked here, without importing MindSpore.
+All checks before the start are here, without importing MindSpore.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ QUERY_SECONDS = 30
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """`nodes` hosts with `devices` each, of which this is number `node`; the scheduler's address and port."""
+    """A cluster of `nodes` hosts with `devices` each, of which this is number `node`, and its scheduler's address."""
 
     nodes: int
     node: int
@@ -45,22 +45,24 @@ class Cluster:
 
 
 def plan(options: argparse.Namespace) -> Cluster:
-    """Return where the workers run. Raises UserError for whatever can be seen to be wrong before they start."""
+    """Return the checked placement of the workers. Raises UserError for every mistake that shows before the start."""
     nodes, node = options.nnodes, options.node_rank
     if nodes < 1:
-        raise UserError(f"--nnodes: {nodes} is impossible; it is the number of hosts, 1 or more")
+        raise UserError(f"--nnodes: {nodes} is not allowed; it is the number of hosts, 1 or more")
     if not 0 <= node < nodes:
-        raise UserError(f"--node_rank: {node} is impossible with --nnodes {nodes}; hosts are numbered 0 to {nodes - 1}")
+        raise UserError(
+            f"--node_rank: {node} is not allowed with --nnodes {nodes}; hosts are numbered 0 to {nodes - 1}"
+        )
     for name in ("join_timeout", "grace_time"):
         if not getattr(options, name) > 0:
-            raise UserError(f"--{name}: {getattr(options, name):g} is impossible; give a number of seconds above 0")
+            raise UserError(f"--{name}: {getattr(options, name):g} is not allowed; give a number of seconds above 0")
     devices = count_devices(options)
     cores = () if options.bind_core is None else bound_cores(options.bind_core, devices)
     return Cluster(nodes, node, devices, *_scheduler(options), cores)
 
 
 def bound_cores(option: str, devices: int) -> tuple[set[int], ...]:
-    """Return the CPU cores of each worker: equal parts of this process's, or as JSON of msrun's form lists them."""
+    """Return the CPU cores of each worker: equal parts of this process's, or as listed in msrun's JSON form."""
     available = sorted(os.sched_getaffinity(0))
     size = len(available) // devices
     if option == "True" and size:
@@ -72,7 +74,7 @@ def bound_cores(option: str, devices: int) -> tuple[set[int], ...]:
         cores = ()
     if len(cores) != devices or not all(worker and worker <= set(available) for worker in cores):
         form = f'give each of {devices} workers some of the cores {available}, as {{"device0": ["0-3"], ...}}'
-        raise UserError(f"--bind_core: {option} is impossible; {form}")
+        raise UserError(f"--bind_core: {option} is not allowed; {form}")
     return cores
 
 
@@ -82,18 +84,18 @@ def _core_range(text: str) -> range:
 
 
 def count_devices(options: argparse.Namespace) -> int:
-    """Return how many devices of this host to use."""
+    """Return the number of devices to use on this host."""
     wanted, option = options.devices, "--devices"
     if options.total_devices is not None:
         option = "--total_devices"
         if wanted is not None:
-            raise UserError("--total_devices: give either it or --devices, which counts those of one host")
+            raise UserError("--total_devices: cannot be combined with --devices, which counts those of one host")
         if options.total_devices % options.nnodes:
             uneven = f"{options.total_devices} cannot be divided among {options.nnodes} hosts"
             raise UserError(f"--total_devices: {uneven}; every host takes the same number")
         wanted = options.total_devices // options.nnodes
     if wanted is not None and wanted < 1:
-        raise UserError(f"{option}: {wanted} is impossible; a host takes part with 1 device or more")
+        raise UserError(f"{option}: {wanted} is not allowed; a host takes part with 1 device or more")
     if options.device_target == "CPU":
         return wanted or CPU_WORKERS
     visible, source = visible_devices(options.device_target)
@@ -103,10 +105,10 @@ def count_devices(options: argparse.Namespace) -> int:
 
 
 def visible_devices(target: str) -> tuple[int, str]:
-    """Return how many NPUs or GPUs the workers will see, at least 1, and what says so."""
+    """Return the number of NPUs or GPUs visible to the workers, at least 1, and the source of the number."""
     variable = VISIBLE[target]
     if variable in os.environ:
-        # Both runtimes read up to the first entry that is none.
+        # Both runtimes read up to the first invalid entry.
         entries = [entry.strip() for entry in os.environ[variable].split(",")]
         end = next((i for i, entry in enumerate(entries) if entry in ("", "-1", "NoDevFiles")), len(entries))
         if end == 0:
@@ -115,8 +117,8 @@ def visible_devices(target: str) -> tuple[int, str]:
     if target == "GPU":
         count, source = len(re.findall(r"^GPU \d+:", _output("nvidia-smi", "-L"), re.MULTILINE)), "nvidia-smi -L"
     else:
-        # NPU ID, Chip ID, Chip Logic ID, [Chip Phy-ID,] Chip Name; a chip that computes nothing has "-" for a logic id,
-        # a broken NPU -1 for an id.
+        # NPU ID, Chip ID, Chip Logic ID, [Chip Phy-ID,] Chip Name; a chip without compute has "-" for a logic id, and a
+        # broken NPU -1 for an id.
         rows = [line.split() for line in _output("npu-smi", "info", "-m").splitlines()]
         count, source = (
             sum(len(row) > 3 and all(field.isdigit() for field in row[:3]) for row in rows),
@@ -132,7 +134,7 @@ def visible_devices(target: str) -> tuple[int, str]:
 
 
 def _output(*command: str) -> str:
-    """Return what a program prints, or nothing when it is not there or does not work."""
+    """Return the output of a program, or an empty string if the program is missing or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=QUERY_SECONDS).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -140,7 +142,7 @@ def _output(*command: str) -> str:
 
 
 def _scheduler(options: argparse.Namespace) -> tuple[str, int]:
-    """Return address and port of the scheduler, free on this host if it is the scheduler's."""
+    """Return the scheduler's address and port, and check on its own host that the port is free."""
     address = _address(options)
     port = CLUSTER_PORT if options.master_port is None else options.master_port
     if options.master_port is None and options.nnodes == 1:
@@ -149,7 +151,7 @@ def _scheduler(options: argparse.Namespace) -> tuple[str, int]:
     ports = (port, port + 1) if options.nnodes > 1 else (port,)
     highest = 65536 - len(ports)
     if not 1024 <= port <= highest:
-        raise UserError(f"--master_port: {port} is impossible; choose one of 1024 to {highest}")
+        raise UserError(f"--master_port: {port} is not allowed; choose one of 1024 to {highest}")
     for number in ports if options.node_rank == 0 else ():
         try:
             listen(address, number).close()
@@ -174,7 +176,7 @@ def _address(options: argparse.Namespace) -> str:
         raise UserError(f"--master_addr: {name} is {reached} other hosts cannot reach; give an address of the network")
     here = _is_of_this_host(address)
     if options.node_rank == 0 and not here:
-        raise UserError(f"--master_addr: {address} is no address of this host, where --node_rank 0 has to run")
+        raise UserError(f"--master_addr: {address} is not an address of this host, where --node_rank 0 has to run")
     if options.node_rank > 0 and here:
         each = f"--node_rank is {options.node_rank}: each node is a host of its own, and host 0 has --node_rank 0"
         raise UserError(f"--master_addr: {address} is an address of this host, but {each}")
@@ -190,7 +192,7 @@ def _is_of_this_host(address: str) -> bool:
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises OSError. A port that was in use a moment ago is no obstacle."""
+    """Return a listening socket. Raises OSError. A port that was in use a moment ago is accepted."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

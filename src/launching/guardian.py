@@ -1,9 +1,9 @@
-"""Kill the processes of a job when its launcher has gone, even by SIGKILL, which leaves it no time to clean up.
+"""Guardian: kill the processes of a job when its launcher has died, even by SIGKILL.
 
     python -m src.launching.guardian MARK      with a pipe for standard input, which only the launcher writes to
 
-The kernel closes the pipe however the launcher ends. Every process of the job carries MARK in its environment, which
-children inherit, so that a data loader is found as well when the worker that started it is dead.
+The kernel closes the pipe however the launcher ends. Every process of the job has MARK in its environment, which
+children inherit, so that a data loader is found even after the death of its worker.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOOK_SECONDS = 0.05
 
 
 def kill_marked(mark: str) -> list[int]:
-    """Kill all processes that carry a mark; return the ids of those that survive, as a device driver holds them."""
+    """Kill all processes that carry a mark; return the ids of those that survive, held by a device driver."""
     deadline, looks_without = time.monotonic() + KILL_SECONDS, 0
     found: list[psutil.Process] = []
     while looks_without < 2 and time.monotonic() < deadline:  # Twice, for a process that was being forked.
@@ -36,7 +36,7 @@ def kill_marked(mark: str) -> list[int]:
 def _carries(process: psutil.Process, mark: str) -> bool:
     try:
         return process.environ().get(VARIABLE) == mark
-    except (psutil.Error, OSError):  # It is another user's, or has just ended.
+    except (psutil.Error, OSError):  # Another user's process, or one that has just ended.
         return False
 
 

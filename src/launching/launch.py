@@ -1,4 +1,4 @@
-"""Start distributed training, on one host or on one node of a cluster, and watch it to its end.
+"""Start and watch distributed training, on one host or on one node of a cluster.
 
 For scripts/run_distribute_train_{ascend,gpu,cpu}.sh; docs/DISTRIBUTED.md says how to use it.
 """
@@ -34,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the launcher's own options; what it does not know goes on to train.py."""
+    """Return the parser of the launcher's own options; unknown options are passed on to train.py."""
     options = _Parser(
         prog="run_distribute_train",
         usage="bash scripts/run_distribute_train_{ascend,gpu,cpu}.sh [options] [flags of train.py]",
@@ -86,7 +86,7 @@ def main() -> int:
 
 
 def make_log_folder(parent: Path, cluster: Cluster) -> Path:
-    """Make a new folder, named by the time, so that no launch overwrites the logs of another."""
+    """Create a new folder, named by the time, so that no launch overwrites the logs of another."""
     name = time.strftime("%Y%m%d-%H%M%S") + (f"-node{cluster.node}" if cluster.nodes > 1 else "")
     folder, numbers = parent / name, itertools.count(2)
     while True:
@@ -100,7 +100,7 @@ def make_log_folder(parent: Path, cluster: Cluster) -> Path:
 
 
 def announce(cluster: Cluster, target: str, command: list[str], workers: Workers) -> None:
-    """Print what is started, and the name of every log."""
+    """Print the command and the path of every log."""
     hosts = f" on {cluster.nodes} hosts, this is node {cluster.node}" if cluster.nodes > 1 else ""
     many = f"{cluster.workers} worker{'s' if cluster.workers > 1 else ''}"
     print(f"{many} for {target}{hosts}; scheduler at {cluster.address}:{cluster.port}")
@@ -111,7 +111,7 @@ def announce(cluster: Cluster, target: str, command: list[str], workers: Workers
 
 
 def _flags(options: argparse.Namespace, flags: list[str]) -> list[str]:
-    """Return train.py's flags, with the launcher's --ckpt_path among them."""
+    """Return train.py's flags, including the launcher's --ckpt_path."""
     names = {flag.split("=", 1)[0] for flag in flags}
     if "--device_id" in names:
         variable = VISIBLE.get(options.device_target)

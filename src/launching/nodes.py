@@ -1,7 +1,7 @@
-"""The connection between the launchers of several hosts: who has started, who failed first, who was interrupted.
+"""Connections between the launchers of several hosts: start, first failure and interruption of the job.
 
-MindSpore's workers notice a lost host after twenty seconds or not at all, and do not say which. So the launcher of
-every node holds a TCP connection to that of node 0, on the port above the scheduler's, and sends lines of JSON:
+MindSpore's workers notice a lost host after twenty seconds or not at all, and do not name the host. So the launcher of
+every node has a TCP connection to that of node 0, on the port above the scheduler's, and sends lines of JSON:
 
     {"node": 1, "nodes": 2, "devices": 8}      first, from node 1: it has started
     {"status": 1, "message": "rank 9 ..."}     how the job ends, passed on to all: it failed, or was interrupted
@@ -28,7 +28,7 @@ LONGEST_LINE = 2**16
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """How a job ends: exit status, message to the user, and the log on this host that shows why."""
+    """The end of a job: exit status, message to the user, and the log on this host that shows the reason."""
 
     status: int
     message: str = ""
@@ -36,7 +36,7 @@ class Ending:
 
 
 class Nodes:
-    """The connections of a launcher: node 0's to all others, another's to node 0, none with a single host."""
+    """Connections of a launcher: node 0's to all others, another node's to node 0, none with a single host."""
 
     def __init__(self, cluster: Cluster):
         self._cluster = cluster
@@ -52,7 +52,7 @@ class Nodes:
             self._server.setblocking(False)
 
     def poll(self) -> list[Ending]:
-        """Return how other nodes have ended since the last call, by their word or because they have gone."""
+        """Return the ends of other nodes since the last call, announced by them or noticed by a lost connection."""
         heard = self._accept() if self._server else self._connect()
         for node, line in list(self._peers.items()):
             for message in line.receive():
@@ -68,15 +68,15 @@ class Nodes:
         return heard
 
     def tell(self, ending: Ending) -> None:
-        """Tell the other nodes how the job ends."""
+        """Tell the other nodes the end of the job."""
         self._send({"status": ending.status, "message": ending.message}, self._peers.keys())
 
     def missing(self) -> list[int]:
-        """Return the nodes that have not started, as far as this one can know."""
+        """Return the nodes that have not started, as far as this node can know."""
         return sorted(self._others - self._peers.keys() - self._finished)
 
     def all_finished(self) -> bool:
-        """Say that the workers of this node have finished; return whether those of all others have, too."""
+        """Announce that this node's workers have finished; return whether those of all other nodes have, too."""
         complete = self._others <= self._finished
         if not self._said_finished and (complete or self._cluster.node > 0):
             self._said_finished = True
@@ -93,7 +93,7 @@ class Nodes:
             self._peers[node].send(message)
 
     def _connect(self) -> list[Ending]:
-        """Try to reach node 0, which may be started later."""
+        """Try to connect to node 0, which may start later."""
         if not self._peers and not self._finished and self._others and time.monotonic() >= self._next_try:
             self._next_try = time.monotonic() + RETRY_SECONDS
             cluster = self._cluster
@@ -106,11 +106,11 @@ class Nodes:
         return []
 
     def _accept(self) -> list[Ending]:
-        """Let launchers that have started take part; return why one cannot, which ends the job."""
+        """Accept launchers that have started; return the reasons to refuse others, which end the job."""
         try:
             while True:
                 self._strangers.append(_Line(self._server.accept()[0]))
-        except OSError:  # Nobody waits, or whoever did has gone.
+        except OSError:  # No connection is waiting, or it was closed again.
             pass
         refusals = []
         for line in list(self._strangers):
@@ -143,7 +143,7 @@ class Nodes:
 
 
 class _Line:
-    """A connection that carries one JSON value a line."""
+    """A connection that carries one JSON value per line."""
 
     def __init__(self, connection: socket.socket):
         self._socket, self._buffer, self.closed = connection, b"", False
@@ -156,10 +156,10 @@ class _Line:
             self._socket.settimeout(SEND_SECONDS)
             self._socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
-            pass  # Whoever has gone is noticed when receiving.
+            pass  # A lost connection is noticed when receiving.
 
     def receive(self) -> Iterator:
-        """Yield what has arrived; what is not consumed comes again. Sets `closed` when no more will come."""
+        """Yield received values; unconsumed ones come again. Sets `closed` at the end of the stream."""
         try:
             self._socket.setblocking(False)
             while not self.closed:

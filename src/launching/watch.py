@@ -1,4 +1,4 @@
-"""Watch a distributed job from its start to its end, and say how it ended.
+"""Watch a distributed job from its start to its end, and report its end.
 
 All in one loop: rank 0's log is shown as it grows, signals are passed on, the first failure stops the others.
 """
@@ -22,39 +22,39 @@ from src.launching.workers import SCHEDULER, Role, Workers, described
 POLL_SECONDS = 0.1
 JOIN_CHECK_SECONDS = 0.5
 TAIL_LINES, TAIL_BYTES = 20, 2**16
-# What MindSpore's C++ code tells its developers: some thirty lines about connections at each start.
+# Developer messages of MindSpore's C++ code: some thirty lines about connections at each start.
 NOISE = re.compile(rb"\[(INFO|WARNING)\] [A-Z_]+\(.*\[mindspore/ccsrc/")
 
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """How long the launcher waits, in seconds."""
+    """Timeouts of the launcher, in seconds."""
 
     join: float  # until every worker and node has joined
     grace: float  # from Ctrl-C or TERM to SIGKILL, for workers to save
-    settle: float = 3  # after a user's mistake, which other workers make a moment later and are let say in their logs
-    stop: float = 5  # from SIGTERM to SIGKILL, for workers that wait for a dead one and will mostly not hear it
+    settle: float = 3  # after a user's mistake, for other workers to report the same mistake in their logs
+    stop: float = 5  # from SIGTERM to SIGKILL, for workers waiting for a dead one, which mostly ignore SIGTERM
 
 
 class LogView:
-    """A log shown on stdout as it grows, without MindSpore's noise and without errors, which are said at the end."""
+    """View of a growing log on stdout, without MindSpore's noise and without errors, which are printed at the end."""
 
     def __init__(self, log: BinaryIO):
         self._log, self._rest = log, b""
 
     def show(self) -> None:
-        """Print the whole lines that are new."""
+        """Print the new complete lines."""
         *lines, self._rest = (self._rest + self._log.read()).split(b"\n")
         shown = [line + b"\n" for line in lines if not NOISE.match(line) and not line.startswith(b"error: ")]
         try:
             sys.stdout.buffer.write(b"".join(shown))
             sys.stdout.flush()
         except BrokenPipeError:
-            self._log = io.BytesIO()  # Whoever read along has gone; the log is still written.
+            self._log = io.BytesIO()  # The reader of stdout has gone; the log is still written.
 
 
 class Watch:
-    """The watch over the workers of this host and, through `nodes`, over those of the others."""
+    """Watch over the workers of this host and, through `nodes`, over those of the others."""
 
     def __init__(self, cluster: Cluster, workers: Workers, nodes: Nodes, times: Times):
         self._cluster, self._workers, self._nodes, self._times = cluster, workers, nodes, times
@@ -65,7 +65,7 @@ class Watch:
         self._signals: list[int] = []
 
     def run(self) -> int:
-        """Watch until the job has ended on this host; return the status to exit with."""
+        """Watch the job until its end on this host; return the exit status."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # As nohup asks.
                 signal.signal(number, lambda received, _: self._signals.append(received))
@@ -142,9 +142,9 @@ class Watch:
         return Ending(0) if not self._workers.running() and self._nodes.all_finished() else None
 
     def _interrupt(self, number: int, elsewhere: str = "") -> Ending:
-        """Pass a signal on to the workers and give them time to save a checkpoint; another one ends that time."""
+        """Pass a signal on to the workers and give them time to save a checkpoint; another signal ends that time."""
         number = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
-        # Before it has joined the others a worker has nothing to save, and waits where it does not hear the signal.
+        # Before joining the others, a worker has nothing to save, and waits without handling signals.
         seconds = self._times.grace if self._joined else self._times.stop
         if not elsewhere:
             again = "again to stop them at once"
@@ -154,14 +154,14 @@ class Watch:
         self._wait(seconds)
         ended = {rank: status for rank in self._workers.ranks if (status := self._workers.status(rank)) is not None}
         if len(ended) == len(self._workers.ranks) and not any(ended.values()):
-            return Ending(0)  # It came too late to interrupt anything.
+            return Ending(0)  # All workers had already finished.
         in_order = (0, EXIT_INTERRUPTED, EXIT_TERMINATED, -signal.SIGINT, -signal.SIGTERM)
         trouble = [f"rank {rank} {described(status)}" for rank, status in ended.items() if status not in in_order]
         trouble += [f"rank {rank} had not ended and was killed" for rank in self._workers.running()]
         return Ending(128 + number, "; ".join([f"interrupted{elsewhere}", *trouble]))
 
     def _stop(self, ending: Ending) -> None:
-        """End what still runs and tell the user and the other nodes how the job ended."""
+        """Stop the remaining workers, and report the end of the job to the user and the other nodes."""
         interrupted = ending.status in (EXIT_INTERRUPTED, EXIT_TERMINATED)
         if ending.status and not interrupted:
             self._nodes.tell(ending)
@@ -177,7 +177,7 @@ class Watch:
             print(ending.message if interrupted else f"error: {ending.message}", file=sys.stderr)
 
     def _wait(self, seconds: float) -> None:
-        """Wait until every worker has ended, for some time, or until another signal."""
+        """Wait until every worker has ended, for a limited time, or until another signal."""
         deadline, signals = time.monotonic() + seconds, len(self._signals)
         while self._workers.running() and time.monotonic() < deadline and len(self._signals) == signals:
             time.sleep(POLL_SECONDS)
@@ -185,7 +185,7 @@ class Watch:
 
 
 def _mistake(log: Path) -> str | None:
-    """Return what a program said of the user's mistake, which is one line (src.errors.run)."""
+    """Return the error message that a program printed for a user's mistake (src.cli.errors.run), or None."""
     said = [line for line in _tail(log) if line.startswith("error: ")]
     return said[-1][len("error: ") :] if said else None
 

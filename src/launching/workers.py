@@ -1,4 +1,4 @@
-"""The child processes of a launcher: a worker for each device of this host and, on host 0, MindSpore's scheduler.
+"""Child processes of a launcher: a worker for each device of this host and, on host 0, MindSpore's scheduler.
 
 They find one another through MindSpore's dynamic cluster, which environment variables describe
 (mindspore.cn/tutorials, "Dynamic Cluster Startup"). The variables are those that msrun sets.
@@ -24,17 +24,17 @@ from src.launching.guardian import VARIABLE, kill_marked
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCHEDULER = "scheduler"
 Role = Union[int, str]  # The rank of a worker, or SCHEDULER.
-# MindSpore gives up on its own, later than the launcher and with less to say.
+# MindSpore's own timeout is later than the launcher's, whose message is clearer.
 TIMEOUT_EXTRA_SECONDS = 60
-# Would contradict the launcher: a rank table, as exported for the model zoo, is another way to describe a cluster.
+# These would contradict the launcher: a rank table, as exported for the model zoo, also describes a cluster.
 NOT_INHERITED = ("RANK_TABLE_FILE", "MS_NODE_ID", "DEVICE_ID")
 
 
 class Workers:
-    """The processes of this host, each with a log file and a session of its own.
+    """Processes of this host, each with a log file and a session of its own.
 
-    A terminal's Ctrl-C therefore reaches the launcher alone, which passes it on to the workers; they need the scheduler
-    to the end. A guardian ends them all if the launcher is killed.
+    Therefore a terminal's Ctrl-C reaches only the launcher, which passes the signal on to the workers but not to the
+    scheduler, which they need to the end. A guardian kills all processes if the launcher is killed.
     """
 
     def __init__(self, cluster: Cluster, folder: Path):
@@ -73,15 +73,15 @@ class Workers:
         return self._folder / ("scheduler.log" if role == SCHEDULER else f"worker_{role}.log")
 
     def status(self, role: Role) -> int | None:
-        """Return the exit status of a role, below 0 the signal that killed it; None while it runs or is elsewhere."""
+        """Return the exit status of a role, negative for a signal; None while running or on another host."""
         return self._processes[role].poll() if role in self._processes else None
 
     def running(self) -> list[int]:
-        """Return the ranks of the workers that have not ended."""
+        """Return the ranks of the running workers."""
         return [rank for rank in self.ranks if self.status(rank) is None]
 
     def signal(self, number: int) -> None:
-        """Send a signal to the workers themselves; data loaders that they have started are theirs to end."""
+        """Send a signal to the workers, but not to their data loaders, which they end themselves."""
         for rank in self.running():
             self._processes[rank].send_signal(number)
 
@@ -100,11 +100,11 @@ class Workers:
             return False
 
     def kill(self) -> list[int]:
-        """Kill every process of the job, children of workers too; return the ids of those stuck in a driver."""
+        """Kill every process of the job, including children of workers; return the ids of those held by a driver."""
         return kill_marked(self._mark)
 
     def close(self) -> None:
-        """Kill what is left, and end the guardian."""
+        """Kill the remaining processes, and end the guardian."""
         self.kill()
         for process in self._processes.values():
             process.poll()
@@ -113,11 +113,11 @@ class Workers:
 
 
 def environment(cluster: Cluster, role: Role, join_seconds: float) -> dict[str, str]:
-    """Return the environment that makes a process the scheduler or a worker of a dynamic cluster."""
+    """Return the environment variables of the scheduler or a worker of a dynamic cluster."""
     variables = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
     variables.setdefault("OMP_NUM_THREADS", "1")  # As msrun has it: the workers share the cores.
     variables.update(
-        PYTHONUNBUFFERED="1",  # Progress is to be seen when it is made.
+        PYTHONUNBUFFERED="1",  # To show progress at once.
         MS_ROLE="MS_SCHED" if role == SCHEDULER else "MS_WORKER",
         MS_WORKER_NUM=str(cluster.workers),
         MS_SCHED_HOST=cluster.address,
@@ -132,7 +132,7 @@ def environment(cluster: Cluster, role: Role, join_seconds: float) -> dict[str, 
 
 
 def described(status: int) -> str:
-    """Return in words how a process ended: its exit status, or below 0 the signal that killed it."""
+    """Describe the end of a process by its exit status, or below 0 by the signal that killed the process."""
     if status >= 0:
         return f"ended with exit status {status}"
     try:

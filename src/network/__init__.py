@@ -1,1 +1,1 @@
-"""The parts of the network beside `src/squeezenet.py`: layers, tables, sizes, and functions of a built network."""
+"""Parts of the network around src/squeezenet.py: layers, the design space, geometry, and a summary."""

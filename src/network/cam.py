@@ -1,4 +1,4 @@
-"""Class activation maps: the features of an image, and where the evidence for a class lies."""
+"""Class activation maps: the image regions with evidence for a class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from src.squeezenet import SqueezeNet
 
 
 class Activations(nn.Cell):
-    """Return the features and class activation maps of a network together with its logits.
+    """Network that returns logits, features and class activation maps.
 
     Input (N, 3, H, W). Output: logits (N, classes); features (N, channels), the mean of the last feature map; and class
     activation maps (N, classes, h, w), the last convolution's output, whose mean the logits are.
@@ -29,8 +29,8 @@ class Activations(nn.Cell):
 def heat(net: SqueezeNet, activation_map: np.ndarray, image_size: int) -> np.ndarray:
     """Return the evidence for a class at each pixel, (image_size, image_size) from 0 to 1.
 
-    activation_map: of the class, (h, w); see Activations. It is laid where the network's convolutions see it from, and
-        interpolated; evidence against the class is left out (Zhou et al. 2016, https://arxiv.org/abs/1512.04150).
+    activation_map: of the class, (h, w); see Activations. Interpolated at the positions of the convolutions' receptive
+        fields, without evidence against the class (Zhou et al. 2016, https://arxiv.org/abs/1512.04150).
     """
     padding = net.classifier[1].padding
     inner = activation_map[padding : len(activation_map) - padding, padding : activation_map.shape[1] - padding]

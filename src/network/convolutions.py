@@ -1,4 +1,4 @@
-"""The convolutions of a SqueezeNet with their names and shapes, from its arguments alone."""
+"""Convolutions of a SqueezeNet with their names and shapes, from its arguments alone."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ FIRST_FIRE = 2  # The paper's layer 1 is the first convolution.
 class Convolution(NamedTuple):
     """A convolution of SqueezeNet.
 
-    layer: its name in SqueezeNet, without .weight; a batch norm may follow where it ends in .conv.
+    layer: its name in SqueezeNet, without .weight; a batch norm may follow a name ending in .conv.
     part: "stem", "last", or of a Fire module "squeeze", "expand1x1", "expand3x3" or "shortcut".
-    index: its place in `features`; the last one has that behind them.
-    number: the paper's: 1, then 2 for fire2, and so on.
+    index: its position in `features`; for the last one, their number.
+    number: the layer's number in the paper: 1, then 2 for fire2, and so on.
     shape: of its weights, (outputs, inputs, kernel, kernel).
-    normalised: whether a batch norm precedes it, which the last convolution of some versions has.
+    normalised: whether batch norm precedes the last convolution, as in some versions.
     """
 
     layer: str
@@ -31,12 +31,12 @@ class Convolution(NamedTuple):
     normalised: bool = False
 
     def has_norm(self, batch_norm: str) -> bool:
-        """Return whether a batch norm follows, instead of a bias; batch_norm: as in SqueezeNet."""
+        """Return whether batch norm replaces the bias; batch_norm: as in SqueezeNet."""
         return self.part != "last" and batch_norm in ("all", self.part)
 
 
 def arguments(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all arguments of SqueezeNet: those of `model`, and the defaults of the others."""
+    """Return all arguments of SqueezeNet: those of `model`, and defaults for the others."""
     defaults = inspect.signature(SqueezeNet).parameters.values()
     return {**{argument.name: argument.default for argument in defaults}, **model}
 

@@ -1,4 +1,4 @@
-"""The design space of SqueezeNet: rows of numbers, the paper's metaparameters, and the project's nets for CIFAR-10.
+"""The design space of SqueezeNet: tables of layers, the paper's metaparameters, and own networks for CIFAR-10.
 
 A row is a first convolution (channels, kernel size, stride, padding) and a list of layers up to the classifier: a Fire
 module as its filters (squeeze, expand 1x1, expand 3x3), and the letters of LAYERS. `VERSIONS` of src/squeezenet.py
@@ -35,12 +35,12 @@ class Widths(NamedTuple):
 
     @property
     def expand(self) -> int:
-        """Return the output channels."""
+        """Number of output channels."""
         return self.expand1x1 + self.expand3x3
 
 
 class Norm(NamedTuple):
-    """Batch norm of the feature map, in nets that have batch norm."""
+    """Batch norm of the feature map, in networks with batch norm."""
 
 
 Layer = Union[Pool, Widths, Norm]
@@ -48,17 +48,16 @@ Row = tuple[tuple[int, int, int, str], Sequence[Union[str, tuple[int, int, int]]
 
 LAYERS = {"M": Pool(3, 2), "m": Pool(2, 2), "N": Norm()}
 
-# Parameters are those with 10 classes and without batch norm; what the nets reach on CIFAR-10 stands in the README.
+# Parameters are those with 10 classes and without batch norm; the README has accuracies on CIFAR-10.
 CIFAR_VERSIONS: dict[str, Row] = {
     # A small net, with "same" convolutions and pools that halve. 146,570 parameters.
     "cifar": (
         (64, 3, 1, "same"),
         ["m", (32, 64, 64), (32, 64, 64), "m", (32, 128, 128), (32, 128, 128)],
     ),
-    # A deeper one, for the accuracy that a CPU reaches in an hour: twice the squeeze ratio of 1_0, which costs little
-    # beside the activations, one pool, which is slow on a CPU, and with bypass seven Fire modules of nine residual. The
-    # sums of these grow, so that without the norm behind them the classifier takes small learning rates alone.
-    # 660,074 parameters.
+    # A deeper one, for an hour of training on a CPU: twice the squeeze ratio of 1_0, which costs little compared with
+    # the activations, one pool, which is slow on a CPU, and with bypass seven of nine Fire modules residual. Their sums
+    # grow, so that without the norm behind them the classifier needs small learning rates. 660,074 parameters.
     "cifar_deep": (
         (64, 3, 2, "same"),
         [*[(32, 64, 64)] * 3, "m", *[(64, 128, 128)] * 6, "N"],
@@ -71,7 +70,7 @@ CIFAR_VERSIONS: dict[str, Row] = {
     ),
 }
 
-# `stem` by name: what the version has, or a 3x3/1 convolution that keeps the resolution of small images.
+# Stems by name: the version's own, or a 3x3/1 convolution that keeps the resolution of small images.
 STEMS = {"imagenet": lambda stem: stem, "small": lambda stem: Stem(stem.channels, 3, 1, "same")}
 
 
@@ -93,7 +92,7 @@ def fires_from_metaparameters(
 
 
 def rescaled(fire: Widths, pct_3x3: Optional[float] = None, squeeze_ratio: Optional[float] = None) -> Widths:
-    """Return a Fire module of as many expand filters, with another fraction of 3x3 filters or another squeeze ratio.
+    """Return a Fire module with the same number of expand filters and new proportions.
 
     At least one filter of each kind stays. Raises ValueError unless pct_3x3 lies between 0 and 1 (the paper tries 0.01
     to 0.99), since a Fire module expands by both kinds, and squeeze_ratio above 0.
@@ -123,11 +122,11 @@ def architecture(
     pct_3x3: Optional[float] = None,
     squeeze_ratio: Optional[float] = None,
 ) -> tuple[Stem, list[Layer]]:
-    """Return the first convolution of a row and its layers up to the classifier, before anything is built.
+    """Return the first convolution and the layers up to the classifier for a row of the table.
 
-    stem: a name of STEMS. norm: keep the row's Norm. base_e, incr_e, freq: with any of them given, all Fire modules
-    follow the paper's formula (fires_from_metaparameters); pct_3x3 and squeeze_ratio alone change only these
-    proportions of the row's Fire modules, and leave the number of their expand filters.
+    stem: a name of STEMS. norm: keep the row's Norm. base_e, incr_e, freq: if any is given, all Fire modules follow the
+    paper's formula (fires_from_metaparameters); pct_3x3 and squeeze_ratio alone change the proportions of the row's
+    Fire modules, and keep the number of expand filters.
     """
     first, numbers = row
     layers = [LAYERS[layer] if isinstance(layer, str) else Widths(*layer) for layer in numbers]

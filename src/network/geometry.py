@@ -1,4 +1,4 @@
-"""The sizes of feature maps, and where they lie on the image, from the list of layers alone."""
+"""Sizes of feature maps, and their position on the image, from the list of layers alone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from src.network.design_space import Layer, Pool, Stem
 
 
 def pooled_size(size: int, pool: Pool, ceil_mode: bool = False) -> int:
-    """Return the side in pixels of a pooled map, for a map of side `size`."""
+    """Return the side in pixels of a pooled feature map, for an input of side `size`."""
     return (size - pool.kernel_size + (pool.stride - 1 if ceil_mode else 0)) // pool.stride + 1
 
 
 def feature_sizes(stem: Stem, layers: Sequence[Layer], image_size: int, ceil_mode: bool = False) -> list[int]:
-    """Return the sides in pixels of the maps after the first convolution and after each layer.
+    """Return the sides in pixels of the feature maps after the first convolution and after each layer.
 
-    For square images of `image_size` pixels; a network does not run where one is below 1.
+    For square images of `image_size` pixels; a network with a side below 1 cannot run.
     """
     lost = stem.kernel_size - 1 if stem.pad_mode == "valid" else 0
     sizes = [(image_size - 1 - lost) // stem.stride + 1]
@@ -31,7 +31,7 @@ def feature_size(stem: Stem, layers: Sequence[Layer], image_size: int, ceil_mode
 
 
 def feature_grid(stem: Stem, layers: Sequence[Layer]) -> tuple[float, int]:
-    """Return the place of the last feature map on the image, in pixels: its first value's centre, and its spacing."""
+    """Return the position of the last feature map on the image, in pixels: first value's centre, and spacing."""
     around = 0 if stem.pad_mode == "valid" else (stem.kernel_size - stem.stride) // 2
     first = (stem.kernel_size - 1) / 2 - around
     spacing = stem.stride

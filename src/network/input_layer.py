@@ -1,4 +1,4 @@
-"""Make the network's input in the graph, from uint8 pixels: cast, resize and normalise on the device."""
+"""Preprocessing in the graph: cast, resize and normalise uint8 pixels on the device."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from mindspore import Tensor, nn, ops
 
 
 class InputLayer(nn.Cell):
-    """Pixels (N, side, side, 3) uint8 to the network's input (N, 3, image_size, image_size) float32.
+    """Preprocessing of pixels (N, side, side, 3) uint8 to the network's input (N, 3, image_size, image_size) float32.
 
-    Resizing is two products with constant matrices, which every device is fast at and every format exports. For
-    float32 images it gives what MindSpore's bilinear operator gives; for uint8 images that one rounds to whole grey
-    levels, and this does not.
+    Resizing is two products with constant matrices, fast on every device and exported by every format. On float32
+    images it equals MindSpore's bilinear operator; on uint8 images that operator rounds to whole grey levels, this does
+    not. Computes in float32 at any precision of the network, since float16 near 255 has steps of an eighth.
 
-    preprocessing: of the network's images, one with `resizer` "device" (src/dataset/transforms.py).
-
-    It computes in float32 whatever the network's precision: at 255, float16 has steps of an eighth of a grey level.
+    preprocessing: one with `resizer` "device" (src/dataset/preprocessing.py).
     """
 
     def __init__(self, preprocessing: Any):
@@ -59,5 +57,5 @@ class _WithInputLayer(nn.Cell):
 
 
 def with_input_layer(net: nn.Cell, preprocessing: Any) -> nn.Cell:
-    """Return what takes a pipeline's batches: the network, behind an InputLayer where that makes its input."""
+    """Return the network, preceded by an InputLayer if its preprocessing runs on the device."""
     return _WithInputLayer(net, preprocessing) if preprocessing.on_device else net

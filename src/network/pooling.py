@@ -6,7 +6,7 @@ from mindspore import nn, ops
 
 
 class CeilMaxPool2d(nn.Cell):
-    """Max pooling that rounds output sizes up, as torchvision's SqueezeNet has it.
+    """Max pooling that rounds output sizes up, like torchvision's SqueezeNet.
 
     Repeating the last row and column gives the extra window when the size is even and goes unused when it is odd,
     and unlike `nn.MaxPool2d(ceil_mode=True)` it exports to ONNX. Right for any kernel with stride 2.

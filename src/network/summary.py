@@ -1,4 +1,4 @@
-"""Layers of a network with output shapes, parameters and multiply-adds, counted without building it."""
+"""Summary of a network: layers, output shapes, parameters and multiply-adds, without building the network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_FEATURE_MAP = 2**30
 
 
 class Row(NamedTuple):
-    """One layer: its name in the network, its kind, output shape for one image, parameters and multiply-adds."""
+    """A layer: its name in the network, its kind, output shape for one image, parameters and multiply-adds."""
 
     name: str
     kind: str
@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
 
 def summarize(model: Mapping[str, Any], image_size: int) -> list[Row]:
-    """Return a row for each layer of a network, a Fire module being one, for images of image_size x image_size.
+    """Return a row for each layer or Fire module of a network, for images of image_size x image_size.
 
     model: arguments of SqueezeNet. Multiply-adds are those of the convolutions.
     """
@@ -59,7 +59,7 @@ def totals(rows: list[Row]) -> tuple[int, int]:
 
 
 def table(rows: list[Row]) -> str:
-    """Return the rows as text, with their totals."""
+    """Format the rows as a table with totals."""
     cells = [("layer", "kind", "output", "parameters", "multiply-adds")]
     cells += [(r.name, r.kind, "x".join(map(str, r.output)), f"{r.parameters:,}", f"{r.multiply_adds:,}") for r in rows]
     parameters, multiply_adds = totals(rows)
@@ -73,7 +73,7 @@ def table(rows: list[Row]) -> str:
 
 
 def check_image_size(model: Mapping[str, Any], image_size: int) -> None:
-    """Raise UserError for images too small to leave anything at the end of a network, or too large for its memory.
+    """Raise UserError for images too small for a network's layers, or too large for memory.
 
     model: arguments of SqueezeNet.
     """

@@ -1,4 +1,4 @@
-"""Optimizers by name, with the same arguments for all.
+"""Registry of optimizers, with the same arguments for all.
 
 A builder takes parameters, or groups of them (src/optimizers/groups.py); the learning rate of each step, (steps,)
 float32; momentum, which adaptive optimizers ignore; weight_decay, the L2 penalty where nothing else is said; and

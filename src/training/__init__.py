@@ -1,1 +1,1 @@
-"""Train a network: plan a run, run it, save it at any step, and resume it exactly."""
+"""Training: plan, run, save and exactly resume a run."""

@@ -1,4 +1,4 @@
-"""What happens beside the training steps: records, progress, evaluation, the best checkpoint, and warnings."""
+"""Callbacks of a run: step counting, evaluation, batch norm statistics, and checks for diverged or dead training."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ STUCK_TOLERANCE = 0.01
 
 
 class RunCallbacks(Callback):
-    """Call the callbacks of a run in the run's own steps and epochs.
+    """Dispatcher that gives a run's callbacks the step and epoch numbers of the whole run.
 
-    MindSpore counts from 0 in every call of Model.train, and where a device is fed several steps at a time (dataset
-    sinking) it calls those an epoch. The callbacks see `cur_step_num` and `cur_epoch_num` of the run, `steps_taken`
-    since the call before, and `mean_loss`, the last step's loss as the mean over the process group; their epochs begin
-    and end with those of the run.
+    MindSpore counts from 0 in every call of Model.train, and with dataset sinking counts each call as an epoch. The
+    callbacks see `cur_step_num` and `cur_epoch_num` of the run, `steps_taken` since the previous call, and `mean_loss`,
+    the last step's loss averaged over the process group; their epochs are those of the run.
 
     step: steps done before.
     """
@@ -50,13 +49,13 @@ class RunCallbacks(Callback):
             self._call("on_train_epoch_begin", run_context)
 
     def on_train_step_begin(self, run_context):
-        signals.block()  # What was imported or started since the last step may have unblocked them.
+        signals.block()  # A library may have unblocked them since the last step.
         self._call("on_train_step_begin", run_context)
 
     def on_train_step_end(self, run_context):
         cb = run_context.original_args()
         cb.steps_taken, self.step = cb.cur_step_num - self.step, cb.cur_step_num
-        # Where MindSpore scales the loss, it returns more than the loss.
+        # With a loss scale, MindSpore returns further outputs.
         loss = cb.net_outputs[0] if isinstance(cb.net_outputs, (tuple, list)) else cb.net_outputs
         cb.mean_loss = float(self.group.mean(np.mean(loss.asnumpy())))
         self._call("on_train_step_end", run_context)
@@ -74,12 +73,12 @@ class RunCallbacks(Callback):
 
 
 def passed_multiple(cb, steps: int | None) -> bool:
-    """Return whether the steps since the last call passed a multiple of `steps`; never for None."""
+    """Return whether a multiple of `steps` was passed since the last call; False for None."""
     return bool(steps) and cb.cur_step_num // steps > (cb.cur_step_num - cb.steps_taken) // steps
 
 
 class NonFinite(Callback):
-    """End a training whose loss, or at an epoch's end whose weights, are no longer finite, with UserError.
+    """Callback that ends a training with UserError when its loss, or at an epoch's end a weight, is not finite.
 
     rates: learning rate of each step.
     """
@@ -96,7 +95,7 @@ class NonFinite(Callback):
     def on_train_epoch_end(self, run_context):
         cb = run_context.original_args()
         name = not_finite(cb.train_network.trainable_params())
-        if name:  # The last ReLU can hide it from the loss.
+        if name:  # The last ReLU can hide NaN from the loss.
             self._end(cb, f"{name} is not finite")
 
     def _end(self, cb, finding: str) -> None:
@@ -104,12 +103,12 @@ class NonFinite(Callback):
         where = f"step {step}" if taken == 1 else f"one of the steps {step - taken + 1} to {step}"
         raise UserError(
             f"{finding} at {where} (epoch {cb.cur_epoch_num}, learning rate {self.rates[step - 1]:.3g}): lower lr_max, "
-            "lengthen warmup_epochs, or use batch_norm; the checkpoints saved before are good"
+            "lengthen warmup_epochs, or use batch_norm; earlier checkpoints are intact"
         )
 
 
 class BatchNormStatistics(Callback):
-    """Averages the batch norm statistics of a process group's devices, before they are evaluated or saved.
+    """Callback that averages batch norm statistics over the process group before evaluating or saving.
 
     steps: steps between evaluations, or None.
     """
@@ -127,10 +126,11 @@ class BatchNormStatistics(Callback):
 
 
 class Evaluator(Callback):
-    """Evaluates on the validation images every epoch, or every `steps` steps and at the end, and reports each time.
+    """Callback that evaluates the network on the validation images.
 
+    steps: steps between evaluations, with a last one at the end; None: one per epoch.
     last_step: number of the training's last step.
-    on_result(step, epoch, evaluation, is_best) is called after each.
+    on_result: called with (step, epoch, evaluation, is_best) after each evaluation.
     """
 
     def __init__(
@@ -145,15 +145,16 @@ class Evaluator(Callback):
         self.model, self.dataset, self.steps, self.on_result = model, dataset, steps, on_result
         self.last_step = last_step
         self.seconds = 0.0
+        self.announce: Callable[[], None] = lambda: None  # Called when an evaluation begins.
         self.best: dict | None = None  # The step and the summary of the first evaluation of the highest accuracy.
         self._evaluated_step = 0
 
     def state(self) -> EvaluatorState:
-        """Return the state that a resumed run needs."""
+        """Return the state for a checkpoint."""
         return EvaluatorState(self.best, self._evaluated_step)
 
     def restore(self, state: dict) -> None:
-        """Go on from what `state` returned."""
+        """Restore the state from a checkpoint."""
         self.best, self._evaluated_step = state["best"], state["evaluated_step"]
 
     def on_train_step_end(self, run_context):
@@ -169,6 +170,7 @@ class Evaluator(Callback):
 
     def _evaluate(self, cb) -> None:
         start = time.perf_counter()
+        self.announce()
         evaluation = self.model.eval(self.dataset, dataset_sink_mode=False)["evaluation"]
         cb.train_network.set_train(True)  # model.eval leaves the shared layers in evaluation mode.
         is_best = self.best is None or evaluation.accuracy > self.best["accuracy"]
@@ -180,12 +182,12 @@ class Evaluator(Callback):
 
 
 class DeadStartWarning(Callback):
-    """Warn of a network that does not start to learn: its loss stays at that of logits of zero, such as ln(classes).
+    """Callback that warns when the loss stays at that of zero logits, such as ln(classes).
 
-    level: this loss.
+    level: the loss of zero logits.
 
-    This is the most frequent complaint about SqueezeNet: the ReLU after its last convolution dies, every logit is 0
-    and so is every gradient.
+    The most frequent complaint about SqueezeNet: the ReLU after its last convolution dies, and every logit and every
+    gradient is 0.
     """
 
     def __init__(self, level: float, final_relu: bool, say: Callable[[str], None]):
@@ -196,17 +198,17 @@ class DeadStartWarning(Callback):
         self._said = False
 
     def state(self) -> DeadStartState:
-        """Return the state that a resumed run needs."""
+        """Return the state for a checkpoint."""
         return DeadStartState(self._at_level, self._epoch_losses, self._said)
 
     def restore(self, state: dict) -> None:
-        """Go on from what `state` returned."""
+        """Restore the state from a checkpoint."""
         self._at_level, self._epoch_losses, self._said = state["at_level"], state["epoch_losses"], state["said"]
 
     def on_train_step_end(self, run_context):
         cb = run_context.original_args()
         loss = cb.mean_loss
-        # The first loss at this level tells nothing of the steps before it.
+        # The first loss at this level does not tell about the steps before.
         taken = cb.steps_taken if self._at_level else 1
         self._at_level = self._at_level + taken if abs(loss - self.level) < DEAD_TOLERANCE else 0
         if cb.cur_epoch_num == 1:
@@ -226,6 +228,6 @@ class DeadStartWarning(Callback):
             self._said = True
             relu = "--final_relu false, " if self.final_relu else ""
             self.say(
-                f"warning: {what} {self.level:.4f}, that of logits of zero. What helps: {relu}--batch_norm squeeze, a "
-                "lower --lr_max, more --warmup_epochs, another --seed"
+                f"warning: {what} {self.level:.4f}, that of zero logits. Try {relu}--batch_norm squeeze, a lower "
+                "--lr_max, more --warmup_epochs or another --seed"
             )

@@ -1,4 +1,4 @@
-"""The callback that saves checkpoints of a run, and ends it after a signal."""
+"""Callback that saves a run's checkpoints, and stops the run after a signal."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ CHECKPOINT_PREFIX = "SqueezeNet"
 STATE_KEY, LOCAL_KEY = "run_state", "local_values"
 # Recomputed: the rates of all steps, for each group of layers, from the configuration; and zeros.
 NOT_SAVED = ("learning_rate", f"{Momentum.UNUSED}.")
-# What training leaves different on each device: batch norm's statistics, and the sums over its images.
+# Parameters that differ between devices: batch norm's statistics, and the sums over each device's images.
 LOCAL = (".moving_mean", ".moving_variance", "train_correct", "train_seen", "train_loss_sum")
 
 
 class Checkpoints(Callback):
-    """The last of the callbacks: saves at every epoch's end, in between as configured, and when the run is interrupted.
+    """Callback that saves checkpoints at every epoch's end, in between as configured, and on interruption.
 
-    MindSpore's ModelCheckpoint saves an epoch before the epoch is evaluated, and a power failure can take its newest
-    file and the ones that it has deleted.
+    The last of a run's callbacks. MindSpore's ModelCheckpoint saves an epoch before its evaluation, and a power failure
+    can destroy its newest file after older ones were deleted.
 
     network: Model's train network, whose parameters are saved.
     capture: returns the State after a number of steps.
-    steps, minutes: time between checkpoints within an epoch, or None.
-    keep_max: checkpoints kept; the newest of an epoch's end stays beyond that, for another number of devices.
-    writing: decides what happens when a checkpoint cannot be written.
-    earlier: those of former starts, oldest first, and whether each ends an epoch.
+    steps, minutes: intervals of checkpoints within an epoch, or None.
+    keep_max: number of checkpoints to keep, plus the newest of an epoch's end, for another number of devices.
+    writing: handles write failures.
+    earlier: checkpoints of former starts, oldest first, and whether each ends an epoch.
     """
 
     def __init__(
@@ -69,20 +69,24 @@ class Checkpoints(Callback):
         cb = run_context.original_args()
         signal, minutes_due = self._agreed()
         if cb.cur_step_num % self.steps_per_epoch == 0:
-            return  # Saved after what the other callbacks do at an epoch's end.
+            return  # Saved after the other callbacks' work at an epoch's end.
         if signal or minutes_due or passed_multiple(cb, self.steps):
             self._save(cb.cur_step_num)
-        if signal:
-            raise Interrupted(signal)
+        self._obey(signal, cb.cur_step_num)
 
     def on_train_epoch_end(self, run_context):
-        self._save(run_context.original_args().cur_step_num)
-        signal, _ = self._agreed()
+        step = run_context.original_args().cur_step_num
+        self._save(step)
+        self._obey(self._agreed()[0], step)
+
+    def _obey(self, signal: int, step: int) -> None:
+        """Raise Interrupted after a signal, and tell the user how to resume."""
         if signal:
+            self.writing.say(f"stopped at step {step}; continue with: python train.py --resume {self.folder.parent}")
             raise Interrupted(signal)
 
     def _agreed(self) -> tuple[int, bool]:
-        """Return the signal that one of the processes got, or 0, and whether to save as time is up."""
+        """Return the signal that any process has received, or 0, and whether a checkpoint is due by time."""
         due = (
             bool(self.minutes) and self.group.is_main_process and time.monotonic() - self._saved_at >= self.minutes * 60
         )
@@ -92,7 +96,7 @@ class Checkpoints(Callback):
     def _save(self, step: int) -> None:
         self._saved_at = time.monotonic()
         broken = not_finite(self.network.trainable_params())
-        if broken:  # Within an epoch; NonFinite learns of it by the next loss.
+        if broken:  # Within an epoch; NonFinite notices at the next loss.
             self.writing.say(f"warning: {broken} is not finite at step {step}: no checkpoint is saved")
             return
         state = self.capture(step)
@@ -103,18 +107,18 @@ class Checkpoints(Callback):
             return
         epoch, within = divmod(step - 1, state.steps_per_epoch)
         path = self.folder / f"{CHECKPOINT_PREFIX}-{epoch + 1}_{within + 1}.ckpt"
-        beside: dict[str, Any] = {STATE_KEY: dataclasses.asdict(state)}
+        extra: dict[str, Any] = {STATE_KEY: dataclasses.asdict(state)}
         if everyones is not None:
-            beside[LOCAL_KEY] = everyones
-        if self.writing.attempt(f"checkpoint {path.name}", lambda: self._write(parameters, path, beside)):
+            extra[LOCAL_KEY] = everyones
+        if self.writing.attempt(f"checkpoint {path.name}", lambda: self._write(parameters, path, extra)):
             self._kept = [kept for kept in self._kept if kept[0] != path] + [(path, state.ends_epoch)]
             self._prune()
 
-    def _write(self, parameters: list, path: Path, beside: dict) -> None:
+    def _write(self, parameters: list, path: Path, extra: dict) -> None:
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True)
-            self.writing.say(f"warning: the run's folder was gone; {self.folder} is made again")
-        save_checkpoint(parameters, path, self.card, **beside)
+            self.writing.say(f"warning: the run's folder was missing; {self.folder} has been recreated")
+        save_checkpoint(parameters, path, self.card, **extra)
 
     def _prune(self) -> None:
         stay = self._kept[-self.keep_max :]

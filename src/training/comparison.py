@@ -1,4 +1,4 @@
-"""Runs beside one another: how accurate each was on the validation images, after how much time.
+"""Compare runs by validation accuracy over time.
 
 python -m src.training.comparison --runs runs/from_scratch runs/fine_tuned --output_path accuracy.png
 """
@@ -27,9 +27,9 @@ class ComparisonConfig:
 
 
 def accuracy_over_time(folder: Path) -> list[tuple[float, float]]:
-    """Return the seconds since the start, and the accuracy, of each evaluation of a run.
+    """Return time since the start, in seconds, and accuracy for each evaluation of a run.
 
-    Raises UserError for a folder without a run, and for a run that has neither.
+    Raises UserError for a folder without a run, and for a run without validation.
     """
     from src.training.plan import METRICS
     from src.training.progress import MAX_HISTORY_BYTES, read_history  # MindSpore takes seconds to import.
@@ -38,15 +38,15 @@ def accuracy_over_time(folder: Path) -> list[tuple[float, float]]:
     try:
         rows = read_history(read_text(file, MAX_HISTORY_BYTES, "give the folders of runs of train.py"))
     except ValueError:
-        raise UserError(f"{file}: not the figures of a run") from None
+        raise UserError(f"{file}: not the metrics of a run") from None
     points = [(row["seconds"], row["val_accuracy"]) for row in rows if "val_accuracy" in row and "seconds" in row]
     if not points:
-        raise UserError(f"{file}: holds no validation accuracy with its time: train with validation images")
+        raise UserError(f"{file}: contains no validation accuracies with times: train with validation images")
     return points
 
 
 def main() -> None:
-    """Print each run's accuracies and draw them all."""
+    """Print each run's accuracies and plot them all."""
     (config,) = Parser("Compare runs by accuracy and time.", [ComparisonConfig]).parse(sys.argv[1:])
     picture = Path(config.output_path)
     if picture.suffix != ".png":

@@ -13,11 +13,9 @@ from src.files.atomic import WriteError
 
 @contextlib.contextmanager
 def dashboard(kind: str, folder: Path, step: int = 0) -> Iterator[Callable[[str, float, int], None] | None]:
-    """Give a function that writes a scalar (tag, value, step), or None.
+    """Yield a function that writes a scalar (tag, value, step), or None.
 
-    step: steps done before; what a former run wrote of later ones is not shown any more.
-
-    Raises WriteError.
+    step: steps done before; scalars that a former start wrote for later steps are hidden. Raises WriteError.
     """
     writer_class = dashboard_writer(kind)
     if writer_class is None:
@@ -35,7 +33,7 @@ def dashboard(kind: str, folder: Path, step: int = 0) -> Iterator[Callable[[str,
 
 
 def dashboard_writer(kind: str) -> type | None:
-    """Return the class that writes scalars for a dashboard. Raises UserError when it is not installed."""
+    """Return the writer class of a dashboard. Raises UserError if the dashboard is not installed."""
     try:
         if kind == "tensorboard":
             from tensorboardX import SummaryWriter as Writer

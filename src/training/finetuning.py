@@ -12,11 +12,10 @@ from src.squeezenet import SqueezeNet
 
 
 def freeze(net: SqueezeNet, parts: Sequence[str]) -> None:
-    """Leave layers out of the training: neither their weights change nor their batch norm statistics.
+    """Freeze layers: neither their weights nor their batch norm statistics change in training.
 
-    parts: "features" or "classifier"; or layers of these by number, as "features.3", or a range, as "features.0-4". No
-    gradients are computed below the first layer that is trained. Raises UserError for what is no part of the network,
-    and when nothing is left to train.
+    parts: "features" or "classifier", one of their layers, as "features.3", or a range, as "features.0-4". No gradients
+    are computed below the first trained layer. Raises UserError for unknown parts, and if nothing is left to train.
     """
     for part in parts:
         for layer in _layers(net, part):

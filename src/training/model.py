@@ -61,24 +61,27 @@ def make_optimizer(net: nn.Cell, config: OptimizerConfig, rates: np.ndarray) -> 
 def loss_scale_manager(config: OptimizerConfig) -> ms.amp.LossScaleManager | None:
     """Return the manager of the loss scale of mixed precision, which leaves out updates that overflow, or None.
 
-    Given explicitly, as MindSpore takes a dynamic one for O2 where none is given.
+    Given explicitly, as MindSpore takes a dynamic one for O2 where none is given. On a CPU there is none: float32 needs
+    no scale, and MindSpore cannot leave updates out there.
     """
+    halved = config.amp_level in ("O2", "O3")  # The whole network is float16.
+    if ms.get_context("device_target") == "CPU":
+        return ms.amp.FixedLossScaleManager(1, drop_overflow_update=False) if halved else None
     scale = config.loss_scale
-    if scale is None:  # MindSpore has no dynamic one on a CPU.
-        on_cpu = ms.get_context("device_target") == "CPU"
-        scale = 1 if on_cpu or config.amp_level in ("O0", "O1") else 0
+    if scale is None:
+        scale = 1 if config.amp_level in ("O0", "O1") else 0
     if scale == 0:
         return ms.amp.DynamicLossScaleManager()
-    if scale == 1 and config.amp_level not in ("O2", "O3"):
+    if scale == 1 and not halved:
         return None
     return ms.amp.FixedLossScaleManager(scale, drop_overflow_update=True)
 
 
 def check_precision(config: OptimizerConfig, target: str) -> None:
-    """Raise UserError for a mixed precision that MindSpore cannot train with on the CPU."""
+    """Say which key of mixed precision a CPU does not use. Raises UserError for what it cannot train with."""
     if target != "CPU":
         return
     if config.amp_level in ("O2", "O3"):
-        raise UserError(f"amp_level: {config.amp_level} needs an Ascend or a GPU; on the CPU O0 is right and fastest")
+        raise UserError(f"amp_level: {config.amp_level} needs an Ascend or a GPU; on a CPU give --amp_level O0")
     if config.loss_scale not in (None, 1):
-        raise UserError(f"loss_scale: {config.loss_scale} is for mixed precision on an Ascend or a GPU; leave it at 1")
+        print(f"loss_scale: {config.loss_scale:g} is not used on a CPU, where float32 needs none")

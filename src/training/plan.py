@@ -1,4 +1,4 @@
-"""Plan a run: open and check all that it needs, and find the weights that it starts from."""
+"""Plan a run: open and check everything that the run needs, and load its initial weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mindspore.dataset import Dataset
 from src.checkpoint import load_pretrained
 from src.cli.errors import UserError
 from src.config import RUN_CONFIG, TrainConfig, changed_keys, with_keys
-from src.dataset import check_shares, evaluation_pipeline, open_source, preprocessing_of, splits, training_pipeline
+from src.dataset import check_shards, evaluation_pipeline, open_source, preprocessing_of, splits, training_pipeline
 from src.dataset.source import Source, Subset
 from src.devices.device import select_device
 from src.devices.processes import ProcessGroup
@@ -34,23 +34,22 @@ LOG, METRICS, SCALARS, RESULT = "train.log", "metrics.csv", "scalars", "result.j
 CHECKPOINTS, BEST, LAST = "checkpoints", "best.ckpt", "squeezenet.ckpt"
 BATCH_PICTURE, RATE_PICTURE = "training_batch.png", "learning_rate.png"
 CURVES_PICTURE, PREDICTIONS_PICTURE = "curves.png", "predictions.png"
-# Everything that a run writes, which is what --overwrite removes.
+# Everything that a run writes and --overwrite removes.
 RUN_ENTRIES = (
     *(RUN_CONFIG, LOG, METRICS, RESULT, CHECKPOINTS, BEST, LAST, SCALARS),
     *(BATCH_PICTURE, RATE_PICTURE, CURVES_PICTURE, PREDICTIONS_PICTURE),
 )
 
-# Steps between two looks of the host at a device that is fed several at a time: often enough for progress, checkpoints
-# and Ctrl-C, seldom enough to cost nothing.
+# Steps per call in dataset sinking: few enough for timely progress, checkpoints and Ctrl-C, and enough to cost nothing.
 SINK_STEPS = 64
 
 
 @dataclasses.dataclass
 class Plan:
-    """A run that has been checked and can start; nothing of it is written yet.
+    """A checked run that is ready to start and has not written anything yet.
 
-    saved: the checkpoint that it goes on from, or None.
-    earlier: the checkpoints in its folder, oldest first, and whether each ends an epoch.
+    saved: the checkpoint to resume from, or None.
+    earlier: the checkpoints in the run's folder, oldest first, and whether each ends an epoch.
     """
 
     config: TrainConfig
@@ -74,9 +73,11 @@ class Plan:
         return Path(self.config.run.output_path)
 
     def sink_size(self, steps: int) -> int | None:
-        """Return how many steps of a data set of `steps` a device is fed at a time, or None where it is not.
+        """Return the number of steps per call in which dataset sinking feeds a device, or None without sinking.
 
-        A divisor near SINK_STEPS, so that an epoch's end and a step to evaluate or save at is one of the host's too.
+        A divisor near SINK_STEPS, so that calls end at the ends of epochs and at the steps to evaluate or save.
+
+        steps: number of steps in the data set.
         """
         run = self.config.run
         if self.target == "CPU" or run.dataset_sink is False:  # MindSpore has no sink for a CPU.
@@ -87,20 +88,21 @@ class Plan:
 
     @property
     def step(self) -> int:
-        """Steps done before, when the run goes on from a checkpoint."""
+        """Number of steps done before this start."""
         if self.saved is None:
             return 0
         state = self.saved.state
         if state.devices == self.group.size:
             return state.step
-        return state.step // state.steps_per_epoch * self.steps_per_epoch  # Other devices go on from an epoch's end.
+        # Another number of devices resumes from an epoch's end.
+        return state.step // state.steps_per_epoch * self.steps_per_epoch
 
     def counted(self, step: int) -> int:
-        """Return a step of the run before this start, counted in steps of this number of devices."""
+        """Convert a step before this start to the step count of this number of devices."""
         return step * self.step // self.saved.state.step if self.saved and self.saved.state.step else step
 
     def batches(self, epoch: int = 0, step: int = 0) -> Dataset:
-        """Return the training batches of each epoch from a step of an epoch on, of that epoch's size; see Epochs."""
+        """Return the training batches of an epoch, from a step on, at that epoch's image size; see Epochs."""
         config, group, preprocessing = self.config, self.group, self.card.preprocessing
         if epoch < config.data.early_epochs:
             preprocessing = dataclasses.replace(preprocessing, image_size=config.data.early_size)
@@ -110,7 +112,7 @@ class Plan:
 
 
 def prepare(config: TrainConfig) -> Plan:
-    """Open and check all that a run needs. Raises UserError for what cannot be used."""
+    """Open and check everything that a run needs. Raises UserError for anything unusable."""
     target = select_device(config.device)
     check_precision(config.optimizer, target)
     dashboard_writer(config.run.scalars)
@@ -121,11 +123,11 @@ def prepare(config: TrainConfig) -> Plan:
     validation, test = (open_source(config.data, split) if split in present else None for split in ("val", "test"))
     for images in (validation, test):
         if images is not None:
-            check_shares(images, group.size)
+            check_shards(images, group.size)
     preprocessing = preprocessing_of(config.data, training, target)
     num_classes = config.model.num_classes or len(training.classes)
     if num_classes < len(training.classes):
-        raise UserError(f"num_classes: {num_classes} are too few for the data set, which has {len(training.classes)}")
+        raise UserError(f"num_classes: {num_classes} is too small: the data set has {len(training.classes)} classes")
     names = training.classes + [f"class {i}" for i in range(len(training.classes), num_classes)]
     arguments = {**dataclasses.asdict(config.model), "num_classes": num_classes}
     card = ModelCard(arguments, names, preprocessing, config.data.dataset, config.data.val_split)
@@ -143,7 +145,7 @@ def prepare(config: TrainConfig) -> Plan:
 
 
 def learning_rates(config: TrainConfig, steps_per_epoch: int, devices: int) -> np.ndarray:
-    """Return the learning rate of every step, scaled to the images a step on all devices."""
+    """Return the learning rate of every step, scaled to the images per step on all devices."""
     schedule, batch_size = config.schedule, config.data.batch_size
     names = inspect.signature(get_lr).parameters.keys() - {"total_epochs", "steps_per_epoch"}
     given = {name: getattr(schedule, name) for name in names}
@@ -156,17 +158,15 @@ def learning_rates(config: TrainConfig, steps_per_epoch: int, devices: int) -> n
 
 
 def resolved_config(config: TrainConfig) -> TrainConfig:
-    """Return a configuration as the run's folder holds it, without what was asked of one start."""
+    """Return the configuration for the run's folder, without the flags that concern one start only."""
     return with_keys(config, resume=False, overwrite=False)
 
 
 def initialize_weights(plan: Plan) -> Plan:
-    """Return the plan with the weights that its run starts from.
+    """Initialize the network's weights and return the plan.
 
-    They are fresh, with a first convolution that whitens when one is asked for, or those of a pretrained checkpoint,
-    with images normalised for them.
-
-    Raises UserError for a checkpoint that cannot be used.
+    From random values, with a whitening first convolution if requested, or from a pretrained checkpoint, together with
+    its normalisation. Raises UserError for an unusable checkpoint.
     """
     run = plan.config.run
     if run.whiten_stem:
@@ -181,9 +181,9 @@ def initialize_weights(plan: Plan) -> Plan:
 
 
 def first_images(plan: Plan, count: int) -> np.ndarray:
-    """Return the first `count` training images, or all, as an evaluation would show them to the network (N, C, H, W).
+    """Return the first `count` training images, preprocessed as in evaluation (N, C, H, W).
 
-    They are the same on all devices.
+    The images are the same on all devices.
     """
     images = Subset(plan.training, np.arange(min(count, len(plan.training))))
     data = plan.config.data
@@ -198,30 +198,29 @@ def first_images(plan: Plan, count: int) -> np.ndarray:
 
 
 def resumed_plan(plan: Plan) -> Plan:
-    """Return the plan with the newest checkpoint of its run. Raises UserError for one that does not fit the plan."""
+    """Return the plan with the newest checkpoint of its run. Raises UserError if the two do not fit."""
     saved, earlier = newest_for_all(plan.folder / CHECKPOINTS, plan.group)
     if saved is None:
         return initialize_weights(plan)
     if (saved.card.model, saved.card.classes) != (plan.card.model, plan.card.classes):
-        raise UserError(f"{saved.path}: is of another network or of other classes than the run; remove this file")
+        raise UserError(f"{saved.path}: belongs to another network or other classes than the run's; remove this file")
     differences = changed_keys(plan.config, saved.state.configuration or {})
     if differences:
         raise UserError(
-            f"{saved.path}: was trained with other values than {RUN_CONFIG} has ({'; '.join(differences)}); restore "
-            "that file, or remove this checkpoint"
+            f"{saved.path}: was trained with other values than those in {RUN_CONFIG} ({'; '.join(differences)}); "
+            "restore that file, or remove this checkpoint"
         )
     if saved.state.training_images != len(plan.training):
         raise UserError(
-            f"{plan.config.data.data_path}: has {len(plan.training):,} training images, and the run was begun with "
-            f"{saved.state.training_images:,}; give it the same data"
+            f"{plan.config.data.data_path}: has {len(plan.training):,} training images, but the run was started with "
+            f"{saved.state.training_images:,}; use the same data"
         )
     if saved.card.mindspore_version != ms.__version__:
-        print(f"warning: begun with MindSpore {saved.card.mindspore_version}: results may differ in the last digits")
-    # The mean and standard deviation are those of the network that the run began with.
+        print(f"warning: started with MindSpore {saved.card.mindspore_version}: results may differ in the last digits")
+    # The mean and standard deviation are those of the network that the run started from.
     card = dataclasses.replace(plan.card, preprocessing=saved.card.preprocessing)
     taken = dataclasses.replace(plan, saved=saved, earlier=earlier, card=card)
     if taken.step > len(plan.rates):
-        raise UserError(
-            f"epochs: the run has done more than {plan.config.schedule.epochs} already; give at least those"
-        )
+        epochs = plan.config.schedule.epochs
+        raise UserError(f"epochs: the run has already completed more than {epochs} epochs; give a larger number")
     return taken

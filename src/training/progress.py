@@ -1,4 +1,4 @@
-"""The records of a run: metrics.csv, the log, the scalars, and progress on the terminal."""
+"""Records of a run: metrics.csv, the log, the scalars, and progress on the terminal."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remainin
 
 
 class History:
-    """The rows of metrics.csv, written as they come, and the same figures for a dashboard.
+    """Writer of metrics.csv, which also passes the metrics on to a dashboard.
 
-    Each row has step, epoch, either lr, loss and accuracy of the training steps since the row before, or val_loss and
-    val_accuracy, and the seconds that the run has taken.
+    Each row has step, epoch, the run's duration in seconds, and either lr, loss and accuracy of the training steps
+    since the previous row, or val_loss and val_accuracy.
 
-    clock: returns those.
-    former: the text of metrics.csv of the steps before, which is written again. A run begun without the seconds goes on
-        without.
+    clock: returns the duration.
+    former: text of the metrics.csv of earlier starts, which is copied; a file without seconds stays without them.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class History:
         self.rows = read_history(former or "")
 
     def add(self, step: int, epoch: int, **figures: float) -> None:
-        """Add a row. `figures` are those of HISTORY_COLUMNS but for the seconds."""
+        """Add a row. `figures` are those of HISTORY_COLUMNS except the seconds."""
         self.rows.append({"step": step, "epoch": epoch, **figures, "seconds": round(self._clock(), 2)})
         self._writer.writerow(self.rows[-1])
         self._stream.flush()
@@ -63,7 +62,7 @@ class History:
 
 
 def read_history(text: str) -> list[dict]:
-    """Return the rows of History in a text of metrics.csv. Raises ValueError for another text."""
+    """Parse the text of a metrics.csv. Raises ValueError for other text."""
     whole = {"step", "epoch"}
     reader = csv.DictReader(text.splitlines())
     if not whole <= set(reader.fieldnames or whole) <= set(HISTORY_COLUMNS):
@@ -78,15 +77,15 @@ def read_history(text: str) -> list[dict]:
 
 
 class ProgressLogger(Callback):
-    """Follows the steps: a progress bar on a terminal, lines elsewhere and in the log, a row of History.
+    """Callback that records progress: a bar on a terminal, lines elsewhere and in the log, and rows of History.
 
     rates: learning rate of each update.
-    global_step: the optimizer's count of updates, which a loss scale that overflows leaves behind the steps.
-    loss: the training loss cell, which adds up losses and counts images.
+    global_step: the optimizer's count of updates, less than the steps when a loss scale has overflowed.
+    loss: the training loss cell, which sums losses and counts images.
     log_steps: steps between rows and lines.
-    global_batch: images a step on all devices.
-    log, terminal: where lines go; to a terminal that shows a bar only those that are said.
-    group: the processes that train, whose mean is shown.
+    global_batch: images per step on all devices.
+    log, terminal: streams for lines; a terminal with a progress bar gets only those of `say`.
+    group: the process group, over which metrics are averaged.
     """
 
     def __init__(
@@ -114,11 +113,11 @@ class ProgressLogger(Callback):
         self._bar: tqdm | None = None
 
     def state(self) -> ProgressState:
-        """Return the state that a resumed run needs."""
+        """Return the state for a checkpoint."""
         return ProgressState(self._recorded)
 
     def restore(self, state: dict) -> None:
-        """Go on from what `state` returned."""
+        """Restore the state from a checkpoint."""
         self._recorded = state["recorded"]
 
     def on_train_begin(self, run_context):
@@ -150,12 +149,12 @@ class ProgressLogger(Callback):
             self._record(cb.cur_step_num, cb.cur_epoch_num)
 
     def close(self) -> None:
-        """Leave the progress bar as it is."""
+        """Close the progress bar."""
         if self._bar is not None:
             self._bar.close()
 
     def phase(self, what: str) -> None:
-        """Show on the progress bar what keeps the next step waiting."""
+        """Show on the progress bar the current work between steps."""
         if self._bar is not None:
             self._bar.set_description_str(what)
 
@@ -169,7 +168,7 @@ class ProgressLogger(Callback):
             self._bar.refresh()
 
     def _measure(self, step: int) -> None:
-        """Take the images per second since the end of the first step, which compiles the graph."""
+        """Measure the images per second since the end of the first step, which compiles the graph."""
         now = time.perf_counter() - (self.evaluator.seconds if self.evaluator else 0)
         if self._first_step_end is None:
             self._first_step_end = (step, now)

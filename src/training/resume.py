@@ -1,4 +1,4 @@
-"""Exact resume: find the newest sound checkpoint of a run, and restore it."""
+"""Exact resume: find and restore the newest valid checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from src.training.checkpoints import CHECKPOINT_PREFIX, LOCAL, LOCAL_KEY, NOT_SA
 from src.training.state import State
 
 GLOBAL_STEP = "global_step"
-_ADDED = "train_loss_sum"  # What checkpoints of earlier versions lack.
+_ADDED = "train_loss_sum"  # Missing in checkpoints of earlier versions.
 
 
 @dataclasses.dataclass
@@ -33,10 +33,10 @@ class Saved:
 
 
 def newest(folder: Path, devices: int) -> tuple[Saved | None, list[tuple[Path, bool]]]:
-    """Return the newest sound checkpoint in a folder that so many devices can go on from, and all, oldest first.
+    """Return the newest valid checkpoint that this number of devices can resume from, and all others, oldest first.
 
-    Those that cannot be read are named and passed over. Another number of devices goes on from an epoch's end.
-    Raises UserError when there are checkpoints, and none can be used.
+    Unreadable checkpoints are skipped with a warning. Another number of devices resumes from an epoch's end. Raises
+    UserError if there are checkpoints but none is usable.
     """
     remove_leftovers(folder)
     paths, found = list(folder.glob(f"{CHECKPOINT_PREFIX}-*.ckpt")), []
@@ -44,16 +44,16 @@ def newest(folder: Path, devices: int) -> tuple[Saved | None, list[tuple[Path, b
         try:
             found.append(read_saved(path))
         except UserError as error:
-            print(f"warning: passed over: {error}", flush=True)
+            print(f"warning: skipped: {error}", flush=True)
     found.sort(key=lambda saved: saved.state.step / saved.state.steps_per_epoch)
     usable = [saved for saved in found if saved.state.devices == devices or saved.state.ends_epoch]
     if paths and not usable:
-        raise UserError(f"{folder}: the run cannot go on from any of the checkpoints; train anew with --overwrite")
+        raise UserError(f"{folder}: none of the checkpoints can be resumed from; start again with --overwrite")
     return (usable[-1] if usable else None), [(saved.path, saved.state.ends_epoch) for saved in found]
 
 
 def newest_for_all(folder: Path, group: ProcessGroup) -> tuple[Saved | None, list[tuple[Path, bool]]]:
-    """Return what `newest` finds for the leading process, to all processes of a group."""
+    """Return to all processes of a group the newest checkpoint that the main process finds; see `newest`."""
     saved, earlier = newest(folder, group.size) if group.is_main_process else (None, [])
     if not group.sum(np.float32(saved is not None)):
         return None, []
@@ -62,17 +62,17 @@ def newest_for_all(folder: Path, group: ProcessGroup) -> tuple[Saved | None, lis
 
 
 def read_saved(path: Path) -> Saved:
-    """Return a checkpoint of a run. Raises UserError when it is not sound, or none."""
+    """Read a checkpoint of a run. Raises UserError for a damaged file or one without a run's state."""
     parameters = read_checkpoint(path)
     try:
         state = State.read(read_json(parameters, STATE_KEY))
     except (KeyError, ValueError):
-        raise UserError(f"{path}: it does not hold the state of a run") from None
+        raise UserError(f"{path}: contains no state of a run") from None
     return Saved(path, state, read_card(parameters, path), parameters)
 
 
 def begun_run(folder: Path, group: ProcessGroup) -> TrainConfig | None:
-    """Return the configuration of the run in a folder of the leading process, or None when there is none."""
+    """Return the configuration of the run in a folder of the main process, or None if there is no run."""
     file = folder / RUN_CONFIG
     if not group.sum(np.float32(group.is_main_process and file.is_file())):
         return None
@@ -80,14 +80,14 @@ def begun_run(folder: Path, group: ProcessGroup) -> TrainConfig | None:
 
 
 def is_complete(begun: TrainConfig, result: Path, config: TrainConfig, group: ProcessGroup) -> bool:
-    """Return whether a run has its result and as many epochs as are asked for.
+    """Return whether a run has its result and the requested number of epochs.
 
-    Raises UserError, which names the keys, when it was begun with a configuration that computes something else.
+    Raises UserError, which names the keys, if the run was started with a configuration that gives other results.
     """
     differences = changed_keys(config, decisive_keys(begun))
     if differences:
         raise UserError(
-            f"{result.parent}: was begun with other values ({'; '.join(differences)}); give --resume those, or choose "
+            f"{result.parent}: was started with other values ({'; '.join(differences)}); resume with those, or choose "
             "another --output_path"
         )
     finished = group.sum(np.float32(group.is_main_process and result.is_file()))
@@ -95,9 +95,9 @@ def is_complete(begun: TrainConfig, result: Path, config: TrainConfig, group: Pr
 
 
 def restore(network: nn.Cell, saved: Saved, group: ProcessGroup, step: int) -> None:
-    """Give a train network the parameters of a checkpoint, its optimizer standing at `step`.
+    """Restore a train network from a checkpoint, with its optimizer at `step`.
 
-    Raises UserError, which names the first, for parameters that are missing or of another shape or type.
+    Raises UserError, which names the first, for parameters that are missing or have another shape or type.
     """
     parameters = [p for p in network.get_parameters() if not p.name.startswith(NOT_SAVED)]
     for parameter in parameters:
@@ -120,13 +120,13 @@ def restore(network: nn.Cell, saved: Saved, group: ProcessGroup, step: int) -> N
 
 
 def _check(parameter: ms.Parameter, held: ms.Parameter | None, path: Path) -> None:
-    """Raise UserError unless a checkpoint's parameter can take the place of a network's."""
+    """Raise UserError unless a checkpoint's parameter fits the network's."""
     if held is None:
-        raise UserError(f"{path}: {parameter.name} is missing; it is of another network or optimizer")
+        raise UserError(f"{path}: {parameter.name} is missing; it belongs to another network or optimizer")
     for wanted, found in ((parameter.shape, held.shape), (parameter.dtype, held.dtype)):
         if found != wanted:
             raise UserError(
-                f"{path}: {parameter.name} is {found} instead of {wanted}; it is of another network or optimizer"
+                f"{path}: {parameter.name} is {found} instead of {wanted}; it belongs to another network or optimizer"
             )
     if not np.isfinite(held.asnumpy()).all():
         raise UserError(f"{path}: {parameter.name} holds values that are not finite; remove this file")

@@ -47,26 +47,26 @@ PICTURE_IMAGES = 32  # As in the MindSpore tutorial.
 def train(config: TrainConfig) -> dict:
     """Train as configured, write the run's folder, and return its result (result.json).
 
-    Raises UserError, before anything is written, for data, checkpoint, device or folder that cannot be used, and
-    Interrupted, once the run is saved, after a signal.
+    Raises UserError, before anything is written, for unusable data, checkpoint, device or folder, and Interrupted,
+    after saving the run, on a signal.
     """
     serve_as_scheduler()  # Before any check that could fail: a worker's message is the one to show.
     start = time.perf_counter()
     folder = Path(config.run.output_path)
-    if not is_worker():  # Of several, the one that leads will find out.
-        check_run_folder(folder, () if config.run.resume else RUN_ENTRIES, config.run.overwrite)
+    if not is_worker():  # In a process group, only the main process sees the folder.
+        check_run_folder(folder, () if config.run.resume else RUN_ENTRIES, config.run.overwrite, (CHECKPOINTS,))
     plan = prepare(config)
     with locked(folder, plan.group.is_main_process):
         begun = begun_run(folder, plan.group) if config.run.resume else None
         if begun and is_complete(begun, folder / RESULT, config, plan.group):
-            print(f"{folder}: the run is complete; give more --epochs to train on")
+            print(f"{folder}: the run is complete; give more --epochs to continue")
             return json.loads(plan.group.file(folder / RESULT).read_text(encoding="utf-8"))
         if config.run.resume:
             plan = resumed_plan(plan) if begun else initialize_weights(plan)
             if not plan.saved:
                 _check_nothing_is_lost(plan, begun is not None)
-                print(f"{folder}: there is no checkpoint to go on from yet; starting", flush=True)
-        session = Session(plan, start)  # Before anything is written: a checkpoint that does not fit ends it here.
+                print(f"{folder}: no checkpoint to resume from yet; starting from the first step", flush=True)
+        session = Session(plan, start)  # Before anything is written: raises for a checkpoint that does not fit.
         if plan.saved:
             print(f"resuming from {plan.saved.path.name}: step {plan.step} of {len(plan.rates)}", flush=True)
         if plan.group.is_main_process:
@@ -93,29 +93,29 @@ def train(config: TrainConfig) -> dict:
             },
         }
         if plan.group.is_main_process:
-            if not (folder / RUN_CONFIG).is_file():  # The folder was gone meanwhile.
+            if not (folder / RUN_CONFIG).is_file():  # The folder was removed meanwhile.
                 write_text(folder / RUN_CONFIG, to_yaml(resolved_config(config)))
             write_json(folder / RESULT, result)
     return result
 
 
 def _check_nothing_is_lost(plan: Plan, begun: bool) -> None:
-    """Raise UserError where a run that is to be resumed has no checkpoint, and starting anew would remove its results.
+    """Raise UserError if the folder has results but no checkpoint to resume from, since a restart would remove them.
 
-    Of a run that was killed before its first checkpoint, there is nothing worth keeping.
+    A run killed before its first checkpoint has no results.
     """
     names = (LAST, RESULT) if begun else RUN_ENTRIES
     present = [name for name in names if plan.group.is_main_process and (plan.folder / name).exists()]
     if plan.group.sum(np.float32(bool(present))):
-        missing = f"{CHECKPOINTS}/ is empty or gone" if begun else f"{RUN_CONFIG} is gone"
+        missing = f"{CHECKPOINTS}/ is empty or missing" if begun else f"{RUN_CONFIG} is missing"
         raise UserError(
-            f"{plan.folder}: cannot be resumed, as {missing}; choose another --output_path, or give --overwrite to "
+            f"{plan.folder}: cannot be resumed: {missing}; choose another --output_path, or give --overwrite to "
             f"remove {', '.join(present) or 'what lies there'}"
         )
 
 
 def run_steps(plan: Plan, session: Session) -> Outcome:
-    """Run the training steps. A signal meanwhile lets the step end and the run be saved first."""
+    """Run the training steps. On a signal, first finish the current step and save a checkpoint."""
     from src import visualize  # Here, because matplotlib is slow to import, and mistakes should show first.
 
     validation = f"{len(plan.validation):,}" if plan.validation else "no"
@@ -136,7 +136,7 @@ def run_steps(plan: Plan, session: Session) -> Outcome:
 
 
 def picture_batch(plan: Plan) -> None:
-    """Write the first training images as the network will see them, augmented and normalised."""
+    """Plot the first training batch, augmented and normalised."""
     from src import visualize
 
     batch = next(plan.batches().take(1).create_dict_iterator(num_epochs=1, output_numpy=True))
@@ -147,9 +147,9 @@ def picture_batch(plan: Plan) -> None:
 
 
 def evaluate_final(plan: Plan, outcome: Outcome) -> dict:
-    """Evaluate the chosen checkpoint as it lies on disk: the best on validation images, or else the last.
+    """Evaluate the checkpoint on disk: the best one on validation images, or else the last one.
 
-    Test images, where the data set has some, are used here alone. Leaves a picture of predictions.
+    Uses the test images, if there are any, which nothing else uses. Plots predictions.
     """
     from src import visualize
 
@@ -158,6 +158,7 @@ def evaluate_final(plan: Plan, outcome: Outcome) -> dict:
     figures: dict = {"checkpoint": checkpoint, "validation": outcome.best, "test": None}
     images = plan.test or plan.validation
     if images:
+        print(f"evaluating {checkpoint} on {len(images):,} {'test' if plan.test else 'validation'} images", flush=True)
         net, card = load_network(group.file(plan.folder / checkpoint))
         evaluation = evaluate(
             net,

@@ -1,4 +1,4 @@
-"""The training steps of a run: Model.train with its callbacks, and what they write."""
+"""Training steps of a run: Model.train with its callbacks, and the files that they write."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from src.training.resume import GLOBAL_STEP, restore
 from src.training.state import Parts, State, read_figures
 from src.training.write_failures import Guarded, Writing
 
-STEP_COUNTS = ("recorded", "evaluated_step")  # Among what the parts of a training remember.
-EVALUATION_KEY = "evaluation"  # In best.ckpt: its step, and what it reached.
+STEP_COUNTS = ("recorded", "evaluated_step")  # Step numbers in the states of callbacks.
+EVALUATION_KEY = "evaluation"  # In best.ckpt: the step and metrics of its evaluation.
 
 
 @dataclasses.dataclass
 class Outcome:
-    """What came of the training steps.
+    """Result of the training steps.
 
-    best: step and figures of the best evaluation on validation images, or None without them.
-    images_per_second: of all devices together, and images_per_second_per_device; without compilation and evaluation.
-    skipped_steps: steps without an update, as the loss scale had overflowed.
-    broken_images: left out.
-    seconds: of the starts before this one.
-    resumed_at_steps: where each of the later starts began.
+    best: step and metrics of the best evaluation on validation images, or None without them.
+    images_per_second: of all devices together; without compilation and evaluation.
+    skipped_steps: steps without an update because the loss scale overflowed.
+    broken_images: number of unreadable images, which were left out.
+    seconds: duration of the earlier starts.
+    resumed_at_steps: first steps of the later starts.
     """
 
     best: dict | None
@@ -62,7 +62,7 @@ class Outcome:
 class Session:
     """One start of a run, from its first step or from a checkpoint.
 
-    start: time.perf_counter() when the program began with it.
+    start: time.perf_counter() at the beginning of the program.
     """
 
     def __init__(self, plan: Plan, start: float):
@@ -79,7 +79,7 @@ class Session:
         self.writing = Writing(plan.config.run.on_save_error == "stop", lambda line: self.progress.say(line))
 
     def run(self) -> Outcome:
-        """Train to the last step. Leaves log, scalars, checkpoints and curves in the run's folder."""
+        """Train to the last step. Writes log, scalars, checkpoints and curves to the run's folder."""
         plan = self.plan
         if plan.group.is_main_process:
             make_folder(plan.folder / CHECKPOINTS)
@@ -88,7 +88,7 @@ class Session:
             callbacks = self._make_callbacks(log)
             if self.former:
                 self._restore()
-            # MindSpore's callbacks print: their lines go to the log, where they do not tear the progress bar.
+            # MindSpore's callbacks print: their lines go to the log, where they do not disrupt the progress bar.
             with contextlib.redirect_stdout(log):
                 for steps, dataset in self._stretches():
                     sink_size = plan.sink_size(dataset.get_dataset_size())
@@ -112,7 +112,7 @@ class Session:
         )
 
     def _open_records(self, opened: contextlib.ExitStack) -> Guarded:
-        """Open log, metrics.csv and scalars, continuing those of the steps before; return the log."""
+        """Open log, metrics.csv and scalars, continuing those of earlier starts; return the log."""
         plan, run = self.plan, self.plan.config.run
 
         def guarded(name: str, mode: str) -> Guarded:
@@ -163,6 +163,7 @@ class Session:
                 pad=True,
             )
             self.evaluator = Evaluator(self.model, images, run.eval_steps, len(plan.rates), self._on_evaluation)
+            self.evaluator.announce = lambda: self.progress.phase(f"validating {len(plan.validation):,} images")
             self.progress.evaluator = self.parts["evaluator"] = self.evaluator
         checkpoints = Checkpoints(
             self.model.train_network,
@@ -193,8 +194,8 @@ class Session:
         self.history.add(step, epoch, val_loss=evaluation.loss, val_accuracy=evaluation.accuracy)
         if is_best and self.plan.group.is_main_process:
             best = self.plan.folder / BEST
-            beside = {EVALUATION_KEY: self.evaluator.best}
-            self.writing.attempt(BEST, lambda: save_checkpoint(self.plan.net, best, self.plan.card, **beside))
+            extra = {EVALUATION_KEY: self.evaluator.best}
+            self.writing.attempt(BEST, lambda: save_checkpoint(self.plan.net, best, self.plan.card, **extra))
             self.writing.attempt(CURVES_PICTURE, self._draw_curves)
         figures = f"loss {evaluation.loss:.4f}  accuracy {evaluation.accuracy:.2%}"
         mark = "  (best so far)" if is_best else ""
@@ -218,7 +219,7 @@ class Session:
         )
 
     def _seconds(self) -> float:
-        """Return the seconds that the run has taken, in all its starts."""
+        """Return the duration of the run in seconds, over all its starts."""
         return self.seconds_before + time.perf_counter() - self.start
 
     def _restore(self) -> None:
@@ -233,25 +234,25 @@ class Session:
         self.progress.say(f"resumed at step {plan.step}")
 
     def _adopt_best(self) -> None:
-        """Keep a best.ckpt that was written after the checkpoint: it was reached, if by steps that are done again."""
+        """Keep a best.ckpt that is newer than the checkpoint: its accuracy was reached, by steps now repeated."""
         plan = self.plan
         if not plan.group.sum(np.float32(plan.group.is_main_process and (plan.folder / BEST).is_file())):
-            self.evaluator.best = None  # Whatever comes next is better than nothing.
+            self.evaluator.best = None
             return
         try:
             best = read_figures(read_json(read_checkpoint(plan.group.file(plan.folder / BEST)), EVALUATION_KEY))
         except (UserError, KeyError, ValueError) as error:
-            self.progress.say(f"warning: {BEST} cannot be read ({error}): the next evaluation writes it anew")
+            self.progress.say(f"warning: {BEST} cannot be read ({error}): the next evaluation will replace it")
             self.evaluator.best = None
             return
         if self.evaluator.best is None or best["accuracy"] > self.evaluator.best["accuracy"]:
             self.evaluator.best = best
 
     def _stretches(self) -> Iterator[tuple[int, Dataset]]:
-        """Yield numbers of steps, and the batches that they take, epoch after epoch.
+        """Yield numbers of steps and their batches, epoch after epoch.
 
-        The rest of an epoch that was begun has fewer batches than the others, and early epochs may have smaller images:
-        each is a data set of its own.
+        The rest of a resumed epoch has fewer batches, and early epochs may have smaller images: each is a data set of
+        its own.
         """
         plan = self.plan
         epoch, step = divmod(plan.step, plan.steps_per_epoch)
@@ -271,18 +272,19 @@ class Session:
             self._draw_curves()
         except (OSError, WriteError) as error:
             raise UserError(
-                f"{folder}: the trained network cannot be written ({first_line(error)}); make room, and give --resume"
+                f"{folder}: the trained network cannot be written ({first_line(error)}); make room, and run again with "
+                "--resume"
             ) from None
 
     def _broken_images(self) -> int:
-        """Return how many training images were left out on any device."""
+        """Return the number of training images left out on any device."""
         broken = np.zeros(len(self.plan.training), np.float32)
         broken[list(self.plan.training.broken)] = 1
         return int((self.plan.group.sum(broken) > 0).sum())
 
 
 def rows_until(file: Path, step: int, counted: Callable[[int], int]) -> str | None:
-    """Return the text of a metrics.csv up to a step, its steps counted anew, or None without the file.
+    """Return the text of a metrics.csv up to a step, with converted step numbers, or None without a file.
 
     Raises UserError for a damaged file.
     """

@@ -1,4 +1,4 @@
-"""The state of a run at a step, as each of its checkpoints holds it."""
+"""State of a run at a step, stored in each of its checkpoints."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def _with_accuracy(figures: dict) -> dict:
     return figures
 
 
-# Step and figures of an evaluation.
+# Step and metrics of an evaluation.
 Figures = Annotated[Dict[str, Union[int, float]], AfterValidator(_with_accuracy)]
 
 
 @dataclasses.dataclass
 class ProgressState:
-    """What ProgressLogger remembers: the step of the last record."""
+    """State of ProgressLogger: the step of the last record."""
 
     recorded: Number
 
 
 @dataclasses.dataclass
 class DeadStartState:
-    """What DeadStartWarning remembers."""
+    """State of DeadStartWarning."""
 
     at_level: Number
     epoch_losses: List[float]
@@ -41,7 +41,7 @@ class DeadStartState:
 
 @dataclasses.dataclass
 class EvaluatorState:
-    """What Evaluator remembers: the best evaluation so far, and the step of the last one."""
+    """State of Evaluator: the best evaluation so far, and the step of the last one."""
 
     best: Optional[Figures]
     evaluated_step: Number
@@ -49,7 +49,7 @@ class EvaluatorState:
 
 @dataclasses.dataclass
 class Parts:
-    """What the callbacks remember, and the steps at which later starts of the run began."""
+    """States of the callbacks, and the steps at which the run was resumed."""
 
     training: ProgressState
     dead_start: DeadStartState
@@ -59,12 +59,12 @@ class Parts:
 
 @dataclasses.dataclass
 class State:
-    """Where a run stands.
+    """State of a run.
 
     step: steps done.
-    steps_per_epoch, devices, training_images: what the order of the images depends on.
+    steps_per_epoch, devices, training_images: these determine the order of the images.
     seconds: time spent so far.
-    configuration: the keys that decide what the run computes; None in a checkpoint of an earlier version.
+    configuration: the keys that determine the result (decisive_keys); None in a checkpoint of an earlier version.
     """
 
     step: Number
@@ -77,15 +77,15 @@ class State:
 
     @property
     def ends_epoch(self) -> bool:
-        """Whether no epoch is under way."""
+        """Whether the step is the last one of an epoch."""
         return self.step % self.steps_per_epoch == 0
 
     @classmethod
     def read(cls, values: Any) -> State:
-        """Return the state of dataclasses.asdict's values. Raises ValueError for values that are not one's."""
+        """Build a State from the values of dataclasses.asdict. Raises ValueError for other values."""
         return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
 
 
 def read_figures(values: Any) -> dict[str, Any]:
-    """Return the figures of an evaluation. Raises ValueError for values that are none."""
+    """Validate the metrics of an evaluation. Raises ValueError for other values."""
     return TypeAdapter(Figures).validate_json(json.dumps(values), strict=True)

@@ -1,4 +1,4 @@
-"""A first convolution that starts by whitening the patches it sees, instead of at random."""
+"""Whitening initialization of the first convolution."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from mindspore import Tensor, nn
 
 from src.cli.errors import UserError
 
-# Images from which the patches are, and the variance below which a direction is taken for noise and amplified no more.
+# Number of images for the patches, and the variance below which a direction is not amplified further, as noise.
 IMAGES = 2000
 NOISE = 1e-2
 
 
 def whitened(net: nn.Cell, images: np.ndarray) -> None:
-    """Set the first convolution of a SqueezeNet to principal directions of the images' patches, of equal variance.
+    """Initialize the first convolution of a SqueezeNet with whitened principal directions of image patches.
 
-    images: (N, channels, H, W), as the network sees them.
+    images: (N, channels, H, W), preprocessed.
 
-    The filters are eigenvectors of the patches' covariance, those of the largest eigenvalues first, over the square
-    roots of these, each with both signs because of the ReLU behind. Where there are more filters than directions, the
-    others stay random (Jordan 2024, https://arxiv.org/abs/2404.00498, section 3.2, which has filters of 2x2 pixels).
-    Raises UserError for images that are smaller than the filters.
+    The filters are eigenvectors of the patches' covariance, divided by the square roots of their eigenvalues, largest
+    first, each with both signs because of the following ReLU. Excess filters stay random (Jordan 2024,
+    https://arxiv.org/abs/2404.00498, section 3.2, with filters of 2x2 pixels). Raises UserError for images smaller than
+    the filters.
     """
     convolution = net.features[0].conv
     filters = convolution.weight.asnumpy().astype(np.float64)
@@ -35,7 +35,7 @@ def whitened(net: nn.Cell, images: np.ndarray) -> None:
 
 
 def _moments(images: np.ndarray, side: int) -> np.ndarray:
-    """Return the mean product of every two values of a patch, over the patches of all images side by side."""
+    """Return the matrix of second moments of image patches, over adjacent patches of all images."""
     windows = np.lib.stride_tricks.sliding_window_view(images, (side, side), (2, 3))[:, :, ::side, ::side]
     patches = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1] * side * side).astype(np.float64)
     return patches.T @ patches / len(patches)

@@ -1,4 +1,4 @@
-"""What a training does when it cannot write: a full disk must not take the run, and must not go unnoticed."""
+"""Handling of write failures during training: a full disk must neither end a run nor go unnoticed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from src.files.atomic import WriteError
 
 
 class Writing:
-    """Calls functions that write, and says once for each thing when it cannot be written.
+    """Runner of functions that write files, which reports failures to the user.
 
-    stop: whether the first failure ends the run instead, with UserError.
-    say: takes a line for the user.
+    stop: whether the first failure ends the run, with UserError.
+    say: prints a line for the user; called once per kind of file, and for every checkpoint.
     """
 
     def __init__(self, stop: bool, say: Callable[[str], None]):
@@ -20,7 +20,7 @@ class Writing:
         self.failed: dict[str, int] = {}
 
     def attempt(self, what: str, write: Callable[[], Any]) -> bool:
-        """Write, and return whether that went well."""
+        """Call `write`, and return whether the call succeeded."""
         try:
             write()
         except (OSError, WriteError) as error:
@@ -29,17 +29,17 @@ class Writing:
             self.failed[kind] = self.failed.get(kind, 0) + 1
             if self.stop:
                 raise UserError(
-                    f"{what} cannot be written: {reason}; what was saved before is whole: make room and go on with "
+                    f"{what} cannot be written: {reason}; earlier files are intact; make room and continue with "
                     "--resume"
                 ) from None
             if self.failed[kind] == 1 or kind == "checkpoint":
-                self.say(f"warning: {what} cannot be written: {reason}; the training goes on")
+                self.say(f"warning: {what} cannot be written: {reason}; training continues")
             return False
         return True
 
 
 class Guarded:
-    """A text file whose failures go to Writing.
+    """A text file whose write failures are reported by Writing.
 
     what: its name for the user.
     """
@@ -53,7 +53,7 @@ class Guarded:
         return len(text)
 
     def flush(self) -> None:
-        """Hand what was written to the operating system; what it does not take is tried again the next time."""
+        """Flush the file; data that the system does not accept is tried again the next time."""
         self._writing.attempt(self._what, self._stream.flush)
 
     def close(self) -> None:

@@ -117,7 +117,7 @@ def test_without_images_it_says_so_and_a_compressed_file_can_be_compressed(folde
     first, _ = decode(source.read_bytes())
     second, _ = decode((output / "net.sqz").read_bytes())
     assert all(second[name].tobytes() == array.tobytes() for name, array in first.items())
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match="already contains a run"):
         compress(configuration)
 
 

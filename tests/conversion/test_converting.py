@@ -92,7 +92,9 @@ def test_without_folding_the_published_weights_are_those_that_compress_reads(pub
 
 def test_what_weights_do_not_tell_is_asked_for_by_name(tmp_path):
     path = savez(tmp_path / "net.npz", random_tensors(SMALL, "caffe"))
-    assert "say the rest with --classifier_padding and --ceil_mode" in refusal(import_network, config("npz", path))
+    assert "do not determine the whole network; give also --classifier_padding and --ceil_mode" in refusal(
+        import_network, config("npz", path)
+    )
     _, card = import_network(config("npz", path, **TOLD, bypass="simple", final_relu=False, image_size=32))
     assert card.model == {
         **SMALL,
@@ -182,8 +184,10 @@ def test_another_formats_file_or_none_is_one_line(tmp_path, file_format):
 
 def test_folding_is_refused_where_it_is_not_exact_or_not_needed(tmp_path):
     path = savez(tmp_path / "net.npz", random_tensors(SMALL, "caffe"))
-    assert "nothing to fold" in refusal(import_network, config("npz", path, **TOLD, fold_input=True))
-    assert "zeros around" in refusal(import_network, config("npz", path, **TOLD, fold_input=True, input="bgr"))
+    assert "has nothing to fold" in refusal(import_network, config("npz", path, **TOLD, fold_input=True))
+    assert "first convolution with zero padding" in refusal(
+        import_network, config("npz", path, **TOLD, fold_input=True, input="bgr")
+    )
 
 
 def test_the_program_writes_a_checkpoint_and_no_more_than_that(tmp_path, script, program):
@@ -200,14 +204,14 @@ def test_the_program_writes_a_checkpoint_and_no_more_than_that(tmp_path, script,
 def test_arguments_that_do_not_fit_are_one_line(tmp_path):
     from src.conversion.config import parse_convert
 
-    assert "give either --from" in refusal(parse_convert, ["--file", "a", "--ckpt_path", "b"], "")
+    assert "give either --from FORMAT FILE" in refusal(parse_convert, ["--file", "a", "--ckpt_path", "b"], "")
     message = refusal(parse_convert, ["--from", "keras", "a"], "")
     assert message.startswith("--from: 'keras' is not allowed; it takes one of torchvision, ") and "null" not in message
     there = parse_convert(["--to", "npz", "a.npz", "--ckpt_path", "b.ckpt"], "")
     assert (there.to_format, there.file, there.ckpt_path) == ("npz", "a.npz", "b.ckpt")
     (tmp_path / "net.ckpt").write_bytes(b"")
     existing = dataclasses.replace(config("npz", tmp_path / "net.npz"), ckpt_path=str(tmp_path / "net.ckpt"))
-    assert "is there already" in refusal(convert, existing)
+    assert "already exists" in refusal(convert, existing)
 
 
 def test_cards_in_npz_files_are_read(tmp_path):

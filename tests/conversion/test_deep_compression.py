@@ -116,8 +116,8 @@ def test_a_made_file_is_read():
         (lambda data: data[:-1], "cut off"),
         (lambda data: data + b"\0", "its header asks for"),
         (lambda data: b"\xff\xff\xff\xff" + data[4:], "entries in features.0.conv are too many"),
-        (lambda data: data[:104] + np.float32(1).tobytes() + data[108:], "the values of features.0.conv"),
-        (lambda data: data[:108] + np.float32(np.nan).tobytes() + data[112:], "the values of features.0.conv"),
+        (lambda data: data[:104] + np.float32(1).tobytes() + data[108:], "invalid values in features.0.conv"),
+        (lambda data: data[:108] + np.float32(np.nan).tobytes() + data[112:], "invalid values in features.0.conv"),
     ],
 )
 def test_a_damaged_file_is_named_in_one_line(tmp_path, change, message):

@@ -82,8 +82,8 @@ def test_a_class_that_is_called_by_a_number_is_its_name_first(tmp_path):
         ("0000.png,-1", "line 2: unknown class '-1'"),
         ("0000.png,1.0", "line 2: unknown class '1.0'"),
         ("0000.png,", "line 2: unknown class ''"),
-        ("0000.png,bee\n0001.png", "line 3: the row is short of a value"),
-        (",bee", "line 2: the row is short of a value"),
+        ("0000.png,bee\n0001.png", "line 3: a value is missing"),
+        (",bee", "line 2: a value is missing"),
     ],
 )
 def test_a_bad_row_is_named_with_its_line(made, row, problem):

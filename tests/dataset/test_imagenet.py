@@ -120,7 +120,7 @@ def test_folders_that_are_no_imagenet_classes_are_named_before_training(complete
     (tmp_path / "train" / "n99999999").mkdir()
     (tmp_path / "train" / "zebra").mkdir()
     message = refusal(open_source, config(tmp_path), "train")
-    assert message.startswith(f"{tmp_path}/train/n99999999: is none of the 1,000 WordNet ids")
+    assert message.startswith(f"{tmp_path}/train/n99999999: is not one of the 1,000 WordNet ids")
     assert "nor are 1 other folders" in message and "--dataset image_folder" in message
 
 
@@ -136,8 +136,11 @@ def test_training_classes_without_images_are_named_before_training(complete, tmp
     ("text", "problem"),
     [
         ("image,label\nILSVRC2012_val_00000009.JPEG,tench\n", "line 2: there is no file"),
-        ("image,label\nILSVRC2012_val_00000001.JPEG,unicorn\n", "line 2: 'unicorn' is no WordNet id, name or index"),
-        ("image,label\nILSVRC2012_val_00000001.JPEG,1000\n", "line 2: '1000' is no WordNet id"),
+        (
+            "image,label\nILSVRC2012_val_00000001.JPEG,unicorn\n",
+            "line 2: 'unicorn' is not the WordNet id, name or index",
+        ),
+        ("image,label\nILSVRC2012_val_00000001.JPEG,1000\n", "line 2: '1000' is not the WordNet id"),
         ("image,class\nILSVRC2012_val_00000001.JPEG,1\n", "no column 'label' (found: image, class)"),
     ],
 )
@@ -155,10 +158,10 @@ def test_a_flat_folder_without_labels_says_what_was_looked_for(flat):
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        ([1, 2], "has 2 lines, and none for ILSVRC2012_val_00000003.JPEG"),
-        ([1, 2, 1001], "line 3: b'1001' is no number of a class"),
-        ([1, 0, 2], "line 2: b'0' is no number of a class"),
-        ([1, "tench", 2], "line 2: b'tench' is no number of a class"),
+        ([1, 2], "has 2 lines, but none for ILSVRC2012_val_00000003.JPEG"),
+        ([1, 2, 1001], "line 3: b'1001' is not a class number from 1 to 1000"),
+        ([1, 0, 2], "line 2: b'0' is not a class number from 1 to 1000"),
+        ([1, "tench", 2], "line 2: b'tench' is not a class number from 1 to 1000"),
     ],
 )
 def test_an_official_text_that_does_not_fit_is_named(flat, lines, problem):

@@ -103,7 +103,7 @@ def test_an_interrupted_packing_leaves_nothing(folders, tmp_path, monkeypatch, e
 
 def test_a_folder_that_is_there_already_is_refused_and_stays(folders, tmp_path):
     (tmp_path / "mine").write_text("mine")
-    assert "is there already" in refusal(pack, packing(folders, tmp_path))
+    assert "already exists" in refusal(pack, packing(folders, tmp_path))
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
 
 
@@ -161,19 +161,19 @@ def describe(value):
     ("damage", "problem"),
     [
         (lambda folder: (folder / "dataset.json").unlink(), "dataset.json: cannot be read"),
-        (describe([]), "dataset.json: not what to_mindrecord.py writes"),
-        (describe({"classes": ["a"], "images": {"val": 3}}), "has no train images, but val"),
-        (describe({"classes": [0], "images": {"train": 23}}), "dataset.json: not what to_mindrecord.py writes"),
-        (lambda folder: min((folder / "train").glob("*.mindrecord")).unlink(), "holds 15 images of 23"),
-        (lambda folder: min((folder / "train").glob("*.db")).unlink(), "the index of the file beside it is missing"),
+        (describe([]), "dataset.json: not written by to_mindrecord.py"),
+        (describe({"classes": ["a"], "images": {"val": 3}}), "has no train images (found: val)"),
+        (describe({"classes": [0], "images": {"train": 23}}), "dataset.json: not written by to_mindrecord.py"),
+        (lambda folder: min((folder / "train").glob("*.mindrecord")).unlink(), "contains 15 of 23 images"),
+        (lambda folder: min((folder / "train").glob("*.db")).unlink(), "the index is missing"),
         (lambda folder: min((folder / "train").glob("*.db")).write_bytes(b"x" * 5000), "missing or damaged"),
         (
             lambda folder: min((folder / "train").glob("*.mindrecord")).write_bytes(b"\xff" * 99),
             "not a MindRecord file",
         ),
         (lambda folder: min((folder / "train").glob("*.mindrecord")).write_bytes(b""), "not a MindRecord file"),
-        (spoil_lengths, "places or labels that cannot be"),
-        (spoil_labels, "places or labels that cannot be"),
+        (spoil_lengths, "an index has invalid positions or labels"),
+        (spoil_labels, "an index has invalid positions or labels"),
     ],
 )
 def test_a_damaged_folder_is_refused_in_one_line(packed, tmp_path, damage, problem):

@@ -200,7 +200,7 @@ def test_evaluation_shards_hold_every_image_exactly_once(count, num_shards, batc
 
 
 def test_fewer_images_than_evaluating_devices_is_an_error():
-    assert "3 images cannot be shared by 4 devices" in refusal(evaluation_order, 3, 1, 4, 0)
+    assert "3 images are too few for 4 devices" in refusal(evaluation_order, 3, 1, 4, 0)
 
 
 def test_training_drops_the_remainder():
@@ -324,7 +324,7 @@ def test_train_images_are_taken_from_what_val_split_leaves(made):
     train, _ = images_of(made, "train", val_split=0.2, train_images=80)
     assert not set(train) & set(images_of(made, "val", val_split=0.2)[0])
     message = refusal(images_of, made, "train", val_split=0.2, train_images=81)
-    assert message == "train_images: 81 are more than the 80 training images there are"
+    assert message == "train_images: 81 is more than the 80 training images"
 
 
 def test_splits_are_those_that_the_data_set_has(made, made_folders, tmp_path, monkeypatch):

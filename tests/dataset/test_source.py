@@ -110,7 +110,7 @@ def test_an_exif_entry_that_cannot_be_read_is_passed_over(tmp_path, exif):
 
 def test_floating_point_pixels_are_refused_as_their_range_is_not_known(tmp_path):
     path = saved(tmp_path / "a.tiff", Image.fromarray(GREY.astype(np.float32) / 255))
-    assert refusal(load_image, path) == f"{path}: its pixels are fractions of no known range; save it with 8 bits"
+    assert refusal(load_image, path) == f"{path}: floating-point pixels of unknown range; save it with 8 bits"
 
 
 @pytest.mark.parametrize("name", ["new\nline.png", "\x1b[31mred.png", "\udcff\udcfe.png", "left\u202eright.png"])

@@ -109,9 +109,24 @@ def test_a_device_asked_for_that_is_not_there_falls_back_to_the_best_with_a_warn
 @pytest.mark.parametrize("target", ["Ascend", "GPU"])
 def test_strict_device_stops_before_anything_is_set(hardware, target):
     hardware.reasons[target] = "no driver"
-    with pytest.raises(UserError, match=f"^device_target: {target}: no driver; choose another"):
+    with pytest.raises(UserError, match=f"^device_target: {target}: no driver; see what .*smi.* --device_target CPU"):
         select_device(DeviceConfig(device_target=target, strict_device=True))
     assert hardware.chosen == []
+
+
+def test_a_device_id_in_the_environment_that_is_not_read_is_said(hardware, monkeypatch, capsys):
+    """The model zoo's scripts choose a device by it; the processes of a group have it from the launcher."""
+    hardware.reasons.update(Ascend=None)
+    monkeypatch.setenv("DEVICE_ID", "3")
+    select_device(DeviceConfig())
+    warning = "warning: DEVICE_ID=3 is not read, running on device 0: give --device_id 3\n"
+    assert capsys.readouterr().out == "device: Ascend\n" + warning
+    for config in (DeviceConfig(device_id=3), DeviceConfig(device_target="CPU")):
+        select_device(config)
+        assert "DEVICE_ID" not in capsys.readouterr().out
+    monkeypatch.setattr(device, "is_worker", lambda: True)
+    select_device(DeviceConfig(device_target="Ascend"))
+    assert "DEVICE_ID" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name, mode", [("pynative", ms.PYNATIVE_MODE), ("graph", ms.GRAPH_MODE)])

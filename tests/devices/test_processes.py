@@ -352,7 +352,7 @@ def test_when_no_rank_could_read_an_image_all_say_so():
 
 @pytest.mark.parametrize("count, size", [(3, 4), (1, 2)])
 def test_a_share_without_an_image_is_an_error_of_one_line(count, size):
-    message = f"{count} images cannot be shared by {size} devices; evaluate on fewer devices"
+    message = f"{count} images are too few for {size} devices; evaluate on fewer devices"
     assert refusal(shares, Numbered(count), size, 1) == message
 
 

@@ -17,7 +17,7 @@ CASES = 250  # For each of the four programs.
 # Where each program goes to work when its configuration is sound, and what it gets there.
 WORK = {
     "train": ("src.training.run.train", list(get_type_hints(TrainConfig).values())),
-    "eval": ("src.inference.evaluation.evaluate_checkpoint", [EvalConfig, DeviceConfig]),
+    "eval": ("src.inference.evaluation.evaluate_model", [EvalConfig, DeviceConfig]),
     "infer": ("src.inference.classify.infer", [InferConfig, DeviceConfig]),
     "export": ("src.inference.export.export_checkpoint", [ExportConfig, DeviceConfig]),
 }

@@ -47,7 +47,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_or_stops_as_configured(tmpfs, f
                     for line in process.stdout:
                         if "warning: checkpoint" in line:
                             break
-                    assert "cannot be written: No space left on device; the training goes on" in line
+                    assert "cannot be written: No space left on device; training continues" in line
                     filling.unlink()
                 _, stderr = process.communicate()
                 for file in (run / "checkpoints").glob("*.ckpt"):
@@ -58,7 +58,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_or_stops_as_configured(tmpfs, f
                     assert json.loads((run / "result.json").read_text())["steps"] == 160
                     continue
                 assert process.returncode == 2 and "Traceback" not in stderr
-                assert "No space left on device" in stderr and "go on with --resume" in stderr
+                assert "No space left on device" in stderr and "continue with --resume" in stderr
                 filling.unlink()
                 resumed = subprocess.run([*PROGRAM, "--resume", "--output_path", run], capture_output=True, text=True)
                 assert resumed.returncode == 0 and "resuming from" in resumed.stdout
@@ -76,7 +76,7 @@ def test_a_folder_deleted_or_made_read_only_meanwhile_does_not_take_the_run(tmp_
             assert process.returncode == 0, stderr
             assert json.loads((run / "result.json").read_text())["steps"] == 160
             load_network(run / "squeezenet.ckpt")
-            assert (run / "config.yaml").is_file() and "the run's folder was gone" in stdout
+            assert (run / "config.yaml").is_file() and "the run's folder was missing" in stdout
         with inject.fault("read-only"), read_only_later(tmp_path / "second") as (run, lock):
             process = start(flags(run, epochs=40, log_steps=4), "step 8/")
             lock()

@@ -123,7 +123,7 @@ def no_images() -> dict[str, bytes]:
         "a PNG's first bytes": b"\x89PNG\r\n\x1a\n",
         "a PNG without pixels": png(8, 8),
         "a PNG with other pixels' check sum": whole["PNG"].replace(b"IDAT", b"IDAT\0", 1),
-        "fractions of no known range": encoded(GREY.astype(np.float32), "TIFF"),
+        "floating-point pixels of unknown range": encoded(GREY.astype(np.float32), "TIFF"),
     }
 
 

@@ -129,7 +129,7 @@ def test_more_epochs_and_other_output_may_be_asked_for(copy):
 
 
 def test_fewer_epochs_than_are_done_are_refused(copy):
-    with pytest.raises(UserError, match=r"^epochs: the run has done more than 1 already"):
+    with pytest.raises(UserError, match=r"^epochs: the run has already completed more than 1 epochs"):
         train(with_keys(copy[1], epochs=1))
 
 
@@ -137,7 +137,7 @@ def test_other_training_images_are_refused(copy):
     folder, config = copy
     text = (folder / "config.yaml").read_text().replace("train_images: 64", "train_images: 80")
     (folder / "config.yaml").write_text(text)
-    with pytest.raises(UserError, match="has 80 training images, and the run was begun with 64"):
+    with pytest.raises(UserError, match="has 80 training images, but the run was started with 64"):
         train(with_keys(config, train_images=80))
 
 
@@ -153,7 +153,7 @@ def test_a_complete_run_is_left_as_it_is(copy, capsys):
 def test_resume_without_a_run_starts_one(tmp_path, capsys):
     result = train(configuration(**{**SMALL, "epochs": 1}, output_path=str(tmp_path / "new"), resume=True))
     assert result["steps"] == 4 and result["resumed_at_steps"] == []
-    assert "there is no checkpoint to go on from yet; starting" in capsys.readouterr().out
+    assert "no checkpoint to resume from yet; starting from the first step" in capsys.readouterr().out
 
 
 def damage_newest(folder: Path) -> None:
@@ -207,14 +207,14 @@ def test_a_run_whose_folder_has_suffered_goes_on_from_what_is_left(stopped, tmp_
                 assert result["resumed_at_steps"] == resumed_at
                 assert int(metrics_rows(folder)[-1]["step"]) == 12
                 assert not list((folder / "checkpoints").glob(".*"))
-    assert "warning: passed over: " in capsys.readouterr().out
+    assert "warning: skipped: " in capsys.readouterr().out
 
 
 def test_nothing_but_unusable_checkpoints_is_an_error_that_leaves_them(copy):
     folder, config = copy
     for file in (folder / "checkpoints").iterdir():
         file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(UserError, match="cannot go on from any of the checkpoints; train anew with --overwrite"):
+    with pytest.raises(UserError, match="none of the checkpoints can be resumed from; start again with --overwrite"):
         train(config)
     assert len(list((folder / "checkpoints").iterdir())) == 2
 
@@ -226,7 +226,7 @@ def test_checkpoints_of_another_run_in_the_folder_are_refused(copy, tmp_path):
     newest = tmp_path / "other" / "checkpoints" / "SqueezeNet-1_4.ckpt"
     for file in (folder / "checkpoints").iterdir():
         shutil.copy(newest, file)
-    with pytest.raises(UserError, match="is of another network or of other classes than the run"):
+    with pytest.raises(UserError, match="belongs to another network or other classes than the run's"):
         train(config)
 
 
@@ -277,7 +277,7 @@ def test_a_signal_lets_the_step_end_saves_and_exits_with_its_status(tmp_path, nu
     process.send_signal(number)
     _, stderr = process.communicate()
     assert process.returncode == status
-    assert stderr.splitlines()[-2:] == ["stopping after this step; once more to stop at once", "interrupted"]
+    assert stderr.splitlines()[-2:] == ["stopping after this step; interrupt again to stop at once", "interrupted"]
     newest = max((tmp_path / "run" / "checkpoints").iterdir(), key=os.path.getmtime)
     assert b"run_state" in newest.read_bytes()
     second = program(tmp_path / "run", "--resume")

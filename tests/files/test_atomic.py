@@ -41,8 +41,8 @@ def test_what_else_the_body_raises_goes_on_and_leaves_nothing(tmp_path, error):
     ("make", "reason"),
     [
         (Path.mkdir, "a folder has this name"),
-        (os.mkfifo, "what has this name is no plain file"),
-        (lambda path: path.symlink_to("/dev/null"), "what has this name is no plain file"),
+        (os.mkfifo, "not a plain file"),
+        (lambda path: path.symlink_to("/dev/null"), "not a plain file"),
         (lambda path: path.symlink_to(path.parent), "a folder has this name"),
     ],
 )

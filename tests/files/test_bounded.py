@@ -47,4 +47,4 @@ def test_a_text_is_read_with_and_without_a_byte_order_mark(tmp_path, content):
 
 def test_a_text_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "file").write_text("é", encoding="utf-16")
-    assert "is no text in UTF-8" in refusal(read_text, tmp_path / "file", 10)
+    assert "is not UTF-8 text" in refusal(read_text, tmp_path / "file", 10)

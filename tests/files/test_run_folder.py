@@ -87,14 +87,16 @@ def test_a_new_run_gets_its_folder_also_where_strangers_files_are(tmp_path):
 def test_a_folder_with_a_run_is_refused_and_left_as_it_is(run):
     before = content(run)
     message = refusal(make_run_folder, run, ENTRIES, overwrite=False)
-    assert message.startswith(f"{run}: holds a run already") and "--overwrite" in message and "--output_path" in message
+    assert (
+        message.startswith(f"{run}: already contains a run") and "--overwrite" in message and "--output_path" in message
+    )
     assert content(run) == before
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_any_one_file_of_a_run_is_enough_to_refuse(tmp_path, entry):
     (tmp_path / entry).write_text("")
-    assert "holds a run already" in refusal(make_run_folder, tmp_path, ENTRIES, overwrite=False)
+    assert "already contains a run" in refusal(make_run_folder, tmp_path, ENTRIES, overwrite=False)
 
 
 def test_overwriting_removes_the_run_and_nothing_else(run):
@@ -208,4 +210,4 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("fcntl.flock", flock)
     with locked(tmp_path):
         pass
-    assert "cannot be locked (Operation not supported): see that no other process" in capsys.readouterr().err
+    assert "cannot be locked (Operation not supported): make sure that no other process" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from src.cli.errors import UserError
 from src.config import DeviceConfig
 from src.dataset import open_source
 from src.inference.config import EvalConfig
-from src.inference.evaluation import evaluate, evaluate_checkpoint
+from src.inference.evaluation import evaluate, evaluate_model
 from src.squeezenet import SqueezeNet
 from tests.made_data import write_cifar10, write_image_folder
 
@@ -26,7 +26,7 @@ def evaluated(tiny, tmp_path_factory):
     """The result of evaluating the tiny run's best checkpoint, and its folder."""
     folder = tmp_path_factory.mktemp("evaluation")
     config = EvalConfig(str(tiny.folder / "best.ckpt"), batch_size=50, output_path=str(folder / "eval"))
-    return evaluate_checkpoint(config, CPU), folder / "eval"
+    return evaluate_model(config, CPU), folder / "eval"
 
 
 def test_evaluation_agrees_with_the_checkpoints_own_preprocessing_and_numpy(tiny, evaluated):
@@ -93,7 +93,7 @@ def test_the_resizer_is_the_checkpoints_own_unless_another_is_asked_for(tiny, tm
     save_checkpoint(net, tmp_path / "net.ckpt", dataclasses.replace(card, preprocessing=preprocessing))
     source, losses = open_source(tiny.config.data, "test"), {}
     for asked, resizer in ((None, "mindspore"), ("pillow", "pillow"), ("device", "device")):
-        result = evaluate_checkpoint(EvalConfig(str(tmp_path / "net.ckpt"), batch_size=50, resizer=asked), CPU)
+        result = evaluate_model(EvalConfig(str(tmp_path / "net.ckpt"), batch_size=50, resizer=asked), CPU)
         expected = evaluate(net, source, dataclasses.replace(preprocessing, resizer=resizer), 50, 1).loss
         assert (result["resizer"], result["loss"]) == (resizer, pytest.approx(expected, rel=1e-6))
         losses[resizer] = expected
@@ -107,7 +107,7 @@ def test_a_checkpoint_for_images_of_any_size_cannot_have_them_resized_on_the_dev
     save_checkpoint(net, tmp_path / "net.ckpt", dataclasses.replace(card, preprocessing=preprocessing))
     config = EvalConfig(str(tmp_path / "net.ckpt"), resizer="device", output_path=str(tmp_path / "e"))
     with pytest.raises(UserError, match="resizer: device takes images that all have one size"):
-        evaluate_checkpoint(config, CPU)
+        evaluate_model(config, CPU)
     assert not (tmp_path / "e").exists()
 
 
@@ -118,7 +118,7 @@ def test_flips_are_the_mean_over_an_image_and_its_mirror_image(tiny, evaluated, 
     mirrored = np.ascontiguousarray(inputs[:, :, :, ::-1])
     logits = (net(Tensor(inputs)).asnumpy() + net(Tensor(mirrored)).asnumpy()) / 2
     config = EvalConfig(str(tiny.folder / "best.ckpt"), batch_size=50, tta="flip", output_path=str(tmp_path / "flip"))
-    result = evaluate_checkpoint(config, CPU)
+    result = evaluate_model(config, CPU)
     assert (evaluated[0]["tta"], result["tta"]) == ("none", "flip")
     assert result["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == source.labels))
     log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -128,7 +128,7 @@ def test_flips_are_the_mean_over_an_image_and_its_mirror_image(tiny, evaluated, 
 
 def test_val_is_the_slice_that_the_run_set_aside(tiny, tmp_path, no_pictures):
     config = EvalConfig(str(tiny.folder / "best.ckpt"), split="val", batch_size=50, output_path=str(tmp_path / "val"))
-    result = evaluate_checkpoint(config, CPU)
+    result = evaluate_model(config, CPU)
     assert result["images"] == 143
     assert result["accuracy"] == tiny.result["validation"]["accuracy"]
 
@@ -136,7 +136,7 @@ def test_val_is_the_slice_that_the_run_set_aside(tiny, tmp_path, no_pictures):
 def test_results_lie_beside_the_checkpoint_unless_a_folder_is_given(tiny, tmp_path, no_pictures):
     net, card = load_network(tiny.folder / "best.ckpt")
     save_checkpoint(net, tmp_path / "mine.ckpt", card)
-    result = evaluate_checkpoint(EvalConfig(str(tmp_path / "mine.ckpt"), batch_size=50), CPU)
+    result = evaluate_model(EvalConfig(str(tmp_path / "mine.ckpt"), batch_size=50), CPU)
     assert result["output_path"] == str(tmp_path / "eval_mine_test")
     assert (tmp_path / "eval_mine_test" / "result.json").is_file()
 
@@ -144,9 +144,11 @@ def test_results_lie_beside_the_checkpoint_unless_a_folder_is_given(tiny, tmp_pa
 def test_a_data_set_of_other_classes_is_refused_with_both_lists_before_a_folder_is_made(tiny, tmp_path, made_images):
     train, test = ((split.images, split.labels) for split in (made_images.train, made_images.test))
     write_cifar10(tmp_path, train, test)
-    config = EvalConfig(str(tiny.folder / "best.ckpt"), "cifar10", str(tmp_path), output_path=str(tmp_path / "eval"))
+    config = EvalConfig(
+        str(tiny.folder / "best.ckpt"), dataset="cifar10", data_path=str(tmp_path), output_path=str(tmp_path / "eval")
+    )
     with pytest.raises(UserError, match=r"10 classes 0, 1, 2, 3, \.\.\.; cifar10 has the 10 classes airplane"):
-        evaluate_checkpoint(config, CPU)
+        evaluate_model(config, CPU)
     assert not (tmp_path / "eval").exists()
 
 
@@ -154,15 +156,15 @@ def test_a_data_set_with_more_classes_than_the_network_is_refused(tiny, tmp_path
     images = {str(i): np.zeros((1, 8, 8, 3), np.uint8) for i in (*range(10), "more")}
     write_image_folder(tmp_path, {"train": images, "val": images})
     with pytest.raises(UserError, match=r"was trained on the 10 classes.*has the 11 classes"):
-        evaluate_checkpoint(EvalConfig(str(tiny.folder / "best.ckpt"), "image_folder", str(tmp_path)), CPU)
+        evaluate_model(EvalConfig(str(tiny.folder / "best.ckpt"), dataset="image_folder", data_path=str(tmp_path)), CPU)
 
 
 def test_a_split_that_the_data_set_lacks_is_refused(tiny, tmp_path):
     images = {str(i): np.zeros((1, 8, 8, 3), np.uint8) for i in range(10)}
     write_image_folder(tmp_path, {"train": images, "val": images})
-    config = EvalConfig(str(tiny.folder / "best.ckpt"), "image_folder", str(tmp_path), split="test")
+    config = EvalConfig(str(tiny.folder / "best.ckpt"), dataset="image_folder", data_path=str(tmp_path), split="test")
     with pytest.raises(UserError, match="no such folder"):
-        evaluate_checkpoint(config, CPU)
+        evaluate_model(config, CPU)
 
 
 @pytest.fixture
@@ -180,7 +182,7 @@ def two_classes(tiny, tmp_path):
 
 
 def test_a_class_without_images_has_no_accuracy_and_names_with_commas_are_quoted(two_classes, tmp_path):
-    result = evaluate_checkpoint(two_classes, CPU)
+    result = evaluate_model(two_classes, CPU)
     assert result["accuracy_per_class"] == {"a, b": 1.0, "c": None}
     assert json.loads((tmp_path / "eval" / "result.json").read_text())["accuracy_per_class"]["c"] is None
     with open(tmp_path / "eval" / "confusion_matrix.csv", newline="") as stream:
@@ -190,7 +192,7 @@ def test_a_class_without_images_has_no_accuracy_and_names_with_commas_are_quoted
 def test_without_mistakes_a_former_gallery_of_mistakes_goes(two_classes, tmp_path):
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval" / "worst_mistakes.png").write_bytes(b"of a worse network")
-    assert evaluate_checkpoint(two_classes, CPU)["accuracy"] == 1
+    assert evaluate_model(two_classes, CPU)["accuracy"] == 1
     assert not (tmp_path / "eval" / "worst_mistakes.png").exists()
 
 
@@ -198,7 +200,7 @@ def test_the_gallery_shows_the_worst_mistakes_first(tiny, tmp_path, monkeypatch)
     shown = []
     monkeypatch.setattr("src.visualize.image_grid", lambda path, images, titles, *_: shown.extend(zip(images, titles)))
     config = EvalConfig(str(tiny.folder / "best.ckpt"), batch_size=50, output_path=str(tmp_path / "eval"))
-    evaluate_checkpoint(config, CPU)
+    evaluate_model(config, CPU)
     net, card = load_network(tiny.folder / "best.ckpt")
     source = open_source(tiny.config.data, "test")
     inputs = np.stack([card.preprocessing(source.image(i)) for i in range(len(source))])
@@ -216,5 +218,5 @@ def test_the_gallery_shows_the_worst_mistakes_first(tiny, tmp_path, monkeypatch)
 def test_a_folder_that_cannot_be_made_is_refused(tiny, tmp_path, name):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match=r"this is a file|cannot write here"):
-        evaluate_checkpoint(EvalConfig(str(tiny.folder / "best.ckpt"), output_path=str(tmp_path / name)), CPU)
+        evaluate_model(EvalConfig(str(tiny.folder / "best.ckpt"), output_path=str(tmp_path / name)), CPU)
     assert (tmp_path / "file").read_text() == "mine"

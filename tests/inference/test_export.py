@@ -8,36 +8,20 @@ import mindspore as ms
 import numpy as np
 import onnx
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
 from src.checkpoint import load_network, save_checkpoint
 from src.cli.errors import UserError
 from src.config import DeviceConfig
-from src.dataset.preprocessing import Preprocessing
 from src.inference.config import ExportConfig
 from src.inference.export import export_checkpoint
 from src.inference.exported_model import ExportedModel, read_spec
-from src.model_card import ModelCard
 from src.squeezenet import VERSIONS, SqueezeNet
+from tests.made_models import NARROW, write_checkpoint
 
 # Without compiling the network that the exported file is compared with. Other tests export in GRAPH_MODE.
 CPU = DeviceConfig(device_target="CPU", mode="pynative")
-NARROW = {"base_e": 8, "incr_e": 8}
 SUFFIXES = {"MINDIR": ".mindir", "ONNX": ".onnx"}
-
-
-def write_checkpoint(folder: Path, image_size: int = 16, normalize: str = "dataset", classes: int = 7, **model) -> Path:
-    """Save a narrow network with weights that give clearly different logits, and return its file."""
-    arguments = {"num_classes": classes, "version": "cifar", "final_relu": False, **NARROW, **model}
-    preprocessing = Preprocessing(image_size, "resize", normalize, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-    card = ModelCard(arguments, [f"class {c}" for c in range(classes)], preprocessing, "image_folder", 0.0)
-    ms.set_seed(1)
-    net = card.build()
-    random = np.random.RandomState(1)
-    for parameter in net.classifier.trainable_params():
-        parameter.set_data(Tensor(random.standard_normal(parameter.shape).astype(np.float32)))
-    save_checkpoint(net, folder / "net.ckpt", card)
-    return folder / "net.ckpt"
 
 
 @pytest.fixture
@@ -200,7 +184,7 @@ def test_what_lies_beside_the_model_describes_it(checkpoint):
     assert written["input"] == {
         "shape": [1, 3, 16, 16],
         "dtype": "float32",
-        "what": "RGB, preprocessed as `preprocessing` says",
+        "what": "RGB, normalised, prepared by `steps`",
     }
     assert written["output"] == {"shape": [1, 7], "what": "logits"}
     assert written["preprocessing"]["mean"] == [0.4, 0.5, 0.6]
@@ -231,9 +215,65 @@ def test_the_file_lies_where_asked_with_the_ending_of_its_format_and_nothing_els
 
 def test_air_off_ascend_is_refused_before_the_checkpoint_is_even_read(checkpoint, monkeypatch):
     monkeypatch.setattr("src.inference.export.load_network", lambda path: pytest.fail("began to work"))
-    with pytest.raises(UserError, match=r"AIR is written on an Ascend only.*export MINDIR here"):
+    with pytest.raises(UserError, match=r"AIR is exported on an Ascend only.*export MINDIR.*AIR is deprecated"):
         export(checkpoint, "AIR")
     assert [file.name for file in checkpoint.parent.iterdir()] == ["net.ckpt"]
+
+
+def test_air_with_a_dynamic_batch_is_refused(checkpoint):
+    with pytest.raises(UserError, match=r"^dynamic_batch: AIR has a fixed batch"):
+        export(checkpoint, "AIR", dynamic_batch=True)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_an_onnx_model_names_its_ends_and_holds_what_its_specification_says(checkpoint, softmax):
+    result = export(checkpoint, "ONNX", softmax=softmax)
+    model = onnx.load(result["file"])
+    ends = [value.name for value in (*model.graph.input, *model.graph.output)]
+    assert (model.graph.name, ends) == ("squeezenet", ["image", "probabilities" if softmax else "logits"])
+    held = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert held["classes"] == result["classes"] and held["steps"] == result["steps"]
+    assert (held["mean"], held["std"], held["fit"]) == ([0.4, 0.5, 0.6], [0.2, 0.25, 0.3], "resize")
+
+
+def on_a_device_that_rounds(monkeypatch, bits: int, error: float = 0.0) -> None:
+    """Let the network compute convolutions with so many bits of mantissa once it is exported, on an "Ascend".
+
+    error: added to the weights of the last convolution, which the file does not have.
+    """
+    real_export, drop = ms.export, 23 - bits
+
+    def rounded(tensor):
+        whole = np.ascontiguousarray(tensor.asnumpy()).view(np.int32).astype(np.int64) + (1 << (drop - 1))
+        return Tensor((whole >> drop << drop).astype(np.int32).view(np.float32))
+
+    def construct(self, x):
+        y = self.conv2d(rounded(x), rounded(self.weight + error))
+        return self.bias_add(y, self.bias) if self.has_bias else y
+
+    def then_round(*arguments, **options):
+        real_export(*arguments, **options)
+        monkeypatch.setattr(nn.Conv2d, "construct", construct)
+
+    monkeypatch.setattr(ms, "export", then_round)
+    monkeypatch.setattr("src.inference.export.select_device", lambda device: "Ascend")
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("bits", [11, 10], ids=["HF32", "TF32 and float16"])
+def test_a_sound_file_is_kept_where_the_device_rounds_convolutions(tmp_path, monkeypatch, bits, softmax):
+    file = write_checkpoint(tmp_path, scale=10)
+    on_a_device_that_rounds(monkeypatch, bits)
+    difference = export(file, "ONNX", softmax=softmax)["largest_difference"]
+    assert softmax or difference > 1e-3  # More than a CPU explains.
+
+
+def test_on_a_device_that_rounds_a_file_with_other_weights_is_still_refused(tmp_path, monkeypatch):
+    file = write_checkpoint(tmp_path, scale=10)
+    on_a_device_that_rounds(monkeypatch, 10, error=0.01)
+    with pytest.raises(RuntimeError, match="differs from the network"):
+        export(file, "ONNX")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["net.ckpt"]
 
 
 def test_a_folder_that_is_not_there_is_refused(checkpoint):
@@ -266,7 +306,7 @@ def break_export(monkeypatch, how: str) -> type:
         monkeypatch.setattr(ms, "export", fail)
         return ValueError
     monkeypatch.setattr(ExportedModel, "__init__", lambda self, path, spec: None)
-    monkeypatch.setattr(ExportedModel, "run", lambda self, inputs: np.float32([9]), raising=False)
+    monkeypatch.setattr(ExportedModel, "run", lambda self, inputs: np.full((1, 7), 9.0), raising=False)
     return RuntimeError
 
 

@@ -17,7 +17,7 @@ import pytest
 from src import visualize
 from src.config import DeviceConfig, parse_train, with_keys
 from src.inference.config import EvalConfig
-from src.inference.evaluation import evaluate_checkpoint
+from src.inference.evaluation import evaluate_model
 from src.training import plan as plan_module
 from src.training import run as training
 from src.training.run import train
@@ -54,9 +54,6 @@ MOVED = 0.005
 RECIPES = {
     "plain": [*TWENTY, "--dropout", "0"],
     "random": [*TWENTY, "--dropout", "0.5", "--augment", "crop_flip"],
-    # The path of mixed precision, as far as there is one on the CPU: the loss scaled, in float32 (amp_level O0).
-    # Overflow checks and a dynamic scale need an Ascend or a GPU.
-    "scaled loss": [*TWENTY, "--dropout", "0", "--loss_scale", "1024"],
 }
 # 40 steps an epoch on two devices, all that is random or of each device its own switched on.
 FULL = [
@@ -88,7 +85,7 @@ from src.cli.signals import Interrupted
 from src.training.checkpoints import Checkpoints
 
 rank, step, plans, stop = int(os.environ["RANK_ID"]), 0, [], None
-check_precision, prepare, step_end = plan_module.check_precision, training.prepare, Checkpoints.on_train_step_end
+prepare, step_end = training.prepare, Checkpoints.on_train_step_end
 visualize.save = lambda figure, path: None
 progress.time = SimpleNamespace(perf_counter=lambda: float(step))
 
@@ -107,8 +104,6 @@ select_device(parse_train(sys.argv[1:], "").device)
 plan_module.select_device = lambda config: "CPU"  # MindSpore takes it once.
 for name, run, flags, stop in json.loads(os.environ["TRAININGS"]):
     step = 0
-    # A loss scale in float32 is what a user is refused, and MindSpore can do.
-    plan_module.check_precision = (lambda *_: None) if "--loss_scale" in flags else check_precision
     try:
         outcome = training.train(parse_train([*sys.argv[1:], *flags, "--output_path", f"{run}/rank {rank}"], ""))
     except UserError as error:
@@ -265,7 +260,6 @@ def difference(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> f
     [
         ("two", "plain", "plain"),
         ("two", "random", "random"),
-        ("two", "scaled loss", "plain"),
         ("four", "plain", "plain"),
     ],
 )
@@ -289,7 +283,6 @@ def test_several_devices_train_as_one_with_their_whole_batch(workers, recipe, re
     [
         ("two", "plain"),
         ("two", "random"),
-        ("two", "scaled loss"),
         ("two", "whole"),
         ("two", "resumed"),
         ("four", "plain"),
@@ -323,7 +316,7 @@ def test_rank_0_alone_writes_the_runs_folder(two):
         "checkpoints",
     }
     assert {path.name for path in two.run("whole").iterdir()} == expected
-    for name in ("plain", "random", "scaled loss", "whole", "stopped", "begun on one"):
+    for name in ("plain", "random", "whole", "stopped", "begun on one"):
         assert [path.name for path in (two.folder / name).iterdir()] == ["rank 0"]
 
 
@@ -370,7 +363,7 @@ def test_more_images_a_step_than_there_are_is_an_error(two):
 
 @pytest.mark.parametrize("name", ["validation", "test"])
 def test_fewer_images_to_evaluate_than_devices_are_an_error_before_anything_is_trained(four, name):
-    message = "3 images cannot be shared by 4 devices; evaluate on fewer devices"
+    message = "3 images are too few for 4 devices; evaluate on fewer devices"
     assert all(message in found for found in refused(four, name))
 
 
@@ -467,7 +460,7 @@ def test_three_workers_evaluate_to_the_last_digit_as_one(two, real, tmp_path):
     assert job.status == 0, job.err
     found = json.loads((tmp_path / "evaluated" / "result.json").read_text())
     config = EvalConfig(str(checkpoint), output_path=str(tmp_path / "alone"))
-    expected = evaluate_checkpoint(config, DeviceConfig(device_target="CPU"))
+    expected = evaluate_model(config, DeviceConfig(device_target="CPU"))
     assert found["images"] == 359 and found["devices"] == 3 and 0.1 < found["accuracy"] < 1
     assert {**found, "devices": 1, "output_path": expected["output_path"]} == expected
     tables = [(tmp_path / folder / "confusion_matrix.csv").read_text() for folder in ("evaluated", "alone")]

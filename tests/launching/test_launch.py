@@ -313,25 +313,25 @@ TWO = ["--nnodes", "2"]
 @pytest.mark.parametrize(
     "options, said",
     [
-        (["--devices", "0"], "--devices: 0 is impossible"),
+        (["--devices", "0"], "--devices: 0 is not allowed"),
         (["--devices", "two"], "argument --devices: invalid int value: 'two'"),
         ([*ASCEND, "--devices", "9"], "--devices: 9 a host is more than the 8 that npu-smi info -m shows"),
         (["--total_devices", "9", *TWO], "--total_devices: 9 cannot be divided among 2 hosts"),
-        (["--total_devices", "8", "--devices", "8"], "--total_devices: give either it or --devices"),
-        (["--nnodes", "0"], "--nnodes: 0 is impossible"),
-        ([*TWO, "--node_rank", "2"], "--node_rank: 2 is impossible with --nnodes 2"),
-        (["--node_rank", "-1"], "--node_rank: -1 is impossible"),
+        (["--total_devices", "8", "--devices", "8"], "--total_devices: cannot be combined with --devices"),
+        (["--nnodes", "0"], "--nnodes: 0 is not allowed"),
+        ([*TWO, "--node_rank", "2"], "--node_rank: 2 is not allowed with --nnodes 2"),
+        (["--node_rank", "-1"], "--node_rank: -1 is not allowed"),
         (TWO, "--master_addr: needed with --nnodes 2"),
         ([*TWO, "--master_addr", "localhost"], "--master_addr: localhost is 127.0.0.1, which other hosts cannot reach"),
-        (["--master_addr", "192.0.2.1"], "--master_addr: 192.0.2.1 is no address of this host"),
+        (["--master_addr", "192.0.2.1"], "--master_addr: 192.0.2.1 is not an address of this host"),
         (["--master_addr", "no.such.host.invalid"], "--master_addr: no.such.host.invalid: "),
-        (["--master_port", "80"], "--master_port: 80 is impossible; choose one of 1024 to 65535"),
-        (["--join_timeout", "0"], "--join_timeout: 0 is impossible"),
+        (["--master_port", "80"], "--master_port: 80 is not allowed; choose one of 1024 to 65535"),
+        (["--join_timeout", "0"], "--join_timeout: 0 is not allowed"),
         (["--device_id", "3", *ASCEND], "--device_id: each worker takes the device of its own rank; choose devices"),
         (["--ckpt_path", "a", "--pretrained", "b"], "--ckpt_path: the same as --pretrained"),
         (["--lr_decay_mode", "cosin"], "lr_decay_mode: 'cosin' is not allowed"),
-        (["--bind_core", "yes"], "--bind_core: yes is impossible; give each of 2 workers some of the cores ["),
-        (["--bind_core", '{"device0": ["0"]}'], '--bind_core: {"device0": ["0"]} is impossible'),
+        (["--bind_core", "yes"], "--bind_core: yes is not allowed; give each of 2 workers some of the cores ["),
+        (["--bind_core", '{"device0": ["0"]}'], '--bind_core: {"device0": ["0"]} is not allowed'),
         (["--bind_core", '{"device0": ["0"], "device1": ["99999"]}'], "--bind_core: {"),
         (["--bind_core", '{"device0": ["0"], "device1": [0]}'], "--bind_core: {"),
         (["--log_dir", "/dev/null/logs"], "--log_dir: /dev/null/logs/"),
@@ -358,7 +358,7 @@ def test_no_device_is_one_line(target, kind, mistake, monkeypatch, tmp_path):
 def test_a_refusal_is_one_line_and_status_2_from_the_script_too(environment, tmp_path):
     done = Launcher(tmp_path, environment, None, "--devices", "0").end()
     assert (done.status, done.out) == (2, "")
-    assert done.err == "error: --devices: 0 is impossible; a host takes part with 1 device or more\n"
+    assert done.err == "error: --devices: 0 is not allowed; a host takes part with 1 device or more\n"
 
 
 @pytest.mark.parametrize(
@@ -766,7 +766,7 @@ def test_two_workers_train_and_the_next_launch_does_not_replace_the_run(real, tm
     again = Launcher(tmp_path, real, None, *flags).end(300)
     assert again.status == 2
     assert again.err.splitlines() == [
-        "error: run: holds a run already; choose another --output_path, or replace it with --overwrite"
+        "error: run: already contains a run; choose another --output_path, or replace it with --overwrite"
     ]
 
 

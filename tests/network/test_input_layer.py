@@ -20,6 +20,7 @@ from src.inference.classify import Classifier
 from src.inference.config import ExportConfig
 from src.inference.evaluation import evaluate
 from src.inference.export import export_checkpoint
+from src.inference.exported_model import open_model
 from src.network.input_layer import InputLayer, with_input_layer
 from src.training.plan import prepare
 from src.training.run import train
@@ -134,7 +135,8 @@ def test_the_exported_graph_resizes_too(tiny_device_run, tmp_path, file_format):
     assert spec["input"]["shape"] == [None, 8, 8, 3] and spec["largest_difference"] < 1e-4
     source = open_source(config.data, "val")
     images = [source.image(i) for i in range(5)]
-    by_checkpoint, by_file = Classifier.from_checkpoint(checkpoint), Classifier.from_exported(spec["file"])
+    by_checkpoint = Classifier.from_checkpoint(checkpoint)
+    by_file = Classifier.from_exported(open_model(spec["file"], None, CPU))
     expected, found = (c([c.prepare(image) for image in images]).probabilities for c in (by_checkpoint, by_file))
     np.testing.assert_allclose(found, expected, atol=1e-4)
     # Photographs of other sizes are brought to the pixels' size first.
@@ -144,13 +146,13 @@ def test_the_exported_graph_resizes_too(tiny_device_run, tmp_path, file_format):
 def test_what_does_not_go_together_is_refused(tmp_path):
     device = {**BRIEF, "preprocess": "device"}
     early = configuration(**device, early_size=8, early_epochs=1)
-    assert refusal(early.check).startswith("preprocess: device resizes to one size")
+    assert refusal(early.check).startswith("preprocess: device supports early_size only with fit crop")
     parts = configuration(**device, fit="center_crop", augment="crop_flip")
-    assert refusal(parts.check).startswith("preprocess: device does not resize random parts")
+    assert refusal(parts.check).startswith("preprocess: device does not support crop_flip with fit center_crop")
     write_image_folder(tmp_path, {"train": {"a": noise(2, 9), "b": noise(2, 12)}})
     files = DataConfig("image_folder", str(tmp_path), preprocess="device")
     source = open_source(files, "train")
-    assert "takes images that all have one size" in refusal(preprocessing_of, files, source)
+    assert "device needs images of one size" in refusal(preprocessing_of, files, source)
     unsound = dataclasses.asdict(made(32)) | {"native_size": None}
     with pytest.raises(ValueError):
         Preprocessing.from_json(unsound)

@@ -20,9 +20,9 @@ def test_the_points_of_a_run_are_the_times_and_accuracies_of_its_evaluations(tin
 def test_folders_without_the_figures_are_refused(tmp_path):
     assert "give the folders of runs" in refusal(accuracy_over_time, tmp_path)
     (tmp_path / "metrics.csv").write_text("step,epoch,val_accuracy\n5,1,0.5\n")
-    assert "no validation accuracy with its time" in refusal(accuracy_over_time, tmp_path)
+    assert "no validation accuracies with times" in refusal(accuracy_over_time, tmp_path)
     (tmp_path / "metrics.csv").write_text("step,epoch,val_accuracy\nx,1,0.5\n")
-    assert "not the figures of a run" in refusal(accuracy_over_time, tmp_path)
+    assert "not the metrics of a run" in refusal(accuracy_over_time, tmp_path)
 
 
 def test_the_program_draws_several_runs_and_prints_the_best_of_each(program, tiny, tmp_path):

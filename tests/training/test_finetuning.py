@@ -66,7 +66,7 @@ def test_freezing_everything_is_refused():
 
 
 def test_freezing_without_pretrained_weights_is_refused():
-    with pytest.raises(UserError, match=r"^freeze: keeps weights of a pretrained network"):
+    with pytest.raises(UserError, match=r"^freeze: requires a pretrained network"):
         configuration(freeze=["features"]).check()
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -14,18 +15,19 @@ from PIL import Image
 
 from src.checkpoint import load_network, save_checkpoint
 from src.cli.errors import UserError
-from src.config import parse_train, with_keys
+from src.cli.signals import Interrupted
+from src.config import parse_train, to_yaml, with_keys
 from src.dataset import open_source
 from src.files.locks import LOCK
 from src.inference.config import EvalConfig, ExportConfig
-from src.inference.evaluation import evaluate, evaluate_checkpoint
+from src.inference.evaluation import evaluate, evaluate_model
 from src.inference.export import export_checkpoint
 from src.lr_generator import get_lr
 from src.squeezenet import SqueezeNet
 from src.training.plan import RUN_ENTRIES, prepare
 from src.training.run import train
-from tests.made_data import by_class, write_cifar10, write_image_csv, write_image_folder
-from tests.runs import BRIEF, CPU, DIGITS, configuration, metrics_rows, weights, without_pictures
+from tests.made_data import by_class, refusal, write_cifar10, write_image_csv, write_image_folder
+from tests.runs import BRIEF, CPU, DIGITS, SMALL, configuration, metrics_rows, stop_at, weights, without_pictures
 
 COLORS = [f"color{i}" for i in range(10)]
 
@@ -131,7 +133,7 @@ def test_scalars_in_the_tensorboard_file_are_those_of_metrics_csv(tiny):
 
 def test_a_folder_with_a_run_is_refused_and_left_alone(tiny):
     before = {file: file.stat().st_mtime_ns for file in tiny.folder.rglob("*")}
-    with pytest.raises(UserError, match=r"holds a run already.*--overwrite"):
+    with pytest.raises(UserError, match=r"already contains a run.*--overwrite"):
         train(tiny.config)
     assert {file: file.stat().st_mtime_ns for file in tiny.folder.rglob("*")} == before
 
@@ -176,10 +178,10 @@ def test_an_output_path_that_is_a_file_is_refused_and_kept(tmp_path):
 @pytest.mark.parametrize(
     "keys, message",
     [
-        ({"dataset": "cifar10", "data_path": "nowhere"}, "CIFAR-10 is not there"),
+        ({"dataset": "cifar10", "data_path": "nowhere"}, "CIFAR-10 not found"),
         ({"pretrained": "nowhere.ckpt"}, "no such checkpoint"),
         ({"version": "1_0", "image_size": 16}, "image_size: 16 is too small"),
-        ({"num_classes": 9}, "num_classes: 9 are too few"),
+        ({"num_classes": 9}, "num_classes: 9 is too small: the data set has "),
         ({"batch_size": 65}, "batch_size: 65"),
         ({"amp_level": "O3"}, "amp_level: O3"),
         ({"scalars": "visualdl"}, "scalars: visualdl is not installed"),
@@ -315,7 +317,7 @@ def train_evaluate_and_export(output: Path, data_path: Path, file_formats: tuple
     """Do the three, check that they agree, and return what each gave and the checkpoint's card."""
     result = train(configuration(**keys, data_path=str(data_path), device_target="CPU", output_path=str(output)))
     checkpoint = output / result["checkpoint"]
-    evaluated = evaluate_checkpoint(
+    evaluated = evaluate_model(
         EvalConfig(ckpt_path=str(checkpoint), data_path=str(data_path), batch_size=7, output_path=str(output / "eval")),
         CPU,
     )
@@ -393,3 +395,46 @@ def test_a_checkpoint_for_other_classes_is_a_start_for_these(tmp_path, tiny, col
     assert "has 7 classes instead of 10" in capsys.readouterr().out
     assert plan.net.classifier[1].weight.shape[0] == 10
     assert np.array_equal(plan.net.features[0].conv.weight.asnumpy(), seven.features[0].conv.weight.asnumpy())
+
+
+def test_a_folder_that_holds_an_unfinished_run_is_refused_with_the_way_to_continue_it(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    message = refusal(train, configuration(**BRIEF, output_path=str(tmp_path)))
+    assert "already contains a run; continue it with --resume, choose another --output_path, or replace it" in message
+
+
+def test_a_stopped_run_says_how_to_continue_it(tmp_path, no_pictures, monkeypatch, capsys):
+    stop_at(monkeypatch, 2)
+    with pytest.raises(Interrupted):
+        train(configuration(**SMALL, output_path=str(tmp_path / "run")))
+    assert f"stopped at step 2; continue with: python train.py --resume {tmp_path / 'run'}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("removed", "problem"),
+    [(("config.yaml",), "config.yaml is gone"), (("checkpoints",), "checkpoints/ is empty or gone")],
+)
+def test_resume_never_removes_the_results_of_a_run_that_cannot_be_resumed(
+    tiny, tmp_path, no_pictures, removed, problem
+):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny.folder, folder)
+    for name in removed:
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    before = sorted(str(path) for path in folder.rglob("*"))
+    more = with_keys(tiny.config, output_path=str(folder), resume=True, epochs=4)
+    message = refusal(train, more)
+    assert problem in message and "--overwrite" in message
+    assert sorted(str(path) for path in folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("keys", [{"seed": 2}, {"lr_max": 0.01}, {"batch_size": 8}])
+def test_a_configuration_edited_by_hand_is_not_resumed_from(tiny, tmp_path, keys):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny.folder, folder)
+    edited = with_keys(tiny.config, output_path=str(folder), **keys)
+    (folder / "config.yaml").write_text(to_yaml(edited))
+    message = refusal(train, with_keys(edited, resume=True, epochs=4))
+    ((key, value),) = keys.items()
+    assert "was trained with other values than config.yaml has" in message
+    assert f"{key}: " in message and f"-> {value}" in message

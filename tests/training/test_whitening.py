@@ -84,4 +84,4 @@ def test_a_run_starts_with_it_keeps_it_when_frozen_and_goes_on_with_it(tmp_path,
 
 def test_pretrained_weights_beside_it_are_a_mistake():
     config = configuration(**BRIEF, whiten_stem=True, pretrained="net.ckpt")
-    assert refusal(config.check).startswith("whiten_stem: makes weights that pretrained has already")
+    assert refusal(config.check).startswith("whiten_stem: cannot be combined with pretrained")
