@@ -412,7 +412,7 @@ def test_a_stopped_run_says_how_to_continue_it(tmp_path, no_pictures, monkeypatc
 
 @pytest.mark.parametrize(
     ("removed", "problem"),
-    [(("config.yaml",), "config.yaml is gone"), (("checkpoints",), "checkpoints/ is empty or gone")],
+    [(("config.yaml",), "config.yaml is missing"), (("checkpoints",), "checkpoints/ is empty or missing")],
 )
 def test_resume_never_removes_the_results_of_a_run_that_cannot_be_resumed(
     tiny, tmp_path, no_pictures, removed, problem
