@@ -82,7 +82,7 @@ class DeviceConfig:
     """MindSpore's execution mode: GRAPH_MODE or PYNATIVE_MODE"""
     jit_level: Optional[Literal["O0", "O1", "O2"]] = None
     """fusion of a graph's kernels: O0 none, O1 fused kernels, O2 the whole graph compiled by CANN (Ascend); null: O1 on
-    an Ascend, MindSpore's own default elsewhere"""
+    an Ascend 910B or later, MindSpore's own default elsewhere"""
     precision: Literal["default", "high"] = "default"
     """precision of float32 convolutions and matrix products: default, the device's own (HF32 or float16 on an Ascend,
     TF32 on a GPU), or high, float32"""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import mindspore as ms
+from mindspore._c_expression import MSContext
 
 from src.cli.errors import UserError
 from src.devices.processes import is_worker, local_device, serve_as_scheduler
@@ -17,8 +18,9 @@ from src.devices.silence import silent
 # From the one this port is for to the one that is always there.
 PREFERENCE = ("Ascend", "GPU", "CPU")
 PROBE_SECONDS = 300
-# How far MindSpore fuses a graph's kernels, where its own default is not what suits graphs of static shape.
-JIT_LEVELS = {"Ascend": "O1"}
+# Chips on which MindSpore launches a graph's kernels one by one unless asked to fuse them (jit_level O1). On the first
+# 910 it lets CANN compile the whole graph.
+FUSED = ("ascend910b", "ascend910_93")
 # Where to look when a device that has to be there is not.
 REMEDIES = {
     "Ascend": "see what npu-smi info says, and source CANN's set_env.sh (docs/ASCEND_HOST.md)",
@@ -68,11 +70,16 @@ def select_device(config) -> str:
         # The model zoo's scripts choose a device by it.
         print(f"warning: DEVICE_ID={exported} is not read, running on device {device_id}: give --device_id {exported}")
     ms.set_context(mode=ms.GRAPH_MODE if config.mode == "graph" else ms.PYNATIVE_MODE)
-    jit_level = config.jit_level or JIT_LEVELS.get(target)
+    jit_level = config.jit_level or ("O1" if target == "Ascend" and chip() in FUSED else None)
     if jit_level:
         ms.set_context(jit_config={"jit_level": jit_level})
     set_precision(target, config.precision)
     return target
+
+
+def chip() -> str:
+    """Return MindSpore's name of the Ascend chip, such as ascend910b, as MindSpore's own code asks for it."""
+    return MSContext.get_instance().get_ascend_soc_version()
 
 
 def set_precision(target: str, precision: str) -> None:

@@ -19,7 +19,7 @@ from src.devices.device import is_available, peak_memory_mb, select_device, why_
 def hardware(monkeypatch):
     """A machine whose accelerators are usable or not, as `reasons` says; `chosen` and `asked` are what was called."""
     machine = SimpleNamespace(reasons={"Ascend": "not found", "GPU": "not found"}, chosen=[], asked=[], set_here=[])
-    machine.settings, machine.contexts = [], []
+    machine.settings, machine.contexts, machine.chip = [], [], "ascend910b"
 
     def reason(target, device_id):
         machine.asked.append((target, device_id))
@@ -29,6 +29,7 @@ def hardware(monkeypatch):
         machine.set_here.append((target, device_id))
         return machine.reasons[target]
 
+    monkeypatch.setattr(device, "chip", lambda: machine.chip)
     monkeypatch.setattr(device, "why_not", reason)
     monkeypatch.setattr(device, "why_unset", set_here)
     monkeypatch.setattr(device, "set_precision", lambda *settings: machine.settings.append(settings))
@@ -91,6 +92,9 @@ def test_kernels_are_fused_on_an_ascend_and_as_asked_for(hardware):
 
     hardware.reasons.update(Ascend=None)
     assert chosen() == ["O1"] and chosen(jit_level="O2") == ["O2"]
+    hardware.chip = "ascend910"  # The first 910, where MindSpore lets CANN compile the whole graph.
+    assert chosen() == [] and chosen(jit_level="O0") == ["O0"]
+    hardware.chip = "ascend910_93"
     assert chosen(device_target="CPU") == []
     assert chosen(precision="high") == ["O1"] and hardware.settings[-1] == ("Ascend", "high")
 
