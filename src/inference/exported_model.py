@@ -202,8 +202,8 @@ def _load_lite(path: Path, device: str, device_id: int) -> Run:
         import mindspore_lite as lite
     except ImportError as error:
         raise UserError(
-            f"runtime: lite needs mindspore_lite, which comes from https://www.mindspore.cn/lite and not from PyPI "
-            f"({first_line(error)})"
+            "runtime: lite needs mindspore_lite, a wheel from https://www.mindspore.cn/lite (not PyPI) "
+            f"[{first_line(error)}]"
         ) from None
     context = lite.Context()
     context.target = [device.lower()]

@@ -255,7 +255,7 @@ def test_a_model_that_is_not_there_is_called_missing(digits, exported, tmp_path)
 def test_a_model_without_its_specification_is_refused_with_what_to_do(digits, exported, tmp_path):
     specification = Path(f"{exported}.json")
     specification.unlink()
-    message = f"{specification}: not found; keep beside the model"
+    message = f"{specification}: not found; keep next to the model"
     refused(message, tmp_path / "out", images=[str(digits.images)], model_path=str(exported))
 
 

@@ -126,6 +126,14 @@ def test_evaluation_sees_the_same_images_and_the_same_accuracy(tiny_device_run):
     np.testing.assert_allclose(net(Tensor(prepared)).asnumpy(), logits, rtol=1e-3, atol=1e-3)
 
 
+def test_a_centre_crop_of_images_that_already_have_the_size_before_it_is_still_cropped():
+    image, cropping = noise(1, 32)[0], made(28, "center_crop")
+    assert cropping.shorter_side == cropping.side == 32
+    expected = InputLayer(cropping)(Tensor(image[None])).asnumpy()[0]
+    assert expected.shape == (3, 28, 28)
+    np.testing.assert_allclose(cropping(image), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
 def test_the_exported_graph_resizes_too(tiny_device_run, tmp_path, file_format):
     folder, config, _ = tiny_device_run
