@@ -98,7 +98,7 @@ def evaluate_exported(
 def evaluate_model(config: EvalConfig, device: DeviceConfig) -> dict:
     """Evaluate a model as configured, write the folder of results, and return the content of result.json.
 
-    Of several processes of a group each evaluates its share, and the leading one writes. Raises UserError for a
+    Each process of a group evaluates its part, and the main process writes. Raises UserError for a
     model, data or a folder that cannot be used.
     """
     path = Path(config.path)

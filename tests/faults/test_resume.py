@@ -17,6 +17,8 @@ import pytest
 from src.cli.errors import UserError
 from src.cli.signals import Interrupted
 from src.config import with_keys
+from src.dataset import open_source
+from src.dataset.source import Subset
 from src.training.resume import newest, read_saved
 from src.training.run import train
 from tests.programs import ROOT
@@ -133,12 +135,16 @@ def test_fewer_epochs_than_are_done_are_refused(copy):
         train(with_keys(copy[1], epochs=1))
 
 
-def test_other_training_images_are_refused(copy):
-    folder, config = copy
-    text = (folder / "config.yaml").read_text().replace("train_images: 64", "train_images: 80")
-    (folder / "config.yaml").write_text(text)
-    with pytest.raises(UserError, match="has 80 training images, but the run was started with 64"):
-        train(with_keys(config, train_images=80))
+def test_other_training_images_are_refused(copy, monkeypatch):
+    _, config = copy
+
+    def with_fewer(data, split):
+        source = open_source(data, split)
+        return Subset(source, np.arange(60)) if split == "train" else source
+
+    monkeypatch.setattr("src.training.plan.open_source", with_fewer)
+    with pytest.raises(UserError, match="has 60 training images, but the run was started with 64"):
+        train(config)
 
 
 def test_a_complete_run_is_left_as_it_is(copy, capsys):
