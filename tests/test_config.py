@@ -234,7 +234,7 @@ def test_one_image_or_many_with_any_name_are_a_list():
         assert config.images == names
 
 
-@pytest.mark.parametrize("program", [EvalConfig, InferConfig, ExportConfig])
+@pytest.mark.parametrize("program", [InferConfig, ExportConfig])
 def test_a_required_key_may_come_from_the_file_or_from_a_flag(program, yaml_file):
     required = "images" if program is InferConfig else "ckpt_path"
     expected = ["x"] if program is InferConfig else "x"
