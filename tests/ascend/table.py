@@ -31,9 +31,9 @@ _HEAD = """\
 # Kernels of a training step on an Ascend
 
 Made by `python -m tests.ascend.table` with MindSpore {version} on a stand-in for CANN: MindSpore's own Ascend backend
-(Ascend 910B, `jit_level` O1, the default here) compiles the graphs and chooses the kernels, and nothing
-is computed. The tables show how many kernels a step launches and of which kind. They show no value and no time, nor
-whether CANN has the kernel on a given chip: none of this has run on an Ascend. `tests/ascend/` holds these counts.
+(Ascend 910B, `jit_level` O1, the default here) compiles the graphs and chooses the kernels, and nothing is computed.
+The tables show how many kernels a step launches and of which kind. They show no value and no time, nor whether CANN has
+the kernel on a given chip: none of this has run on an Ascend. `tests/ascend/` holds these counts.
 
 - aclnn: CANN's ready kernels (`opapi_kernel` in MindSpore's log). aclop: operators that CANN compiles for their shapes
   when a training starts (`acl_kernel`). Fused: several small operators in one kernel, which MindSpore makes

@@ -82,7 +82,9 @@ def test_a_gradient_of_zeros_gives_no_step():
 def test_steps_turn_the_filters_and_move_the_rest_as_nesterov_momentum_does():
     """Three steps against the same in numpy, with weight decay on the last convolution and rates that change."""
     rates, momentum, decay = [0.1, 0.05, 0.2], 0.8, 0.01
-    training = Training(OptimizerConfig(optimizer="muon", momentum=momentum, weight_decay=decay, decay_biases=False), rates)
+    training = Training(
+        OptimizerConfig(optimizer="muon", momentum=momentum, weight_decay=decay, decay_biases=False), rates
+    )
     moments = {name: np.zeros_like(value) for name, value in training.weights.items()}
     for rate in rates:
         weights, gradients = training.weights, training.gradients()
