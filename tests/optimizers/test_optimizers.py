@@ -73,6 +73,16 @@ def test_every_optimizer_but_muon_is_compared_with_torch():
     assert set(OPTIMIZERS) == {*TORCH, "muon"}
 
 
+@pytest.mark.parametrize("keywords", [{}, {"weight_decay": 0.03}, {"loss_scale": 1024.0}], ids=str)
+def test_momentum_in_one_kernel_for_each_parameter_takes_the_steps_of_the_cpu(monkeypatch, keywords):
+    expected, asked = steps_of("momentum", **keywords), ms.get_context
+    monkeypatch.setattr(ms, "get_context", lambda key: "Ascend" if key == "device_target" else asked(key))
+    assert made("momentum", **keywords)[1].fuses
+    for found, values in zip(steps_of("momentum", **keywords), expected):
+        for one, other in zip(found, values):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_gradients_are_divided_by_the_loss_scale(name):
     plain, scaled = (steps_of(name, weight_decay=0.03, loss_scale=scale) for scale in (1.0, 1024.0))
