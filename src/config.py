@@ -92,8 +92,6 @@ class ModelConfig:
 class OptimizerConfig:
     """Loss and optimizer."""
 
-    loss: Loss = "cross_entropy"
-    """cross_entropy, over all classes, or bce, binary cross entropy of each class"""
     optimizer: Optimizer = "momentum"
     """update rule; muon: src/optimizers/muon.py"""
     momentum: Fraction = 0.9
@@ -107,6 +105,8 @@ class OptimizerConfig:
     src.summary`, such as features.0, or a range, such as features.0-4"""
     layer_decay: Ratio = 1.0
     """learning rate of a layer relative to that of the layer above it; the last layer has the schedule's"""
+    loss: Loss = "cross_entropy"
+    """cross_entropy, over all classes, or bce, binary cross entropy of each class"""
     label_smoothing: Fraction = 0.0
     """fraction of the target spread over all classes"""
     amp_level: Literal["O0", "O1", "O2", "O3", "auto"] = "O0"

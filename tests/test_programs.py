@@ -152,7 +152,7 @@ def test_a_mistake_in_the_flags_is_one_line_that_says_what_is_allowed(program, t
         text = one_line_error(program(name, *flags, cwd=tmp_path))
         assert {
             "train": "unknown key 'optimzer'; did you mean 'optimizer'?",
-            "eval": "arguments are required: ckpt_path",
+            "eval": "give either --ckpt_path (a checkpoint) or --model_path (an exported model)",
             "infer": "top_k: '0' is not allowed; it takes a whole number, at least 1",
             "export": "file_format: 'TFLITE' is not allowed; it takes one of MINDIR, AIR, ONNX",
             "to_mindrecord": "a: contains neither train/ nor val/",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
-from mindspore.ops.auto_generate import DropoutDoMaskExt, DropoutGenMaskExt
+
+from src.network.ascend_dropout import ascend_factors
 
 _SIGN = 2**31
 
@@ -34,8 +35,7 @@ class Dropout(nn.Cell):
         self.spread, self.first, self.second = _int32(0x9E3779B1), _int32(0x85EBCA6B), _int32(0xC2B2AE35)
         self.threshold = _int32(round(p * 2 * _SIGN) - _SIGN)
         # CANN shifts bits on the AI CPU, which is slow; its own generator counts from a seed and an offset too.
-        self.generate = DropoutGenMaskExt() if ms.get_context("device_target") == "Ascend" else None
-        self.apply = DropoutDoMaskExt()
+        self.on_ascend = ms.get_context("device_target") == "Ascend"
 
     # No return annotation: MindSpore's rewriting for amp_level O1 renames the class in it, and then does not find it.
     def seeded(self, seed: int, shard: int = 0):
@@ -46,12 +46,10 @@ class Dropout(nn.Cell):
     def construct(self, x):
         if not self.training or self.p == 0:
             return x
-        if self.generate is not None:
-            seed = Tensor(self.seed + self.shard * 2**32, ms.int64)
-            mask = self.generate(x.shape, self.p, seed, self.step.astype(ms.int64), x.dtype)
+        if self.on_ascend:
+            factors = ascend_factors(x, self.p, self.seed + self.shard * 2**32, self.step)
             self.step = self.step + 1
-            # Of ones, as this operator has no gradient: zeros, and 1 / (1 - p) where a value is kept.
-            return x * ops.stop_gradient(self.apply(ops.ones(x.shape, x.dtype), mask, self.p))
+            return x * ops.stop_gradient(factors)
         count = 1
         for side in x.shape:
             count *= side

@@ -22,7 +22,14 @@ from tests.programs import ROOT
 
 MODEL = {"num_classes": 4, "version": "cifar", "base_e": 8, "incr_e": 8}
 CARD = ModelCard(MODEL, list("abcd"), Preprocessing(8, "crop", "dataset", (0.5,) * 3, (0.2,) * 3), "digits", 0.0)
-STATE = {"step": 3, "steps_per_epoch": 4, "devices": 1, "training_images": 64, "seconds": 1.0, "parts": {}}
+STATE = {
+    **{"step": 3, "steps_per_epoch": 4, "devices": 1, "training_images": 64, "seconds": 1.0},
+    "parts": {
+        "training": {"recorded": 3},
+        "dead_start": {"at_level": 0, "epoch_losses": [2.3], "said": False},
+        "resumed_at": [],
+    },
+}
 
 KILLED = """
     import os, random, signal, sys, time

@@ -25,7 +25,7 @@ OUTPUTS = {
     "export MINDIR": ("net.mindir", "net.mindir.json"),
     "convert --from": ("net.ckpt",),
     "convert --to": ("net.npz",),
-    "compress": ("net.sqz", "report.json", "histograms.png", "bytes.png"),
+    "compress": ("net.sqz", "report.json", "report.txt", "histograms.png", "bytes.png"),
     "compress --decompress": ("net.ckpt",),
     "to_mindrecord": ("packed",),
 }
@@ -98,7 +98,7 @@ def computed_once(monkeypatch, outcomes):
 @pytest.fixture
 def small_pictures(monkeypatch):
     """Pictures that are drawn fast, and written all the same."""
-    monkeypatch.setattr("matplotlib.figure.Figure.tight_layout", lambda figure: None)
+    monkeypatch.setattr("matplotlib.figure.Figure.tight_layout", lambda figure, **_: None)
     drawn = b"x" * 9000
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: Path(file).write_bytes(drawn))
 

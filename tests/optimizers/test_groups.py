@@ -56,7 +56,7 @@ def test_learning_rates_fall_from_the_last_layer_down_by_the_same_factor():
 @pytest.mark.parametrize("optimizer", ["momentum", "nesterov", "adam"])
 def test_a_step_of_each_layer_is_in_proportion_to_its_learning_rate(optimizer):
     alike = one_step(OptimizerConfig(optimizer, weight_decay=0))
-    layered = one_step(OptimizerConfig(optimizer, weight_decay=0, lr_layer_decay=0.5))
+    layered = one_step(OptimizerConfig(optimizer, weight_decay=0, layer_decay=0.5))
     factors = layer_factors(SqueezeNet(4, "cifar", base_e=8, incr_e=8), 0.5)
     for name, step in alike.items():
         np.testing.assert_allclose(layered[name], factors[name] * step, rtol=1e-3, atol=1e-6, err_msg=name)
