@@ -46,11 +46,11 @@ def small_imagenet(tmp_path_factory, made_images):
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        pytest.param("v1_0", (), marks=pytest.mark.long),
+        ("v1_0", ()),
         ("v1_1", ()),
         # For the dead start that its head tells of.
-        pytest.param("simple_bypass", ("--lr_max", 0.003, "--warmup_epochs", 1), marks=pytest.mark.long),
-        pytest.param("complex_bypass", (), marks=pytest.mark.long),
+        ("simple_bypass", ("--lr_max", 0.003, "--warmup_epochs", 1)),
+        ("complex_bypass", ()),
     ],
 )
 def test_a_recipe_starts_is_interrupted_resumes_learns_and_evaluates(small_imagenet, tmp_path, name, remedy):

@@ -13,6 +13,6 @@ _GENERATE, _APPLY = DropoutGenMaskExt(), DropoutDoMaskExt()
 
 
 def ascend_factors(x, p, seed, step):
-    """Return the factors of a tensor's values: 0 with probability p, and 1 / (1 - p). They follow from seed and step."""
+    """Return the factors of a tensor's values: 0 with probability p, or 1 / (1 - p). They follow from seed and step."""
     mask = _GENERATE(x.shape, p, Tensor(seed, ms.int64), step.astype(ms.int64), x.dtype)
     return _APPLY(ops.ones(x.shape, x.dtype), mask, p)  # Of ones, as the operator has no gradient.

@@ -18,8 +18,8 @@ from tests.ascend.cases import CHECKPOINT, RECIPES, VARIATIONS
 from tests.ascend.kernels import run
 from tests.ascend.table import columns_of, documented
 
-# Left out by default and in continuous integration.
-SLOW = (pytest.mark.slow, pytest.mark.long)
+# Left out by default.
+SLOW = (pytest.mark.slow,)
 # What a device is fed at a time, so that checkpoints, Ctrl-C and NaN keep their meaning.
 MOST_STEPS_UNSEEN = 100
 SIGTERM = 143
@@ -111,7 +111,6 @@ def test_an_evaluation_is_one_graph_and_not_sunk(runs):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_callbacks_come_every_hundred_steps_at_least(runs):
     done = runs.recipe("digits", "--batch_size", 4)
     assert done.called("train")[0]["batches"] > MOST_STEPS_UNSEEN
@@ -119,7 +118,6 @@ def test_callbacks_come_every_hundred_steps_at_least(runs):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.parametrize("name, scaled", [("O1", False), ("O2 scaled", True), ("O2", True), ("O3 scaled", True)])
 def test_updates_that_overflow_are_left_out_where_the_loss_is_scaled(runs, name, scaled):
     operators = runs.variation(name).step.operators
@@ -132,7 +130,6 @@ def test_a_step_of_v1_0_has_at_most_250_kernels(runs):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_step_of_the_default_recipe_has_at_most_250_kernels(runs):
     assert runs.recipe("cifar10").step.count <= 250
 
@@ -150,7 +147,6 @@ def test_the_summary_does_not_compute_on_the_device(runs):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_network_that_resizes_exports_products_that_can_be_converted(runs):
     """MindSpore Lite converts MatMulExt for fixed shapes only."""
     runs.variation("device mixup")

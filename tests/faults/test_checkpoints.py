@@ -63,7 +63,7 @@ KILLED = """
 """
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.long])])
+@pytest.mark.parametrize("kills", [20, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_process_killed_while_it_saves_leaves_the_newest_complete_checkpoint(tmp_path, kills, faults):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), str(kills)],

@@ -58,7 +58,7 @@ STOPS = ([4], [6, 8], [1, 11])
     "recipe, stops",
     [
         (list(RECIPES)[1], STOPS[1:2]),
-        *(pytest.param(recipe, STOPS, marks=[pytest.mark.slow, pytest.mark.long]) for recipe in RECIPES),
+        *(pytest.param(recipe, STOPS, marks=pytest.mark.slow) for recipe in RECIPES),
     ],
 )
 def test_a_run_stopped_at_any_kind_of_step_ends_bit_identical(recipe, stops, tmp_path, monkeypatch, faults):
@@ -296,7 +296,6 @@ def test_a_signal_lets_the_step_end_saves_and_exits_with_its_status(tmp_path, nu
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path, faults):
     whole, run = program(tmp_path / "whole"), tmp_path / "run"
     assert whole.wait() == 0

@@ -104,7 +104,6 @@ GROWTH = """
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_memory_files_and_threads_do_not_grow_over_2000_steps_and_50_evaluations(tmp_path):
     keys = {**SMALL, "epochs": 500, "warmup_epochs": 5, "lr_max": 0.01, "batch_norm": "squeeze", "eval_steps": 40}
     keys.update(
