@@ -14,7 +14,7 @@
 
 The commands of one call run one after the other in one process, which saves importing MindSpore, with the folder as
 working directory; an Ascend, and no other device, is the default on the stand-in. Every import of the project is in
-worker.py (src, for oneDNN) and data.py.
+worker.py and data.py.
 
 Kinds: opapi_kernel is aclnn, acl_kernel an operator of CANN that is compiled online, FUSED several operators in one
 kernel that MindSpore compiles, hccl_kernel a collective.
