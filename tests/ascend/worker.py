@@ -21,7 +21,7 @@ sys.path[0] = str(ROOT)
 signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
 
 import src  # noqa: E402, F401  Before mindspore, as every entry point does.
-from src.devices import processes  # noqa: E402
+from src.devices import device, processes  # noqa: E402
 from tests.ascend.kernels import MARK  # noqa: E402
 
 # isort: split
@@ -82,9 +82,9 @@ def watch(request: dict) -> None:
 def simulate() -> None:
     """Make up for what MindSpore's simulation of one process of several has not.
 
-    There is no cluster to join: MS_ROLE, by which the project knows that it is one of several, is kept from MindSpore.
-    And what the processes tell one another outside of graphs would be zeros: here the others say 0, and the sum is what
-    this one says.
+    The chip has no name there. There is no cluster to join: MS_ROLE, by which the project knows that it is one of
+    several, is kept from MindSpore. And what the processes tell one another outside of graphs would be zeros: here the
+    others say 0, and the sum is what this one says.
     """
     init = processes.init
 
@@ -93,6 +93,7 @@ def simulate() -> None:
         init(*args, **options)
         os.environ["MS_ROLE"] = role
 
+    device.chip = lambda: "ascend910b"
     processes.init = init_without_cluster
     processes.ProcessGroup.sum = lambda self, values: np.asarray(values, np.float32)
 
