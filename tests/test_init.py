@@ -27,6 +27,7 @@ PROGRAMS = {
     "infer.py": ["--images", "x.png", "--ckpt_path", "x.ckpt"],
     "export.py": ["--ckpt_path", "x.ckpt"],
     "to_mindrecord.py": ["--output_path", "x"],
+    "mindspore_hub_conf.py": [],
     "-m": ["src.summary"],
 }
 
