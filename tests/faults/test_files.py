@@ -289,7 +289,7 @@ def test_specifications_that_are_none_or_of_another_model_are_refused(faults, pr
     file = Path(f"{model}.json")
     with faults("specifications that are none, or of another model", "refused") as inject:
         with inject.fault("missing"):
-            assert "keep beside the model" in require_refused(program, "infer", infer_with(model), file, place)
+            assert "keep next to the model" in require_refused(program, "infer", infer_with(model), file, place)
         for what, content in contents.items():
             file.write_bytes(content)
             with inject.fault(what):
