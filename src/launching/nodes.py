@@ -69,6 +69,9 @@ class Nodes:
 
     def tell(self, ending: Ending) -> None:
         """Tell the other nodes the end of the job."""
+        if not self._server:  # A job may end before the first try to connect, or between two.
+            self._next_try = 0.0
+            self._connect()
         self._send({"status": ending.status, "message": ending.message}, self._peers.keys())
 
     def missing(self) -> list[int]:

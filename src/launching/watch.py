@@ -98,7 +98,7 @@ class Watch:
             return self._interrupt(status - 128, f": {name} {described(status)}")
         mistake = _mistake(log) if status == EXIT_USER_ERROR else None
         if mistake is not None:
-            self._wait(self._times.settle)
+            self._wait(self._times.settle, len(self._signals))
             return Ending(EXIT_USER_ERROR, mistake)
         return Ending(1, f"{name} {described(status)}; the other workers were stopped", log)
 
@@ -143,6 +143,7 @@ class Watch:
 
     def _interrupt(self, number: int, elsewhere: str = "") -> Ending:
         """Pass a signal on to the workers and give them time to save a checkpoint; another signal ends that time."""
+        seen = len(self._signals)  # Before the message, whose reader may be quick.
         number = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
         # Before joining the others, a worker has nothing to save, and waits without handling signals.
         seconds = self._times.grace if self._joined else self._times.stop
@@ -151,7 +152,7 @@ class Watch:
             print(f"interrupting the workers, which have {seconds:g} s to finish; {again}", file=sys.stderr, flush=True)
         self._nodes.tell(Ending(128 + number))
         self._workers.signal(number)
-        self._wait(seconds)
+        self._wait(seconds, seen)
         ended = {rank: status for rank in self._workers.ranks if (status := self._workers.status(rank)) is not None}
         if len(ended) == len(self._workers.ranks) and not any(ended.values()):
             return Ending(0)  # All workers had already finished.
@@ -166,7 +167,7 @@ class Watch:
         if ending.status and not interrupted:
             self._nodes.tell(ending)
             self._workers.signal(signal.SIGTERM)
-            self._wait(self._times.stop)
+            self._wait(self._times.stop, len(self._signals))
         stuck = self._workers.kill()
         self._view.show()
         if ending.log is not None:
@@ -176,10 +177,10 @@ class Watch:
         if ending.message:
             print(ending.message if interrupted else f"error: {ending.message}", file=sys.stderr)
 
-    def _wait(self, seconds: float) -> None:
-        """Wait until every worker has ended, for a limited time, or until another signal."""
-        deadline, signals = time.monotonic() + seconds, len(self._signals)
-        while self._workers.running() and time.monotonic() < deadline and len(self._signals) == signals:
+    def _wait(self, seconds: float, seen: int) -> None:
+        """Wait until every worker has ended, for a limited time, or until a signal after those seen."""
+        deadline = time.monotonic() + seconds
+        while self._workers.running() and time.monotonic() < deadline and len(self._signals) == seen:
             time.sleep(POLL_SECONDS)
             self._view.show()
 

@@ -544,6 +544,16 @@ def test_a_second_signal_stops_the_workers_at_once(environment, tmp_path):
     assert job.left() == []
 
 
+def test_a_second_signal_counts_as_soon_as_the_message_asks_for_it(tmp_path):
+    plan, workers = Cluster(1, 0, 2, "127.0.0.1", 2000), Ended(tmp_path, {0: None, 1: None})
+    watch, looks = Watch(plan, workers, Nodes(plan), Times(1, 1, stop=1)), []
+    workers.signal = lambda number: watch._signals.append(signal.SIGINT)  # Between the message and the wait.
+    workers.running = lambda: looks.append(0) or [0, 1]
+    watch._signals.append(signal.SIGINT)
+    assert "rank 0 had not ended and was killed" in watch._of_signal().message
+    assert len(looks) == 2  # Before the wait, and for the message.
+
+
 def test_workers_that_end_in_order_on_a_signal_of_their_own_are_no_crash(environment, tmp_path):
     program = SLEEP.replace("time.sleep(300)", "sys.exit(143) if rank else time.sleep(300)")
     job = Launcher(tmp_path, environment, program).end()
@@ -620,6 +630,14 @@ def test_a_node_hears_how_the_job_ends_on_another(ending, pair):
     assert poll(master, member) == [[ending], []]
     master.tell(ending)
     assert poll(master, member) == [[], [ending]]
+
+
+def test_a_node_whose_job_ends_before_it_has_connected_is_heard(address):
+    master, member = node(0, address), node(1, address)
+    member.tell(Ending(1, "rank 9 on node 1"))
+    member.close()
+    assert poll(master)[0][0] == Ending(1, "rank 9 on node 1")
+    master.close()
 
 
 def test_all_nodes_hear_how_the_job_ends_on_one(address):
