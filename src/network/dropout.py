@@ -21,7 +21,8 @@ class Dropout(nn.Cell):
     The mask is a hash of the seed, the step and the value's place in the batch. `nn.Dropout` draws another one in
     every run on the CPU, even with `set_deterministic(True)`, and cannot continue where an earlier process stopped.
     Here the step is a Parameter, which a checkpoint holds: a resumed run draws the masks of an uninterrupted one, and
-    several devices together those of one with the whole batch.
+    several devices together those of one with the whole batch. On an Ascend, CANN draws the masks from seed and step,
+    for each device its own.
     """
 
     STEP = "step"  # Name of the Parameter within the cell; it is no weight.
