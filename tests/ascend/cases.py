@@ -164,6 +164,8 @@ class Runs:
             return ()
         if layout == "imagenet":  # A few classes of it: num_classes stays.
             return ("--dataset", "image_folder", "--data_path", self.data("image_folder"))
+        if layout == "cifar10_binary":  # Its files have 10,000 images each; the pickled ones may be short.
+            return ("--dataset", "cifar10", "--data_path", self.data("cifar10"))
         return ("--data_path", self.data(layout))
 
 
