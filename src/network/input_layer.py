@@ -59,3 +59,8 @@ class _WithInputLayer(nn.Cell):
 def with_input_layer(net: nn.Cell, preprocessing: Any) -> nn.Cell:
     """Return the network, preceded by an InputLayer if its preprocessing runs on the device."""
     return _WithInputLayer(net, preprocessing) if preprocessing.on_device else net
+
+
+def without_input_layer(net: nn.Cell) -> nn.Cell:
+    """Return the network that with_input_layer was given."""
+    return net.net if isinstance(net, _WithInputLayer) else net

@@ -16,7 +16,7 @@ from src.config import OptimizerConfig
 from src.devices.processes import ALONE, ProcessGroup
 from src.inference.metrics import Classification
 from src.loss import CrossEntropy
-from src.network.input_layer import InputLayer
+from src.network.input_layer import InputLayer, without_input_layer
 from src.optimizers import OPTIMIZERS
 from src.optimizers.groups import parameter_groups
 
@@ -25,7 +25,7 @@ def build_model(
     net: nn.Cell, loss: CrossEntropy, config: OptimizerConfig, rates: np.ndarray, group: ProcessGroup = ALONE
 ) -> Model:
     """Return MindSpore's Model of a network, with its optimizer, precision and loss scale."""
-    optimizer, manager = make_optimizer(net, config, rates), loss_scale_manager(config)
+    optimizer, manager = make_optimizer(without_input_layer(net), config, rates), loss_scale_manager(config)
     scale = {"loss_scale_manager": manager} if manager else {}
     metrics, names = {"evaluation": Classification(group)}, [parameter.name for parameter in net.get_parameters()]
     with _rewriting_elsewhere() if config.amp_level == "O1" else contextlib.nullcontext() as folder:

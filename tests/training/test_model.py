@@ -69,6 +69,13 @@ def test_mixed_precision_compiles_behind_pixels_that_are_resized_in_the_graph(le
     assert net.net.features[0].conv.fp16, "the network itself is float16"
 
 
+def test_layers_have_their_own_rates_behind_pixels_that_are_normalised_in_the_graph():
+    net = with_input_layer(SqueezeNet(4, "cifar", base_e=8, incr_e=8), on_device("resize", "dataset"))
+    optimizer = build_model(net, CrossEntropy(), OptimizerConfig(layer_decay=0.5), RATES)._optimizer
+    assert len(optimizer.parameters) == len(net.trainable_params())
+    assert len(optimizer.learning_rate) > 2
+
+
 @pytest.mark.parametrize("preprocess", ["host", "device"])
 def test_amp_level_o1_trains_the_network_and_writes_nothing_into_the_current_folder(tmp_path, monkeypatch, preprocess):
     """MindSpore rewrites the network's source for it, as a file, and gives the result parameters of other names."""
