@@ -152,15 +152,16 @@ class Launcher:
 
     def left(self) -> list[list[str]]:
         """Return the command lines of the program's processes that still live."""
-        return [process.cmdline() for process in psutil.process_iter() if self._is_ours(process)]
+        commands = map(self._command, psutil.process_iter())
+        return [words for words in commands if any(str(self.folder / "program.py") in word for word in words)]
 
-    def _is_ours(self, process: psutil.Process) -> bool:
+    @staticmethod
+    def _command(process: psutil.Process) -> list[str]:
+        """Return the command line of a process, or [] if it has ended, as it may at any moment."""
         try:
-            return process.status() != psutil.STATUS_ZOMBIE and any(
-                str(self.folder / "program.py") in word for word in process.cmdline()
-            )
+            return [] if process.status() == psutil.STATUS_ZOMBIE else process.cmdline()
         except psutil.Error:
-            return False
+            return []
 
 
 def note(name: str) -> str:
@@ -578,6 +579,14 @@ def test_a_dead_scheduler_ends_the_job(environment, tmp_path):
     assert job.left() == []
 
 
+def left_in_time(job: Launcher) -> list:
+    """Return the job's processes that have not ended within a minute."""
+    deadline = time.monotonic() + 60
+    while job.left() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return job.left()
+
+
 def test_nothing_is_left_behind_a_launcher_that_is_killed_itself(environment, tmp_path):
     # Each worker has a child of its own, in a session of its own.
     child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)', __file__], start_new_session=True)"
@@ -587,10 +596,7 @@ def test_nothing_is_left_behind_a_launcher_that_is_killed_itself(environment, tm
     assert len(job.left()) >= 5  # Of the launcher, the scheduler, two workers and their children.
     job.process.kill()
     job.end()
-    deadline = time.monotonic() + 60
-    while job.left() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert job.left() == []
+    assert left_in_time(job) == []
 
 
 # The launchers of a cluster among themselves
@@ -751,10 +757,7 @@ def test_real_workers_end_when_their_launcher_is_killed(real, tmp_path):
     job.wait_for("working_0")
     job.process.kill()
     job.end()
-    deadline = time.monotonic() + 60
-    while job.left() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert job.left() == []
+    assert left_in_time(job) == []
 
 
 # With train.py
