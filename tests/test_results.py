@@ -1,4 +1,4 @@
-"""The checkpoints in results/, on which figures in the README rest: they have to give them."""
+"""The checkpoints in results/, on which figures in docs/RESULTS.md rest: they have to give them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.programs import ROOT
 RUNS = sorted(path.parent for path in (ROOT / "results").glob("*/result.json"))
 COMPRESSED = sorted(path.parent for path in (ROOT / "results").glob("*/compressed/report.json"))
 WITH_CHECKPOINT = [run for run in RUNS if (run / "best.ckpt").is_file()]
-# By images, the official ones or those stored as JPEG (README.md, Results), and by file.
+# By images, the official ones or those stored as JPEG (docs/RESULTS.md), and by file.
 ACCURACIES = json.loads((ROOT / "results" / "test_accuracies.json").read_text(encoding="utf-8"))
 # Of the pixels of the official test images, (10000, 32, 32, 3).
 OFFICIAL_SHA256 = "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04"
@@ -31,12 +31,12 @@ def result_of(run: Path) -> dict:
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
-def test_a_run_can_be_repeated_from_its_folder_and_the_readme_has_its_figure(run):
+def test_a_run_can_be_repeated_from_its_folder_and_the_results_have_its_figure(run):
     config = parse_train(["--config", str(run / "config.yaml")], "")
     config.check()
     assert config.data.data_path == "./data"
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (row,) = [line for line in readme.splitlines() if line.startswith(f"| `{run.name}` |")]
+    page = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{run.name}` |")]
     assert f"| {result_of(run)['test']['accuracy']:.2%} |" in row
 
 
@@ -71,13 +71,13 @@ def test_a_shipped_checkpoint_has_its_accuracy_on_the_real_test_images(run, real
 
 
 @pytest.mark.parametrize("folder", COMPRESSED, ids=lambda folder: folder.parent.name)
-def test_a_shipped_compressed_net_is_a_twentieth_of_its_checkpoint_and_the_readme_has_its_figures(folder):
+def test_a_shipped_compressed_net_is_a_twentieth_of_its_checkpoint_and_its_page_has_its_figures(folder):
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     size, accuracy = (folder / "best.sqz").stat().st_size, report["steps"][-1]["accuracy"]
     original = result_of(folder.parent)
     assert report["totals"]["file_bytes"] == size <= 4 * original["parameters"] / 20
     assert accuracy >= original["test"]["accuracy"] - 0.005
-    assert f"| {size:,} | {accuracy:.2%} |" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| {size:,} | {accuracy:.2%} |" in (ROOT / "docs" / "COMPRESSION.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -87,17 +87,17 @@ def test_a_shipped_compressed_net_has_its_accuracy_on_the_real_test_images(folde
     assert_accuracy(folder / "best.sqz", real_cifar10, tmp_path / "e")
 
 
-def test_the_accuracies_on_both_kinds_of_images_are_those_of_the_runs_and_in_the_readme():
+def test_the_accuracies_on_both_kinds_of_images_are_those_of_the_runs_and_in_the_results():
     measured = {f"{run.name}/best.ckpt": result_of(run)["test"]["accuracy"] for run in WITH_CHECKPOINT}
     for folder in COMPRESSED:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         measured[f"{folder.parent.name}/compressed/best.sqz"] = report["steps"][-1]["accuracy"]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
     assert set(ACCURACIES["official"]) == set(ACCURACIES["jpeg"]) == set(measured)
     for name, accuracy in measured.items():
         official, jpeg = ACCURACIES["official"][name], ACCURACIES["jpeg"][name]
         assert accuracy in (official, jpeg)
-        assert f"| `results/{name}` | {official:.2%} | {jpeg:.2%} |" in readme
+        assert f"| `results/{name}` | {official:.2%} | {jpeg:.2%} |" in page
 
 
 def assert_accuracy(path: Path, data: Path, output_path: Path) -> None:

@@ -48,7 +48,7 @@ Row = tuple[tuple[int, int, int, str], Sequence[Union[str, tuple[int, int, int]]
 
 LAYERS = {"M": Pool(3, 2), "m": Pool(2, 2), "N": Norm()}
 
-# Parameters are those with 10 classes and without batch norm; the README has accuracies on CIFAR-10.
+# Parameters are those with 10 classes and without batch norm; docs/RESULTS.md has accuracies on CIFAR-10.
 CIFAR_VERSIONS: dict[str, Row] = {
     # A small net, with "same" convolutions and pools that halve. 146,570 parameters.
     "cifar": (
