@@ -36,7 +36,8 @@ find_supported_python() {
 }
 
 # Make $root/.venv with what a requirements file names, and set `python`. A MindSpore that is installed already, as on
-# an Ascend host, is kept; otherwise the one that is fastest on a CPU is installed.
+# an Ascend host, is kept: in a virtual environment that is active, which then takes the requirements, or in the system.
+# Otherwise the one that is fastest on a CPU is installed.
 set_up_environment() {
     local requirements=$1 base
     python=$root/.venv/bin/python
@@ -46,12 +47,18 @@ set_up_environment() {
         if "$base" -c 'import importlib.metadata as m; m.version("mindspore")' 2>/dev/null; then
             options=(--system-site-packages)
         fi
-        echo "making $root/.venv with $("$base" --version)"
-        "$base" -m venv "${options[@]}" "$root/.venv" ||
-            fail "cannot make $root/.venv: on Debian and Ubuntu, apt install python3-venv"
+        # A .venv made from here would see the system's packages, and not those of the active environment.
+        if [ ${#options[@]} -gt 0 ] && "$base" -c 'import sys; sys.exit(sys.prefix == sys.base_prefix)'; then
+            echo "using $("$base" -c 'import sys; print(sys.prefix)'), which has MindSpore"
+            python=$base
+        else
+            echo "making $root/.venv with $("$base" --version)"
+            "$base" -m venv "${options[@]}" "$root/.venv" ||
+                fail "cannot make $root/.venv: on Debian and Ubuntu, apt install python3-venv"
+        fi
     fi
     local constraints=()
-    if ! grep -q 'include-system-site-packages = true' "$root/.venv/pyvenv.cfg"; then
+    if grep -qs 'include-system-site-packages = false' "$root/.venv/pyvenv.cfg"; then
         constraints=(-c "$root/constraints-cpu.txt")
     fi
     echo "installing $(basename "$requirements")"

@@ -26,5 +26,5 @@ set -x
 "$python" -m pip check
 "$python" -m ruff check .
 "$python" -m ruff format --check .
-.venv/bin/shellcheck --external-sources scripts/*.sh .ci/run
+"$(dirname "$python")/shellcheck" --external-sources scripts/*.sh .ci/run
 "$python" -m pytest -n $((cores < 8 ? cores : 8)) --dist worksteal --durations=20 "${selection[@]}" "$@"

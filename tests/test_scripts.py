@@ -251,6 +251,26 @@ def test_an_unsupported_python_alone_on_path_is_one_line(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("active", [True, False], ids=["of an active environment", "of the system"])
+def test_a_mindspore_that_is_installed_is_kept(tmp_path, active):
+    """A .venv made by the Python of a virtual environment would not see the packages of that environment."""
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in *m.version*) exit 0 ;; *base_prefix*) exit "$PLAIN" ;; '
+        '-c*) echo /an/environment ;; *) echo "$*" ;; esac\n'
+    )
+    python.chmod(0o755)
+    source = f'source "{ROOT}/scripts/environment.sh"; root="{tmp_path}"; set_up_environment requirements.txt'
+    environment = {**os.environ, "PYTHON": str(python), "PLAIN": "0" if active else "1"}
+    done = subprocess.run(["bash", "-c", source], env=environment, capture_output=True, text=True, timeout=60)
+    if active:
+        installed = "-m pip install --quiet --disable-pip-version-check -r requirements.txt"
+        said = ["using /an/environment, which has MindSpore", "installing requirements.txt", installed]
+        assert (done.stdout.splitlines(), done.returncode) == (said, 0), done.stderr
+    else:
+        assert f"-m venv --system-site-packages {tmp_path}/.venv" in done.stdout.splitlines()
+
+
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci" / "run"], ids=lambda path: path.name)
 def test_a_script_is_valid_bash_and_deletes_nothing(script):
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
