@@ -50,9 +50,9 @@ if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
     usage "$script"
     [ "$program" = distributed ] || exit 0
 fi
-case "${1:-} ${2:-}" in
-    -*) ;;
-    *squeezenet*) translate_zoo_arguments "$program" "$@" && set -- "${translated[@]}" ;;
+case " ${1:-} ${2:-} " in # A path such as runs/squeezenet_digits/best.ckpt is no network's name.
+    " -"*) ;;
+    *" squeezenet "* | *" squeezenet_residual "*) translate_zoo_arguments "$program" "$@" && set -- "${translated[@]}" ;;
 esac
 python=$(find_python)
 "$python" -c 'import importlib.metadata as m; m.version("mindspore")' 2>/dev/null ||

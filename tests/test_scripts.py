@@ -114,6 +114,13 @@ def test_the_model_zoos_arguments_that_are_wrong_are_one_line(fake_python, scrip
     assert done.stderr.startswith(f"error: {problem}") and len(done.stderr.splitlines()) == 1
 
 
+def test_a_checkpoint_in_a_folder_named_for_the_network_is_no_argument_of_the_model_zoo(fake_python):
+    arguments = ["runs/squeezenet_digits/best.ckpt", "--data_path", "./data"]
+    done = run(ROOT / "scripts" / "run_eval_ascend.sh", *arguments, PYTHON=fake_python)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-3:] == arguments
+
+
 @pytest.fixture
 def models(tmp_path) -> Path:
     """A folder with exported models, of a name with a space, and stand-ins for converter_lite and atc on its bin/."""
