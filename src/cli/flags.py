@@ -29,7 +29,9 @@ from src.cli.help_text import default_of, describe, help_text
 from src.cli.yaml_files import STRING, construct, errors_in, flow, read_nodes, scalar, written
 
 _NONE: Mapping = MappingProxyType({})
+
 _NULLS = ("null", "Null", "NULL", "~")
+_SWITCHED = (*_NULLS, "true", "false", "yes", "no", "on", "off", "1", "0")
 
 
 def limited(kind: type, description: str, **limits: Any) -> Any:
@@ -110,7 +112,8 @@ class Parser:
                 words.append(tokens.pop(0))
             key = self._key(name[2:])
             if key == "config" or not _items(self._kind(key)):
-                words, strays = words[:1], [*strays, *words[1:]]
+                many = 0 if not equals and self._stands_alone(key, words) else 1
+                words, strays = words[:many], [*strays, *words[many:]]
             given[key] = words
         for word in strays:
             self._take(word, given)
@@ -186,6 +189,15 @@ class Parser:
             raise UserError(f"{where}{name}: is not supported any more; leave it out")
         return []
 
+    def _stands_alone(self, key: str, words: Sequence[str]) -> bool:
+        """Return whether the word after a switch is a positional argument: --cam photo.jpg, but --cam false."""
+        if not words or key == "config" or _options(self._kind(key)) != [bool] or words[0].lower() in _SWITCHED:
+            return False
+        return self._positional(words[0]) is not None
+
+    def _positional(self, word: str) -> Optional[str]:
+        return self.positional.get(Path(word).suffix.lower(), self.positional.get(""))
+
     def _take(self, word: str, given: dict[str, list[str]]) -> None:
         """Assign a positional argument to its key."""
         if word == "-h":
@@ -193,7 +205,7 @@ class Parser:
         name = word.lstrip("-").partition("=")[0]
         if word.startswith("-") and self._meant(name):
             raise UserError(f"unexpected argument {word!r}; did you mean '--{self._meant(name)}'?")
-        key = self.positional.get(Path(word).suffix.lower(), self.positional.get(""))
+        key = self._positional(word)
         many = key in self.kinds and _items(self.kinds[key])
         if key is None or word.startswith("-") or (key in given and not many):
             raise UserError(f"unexpected argument {word!r}")

@@ -158,6 +158,15 @@ def test_words_without_a_flag_are_what_their_suffix_says(tmp_path):
     assert mistake("ann", positional={}) == "unexpected argument 'ann'"
 
 
+def test_a_word_after_a_switch_is_its_value_or_a_positional_argument():
+    for word in ("ann", "hello.txt"):
+        read = parsed("--vegan", word, "bob")
+        assert read["vegan"] is True and word in (*read["guests"], read["note"])
+    assert parsed("ann", "--vegan", "false")["vegan"] is False
+    assert mistake("ann", "--vegan=bob") == "vegan: 'bob' is not allowed; it takes true or false"
+    assert mistake("--guests=ann", "--vegan", "tru", positional={".txt": "note"}).startswith("vegan: 'tru'")
+
+
 def test_a_mistake_names_the_file_only_where_it_stands_there(tmp_path):
     menu = tmp_path / "a.yaml"
     menu.write_text("heat: 33\nguests: [ann]\nweight: '3'\n")
