@@ -87,7 +87,7 @@ def test_a_shipped_compressed_net_has_its_accuracy_on_the_real_test_images(folde
     assert_accuracy(folder / "best.sqz", real_cifar10, tmp_path / "e")
 
 
-def test_the_accuracies_on_both_kinds_of_images_are_those_of_the_runs_and_in_the_results():
+def test_the_accuracies_on_both_kinds_of_images_are_those_of_the_runs_and_in_the_pages():
     measured = {f"{run.name}/best.ckpt": result_of(run)["test"]["accuracy"] for run in WITH_CHECKPOINT}
     for folder in COMPRESSED:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -98,6 +98,7 @@ def test_the_accuracies_on_both_kinds_of_images_are_those_of_the_runs_and_in_the
         official, jpeg = ACCURACIES["official"][name], ACCURACIES["jpeg"][name]
         assert accuracy in (official, jpeg)
         assert f"| `results/{name}` | {official:.2%} | {jpeg:.2%} |" in page
+        assert f"| {official:.2%} |" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def assert_accuracy(path: Path, data: Path, output_path: Path) -> None:

@@ -29,7 +29,6 @@ from src.cli.help_text import default_of, describe, help_text
 from src.cli.yaml_files import STRING, construct, errors_in, flow, read_nodes, scalar, written
 
 _NONE: Mapping = MappingProxyType({})
-
 _NULLS = ("null", "Null", "NULL", "~")
 _SWITCHED = (*_NULLS, "true", "false", "yes", "no", "on", "off", "1", "0")
 
