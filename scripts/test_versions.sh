@@ -61,7 +61,8 @@ print(version('mindspore'), platform.python_version(), version('numpy'), sep=' |
 
 # Put a row into the table in place of that of the same versions, and show it.
 record() {
-    local others
+    local others notes
+    notes=$(sed '1,/^|---/d; /^|/d' "$TABLE" 2>/dev/null) # What follows the table.
     others=$(grep '^| [0-9]' "$TABLE" 2>/dev/null | awk -F' [|] ' -v new="$1" '
         BEGIN { split(new, n, / [|] /) }
         { split($0, o, / [|] /) }
@@ -71,6 +72,7 @@ record() {
             "\`bash scripts/test_versions.sh\`"
         printf '| MindSpore | Python | NumPy | passed | failed | skipped | on |\n|---|---|---|---|---|---|---|\n'
         printf '%s\n%s\n' "$others" "$1" | sed '/^$/d' | sort -V
+        [ -z "$notes" ] || printf '%s\n' "$notes"
     } >"$TABLE.new"
     mv "$TABLE.new" "$TABLE"
     printf '%s\n' "$1"

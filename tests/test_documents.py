@@ -250,6 +250,18 @@ def test_a_mistake_is_shown_as_it_is_printed(folder, page):
         assert done.stderr.splitlines()[-1].startswith(shown.removesuffix("...").rstrip()), done.stderr
 
 
+def files_listed(page: str, first: str) -> set[str]:
+    """Return the files in the first column of a page's table that begins with one of them."""
+    table = next(t for t in re.findall(r"(?:^\|.*\n)+", (ROOT / "docs" / page).read_text(), re.MULTILINE) if first in t)
+    cells = " ".join(re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE))
+    return set(re.findall(r"`([^`]+)`", cells))
+
+
+def test_the_table_of_the_run_folder_lists_what_is_in_one(tiny):
+    found = {path.name for path in tiny.folder.iterdir() if not path.name.startswith(".")} - {"scalars", "checkpoints"}
+    assert files_listed("TRAINING.md", "`best.ckpt`") == {*found, "scalars/", "checkpoints/SqueezeNet-*.ckpt"}
+
+
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
