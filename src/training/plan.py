@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import os
 from pathlib import Path
 
 import mindspore as ms
@@ -42,6 +43,8 @@ RUN_ENTRIES = (
 
 # Steps per call in dataset sinking: few enough for timely progress, checkpoints and Ctrl-C, and enough to cost nothing.
 SINK_STEPS = 64
+# Multiply-adds of training, which are three times those of prediction, on one core a second (benchmarks/README.md).
+CPU_MULTIPLY_ADDS = 2e10
 
 
 @dataclasses.dataclass
@@ -71,6 +74,12 @@ class Plan:
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.config.run.output_path)
+
+    @property
+    def hours_on_cpu(self) -> float:
+        """Estimate of the hours that the remaining steps take on the CPU cores of this process."""
+        images = (len(self.rates) - self.step) * self.config.data.batch_size
+        return 3 * self.multiply_adds * images / (CPU_MULTIPLY_ADDS * len(os.sched_getaffinity(0))) / 3600
 
     def sink_size(self, steps: int) -> int | None:
         """Return the number of steps per call in which dataset sinking feeds a device, or None without sinking.

@@ -41,6 +41,7 @@ from src.training.plan import (
 from src.training.resume import begun_run, is_complete
 from src.training.session import Outcome, Session
 
+MANY_HOURS = 12  # A recipe that takes longer on a CPU was made for an accelerator.
 PICTURE_IMAGES = 32  # As in the MindSpore tutorial.
 
 
@@ -118,7 +119,7 @@ def run_steps(plan: Plan, session: Session) -> Outcome:
     """Run the training steps. On a signal, first finish the current step and save a checkpoint."""
     from src import visualize  # Here, because matplotlib is slow to import, and mistakes should show first.
 
-    validation = f"{len(plan.validation):,}" if plan.validation else "no"
+    validation = f"{len(plan.validation):,}" if plan.validation else "none"
     devices = f", {plan.group.size} devices" if plan.group.size > 1 else ""
     trained = sum(parameter.size for parameter in plan.net.trainable_params())
     frozen = f", {trained:,} of them trained" if trained < plan.parameters else ""
@@ -128,6 +129,12 @@ def run_steps(plan: Plan, session: Session) -> Outcome:
         f"run folder: {plan.folder}",
         flush=True,
     )
+    if plan.target == "CPU" and plan.hours_on_cpu > MANY_HOURS:
+        print(
+            f"warning: this takes about {plan.hours_on_cpu:,.0f} hours on this CPU; the recipes "
+            "squeezenet_cifar10_fast and squeezenet_digits take an hour and two minutes",
+            flush=True,
+        )
     with signals.postponed():
         if plan.group.is_main_process:
             visualize.learning_rate(plan.folder / RATE_PICTURE, plan.rates, plan.steps_per_epoch)

@@ -24,7 +24,7 @@ from src.inference.export import export_checkpoint
 from src.lr_generator import get_lr
 from src.squeezenet import SqueezeNet
 from src.training.plan import RUN_ENTRIES, prepare
-from src.training.run import train
+from src.training.run import run_steps, train
 from tests.made_data import by_class, refusal, write_cifar10, write_image_csv, write_image_folder
 from tests.runs import BRIEF, CPU, DIGITS, SMALL, configuration, metrics_rows, stop_at, weights, without_pictures
 
@@ -287,6 +287,22 @@ def test_a_run_that_dies_warns_within_the_first_epoch(tmp_path, no_pictures, cap
     ]
     assert len(warnings) == 1 and "--final_relu false" in warnings[0]
     assert warnings[0] in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_a_recipe_for_an_accelerator_says_how_long_it_takes_on_a_cpu(no_pictures, monkeypatch, capsys):
+    monkeypatch.setattr("src.training.run.picture_batch", lambda plan: None)
+    session = SimpleNamespace(run=lambda: None)
+    hours = []
+    for epochs in (1, 1000, 2000):
+        plan = prepare(
+            configuration(**{**BRIEF, "train_images": None, "image_size": 224, "epochs": epochs}, output_path="run")
+        )
+        run_steps(plan, session)
+        hours.append(plan.hours_on_cpu)
+        said = capsys.readouterr().out
+        line = f"warning: this takes about {hours[-1]:,.0f} hours on this CPU; the recipes squeezenet_cifar10_fast"
+        assert (line in said) == (epochs > 1)
+    assert hours[2] == pytest.approx(2 * hours[1]) and hours[0] < 1 < 12 < hours[1]
 
 
 def test_a_loss_that_overflows_ends_the_run_with_step_and_rate_and_saves_nothing_broken(tmp_path, no_pictures):
