@@ -34,7 +34,7 @@ _OTHERS_WORDS = {
     "version": "model net network net_name model_name arch",
     "device_target": "device target platform",
     "ckpt_path": "checkpoint checkpoint_path checkpoint_file_path ckpt ckpt_file weights model_path pretrained model",
-    "pretrained": "checkpoint checkpoint_path checkpoint_file_path ckpt ckpt_path pre_trained weights",
+    "pretrained": "checkpoint checkpoint_path checkpoint_file_path ckpt ckpt_file ckpt_path pre_trained weights",
     "config": "config_path config_file cfg c yaml",
     "epochs": "epoch_size epoch num_epochs max_epochs",
     "num_classes": "class_num classes n_classes nb_classes",

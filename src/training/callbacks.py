@@ -194,7 +194,7 @@ class DeadStartWarning(Callback):
         super().__init__()
         self.level, self.final_relu, self.say = level, final_relu, say
         self._at_level = 0
-        self._epoch_losses: list[float] = []  # Of the first epoch, until it ends.
+        self._epoch_losses: list[float] = []  # Of the first epoch, or of as many as have DEAD_STEPS steps.
         self._said = False
 
     def state(self) -> DeadStartState:
@@ -211,16 +211,17 @@ class DeadStartWarning(Callback):
         # The first loss at this level does not tell about the steps before.
         taken = cb.steps_taken if self._at_level else 1
         self._at_level = self._at_level + taken if abs(loss - self.level) < DEAD_TOLERANCE else 0
-        if cb.cur_epoch_num == 1:
+        if cb.cur_epoch_num == 1 or self._epoch_losses:
             self._epoch_losses.append(loss)
         if self._at_level >= DEAD_STEPS:
             self._warn(f"the network is dead: for {self._at_level} steps the loss has been exactly")
 
     def on_train_epoch_end(self, run_context):
-        if self._epoch_losses:
+        cb = run_context.original_args()
+        if self._epoch_losses and cb.cur_step_num >= DEAD_STEPS:
             recent = self._epoch_losses[-max(1, len(self._epoch_losses) // 4) :]
             if abs(np.mean(recent) - self.level) < STUCK_TOLERANCE:
-                self._warn("the network has not begun to learn: after the first epoch the loss is still")
+                self._warn(f"the network has not begun to learn: after epoch {cb.cur_epoch_num} the loss is still")
             self._epoch_losses = []
 
     def _warn(self, what: str) -> None:

@@ -261,6 +261,17 @@ def test_a_net_that_has_not_moved_by_the_end_of_the_first_epoch_is_named(said):
     assert len(said) == 1 and "has not begun to learn" in said[0]
 
 
+def test_a_first_epoch_of_a_few_steps_is_too_short_to_judge(said):
+    warning = DeadStartWarning(LN_10, True, said.append)
+    feed(warning, [LN_10 + 0.004] * 7)
+    for epoch in (2, 3):
+        for step in range(1, 8):
+            warning.on_train_step_end(context(7 * epoch - 7 + step, epoch, LN_10 + 0.004))
+        warning.on_train_epoch_end(context(7 * epoch, epoch))
+        assert len(said) == (epoch == 3)
+    assert "after epoch 3 the loss is still 2.3026" in said[0]
+
+
 def test_a_net_that_learns_is_left_in_peace(said):
     warning = DeadStartWarning(LN_10, True, said.append)
     feed(warning, list(np.linspace(LN_10, 2.2, 100)))
