@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Callable, Iterable, Iterator, Sequence
 
 import mindspore.dataset as ds
 import numpy as np
 
 from src.cli.errors import UserError
+from src.cli.terminal import warn
 from src.dataset.augmentation import Drawn
 from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import Source
@@ -173,5 +173,5 @@ def readable_image(source: Source, index: int, limit: int) -> np.ndarray | None:
         if len(source.broken) >= limit:
             raise
         source.broken.add(index)
-        print(f"warning: image left out: {error}", file=sys.stderr, flush=True)
+        warn(f"image left out: {error}")
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
@@ -13,6 +12,7 @@ from PIL import Image
 
 from src.checkpoint import load_network
 from src.cli.errors import UserError
+from src.cli.terminal import images_bar, warn
 from src.config import DeviceConfig
 from src.dataset.image_folder import image_files
 from src.dataset.source import load_image, printable
@@ -105,11 +105,13 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
         classifier = Classifier.from_checkpoint(path)
     folder = Path(config.output_path)
     results, features, shown, overlays = [], [], [], []
-    with output_folder(folder, PREDICTIONS, GALLERY, *([FEATURES] if config.features else [])):
+    entries = (PREDICTIONS, GALLERY, *([FEATURES] if config.features else []))
+    with output_folder(folder, *entries), images_bar(len(files), "classifying") as bar:
         for batch in _batches(files, config.batch_size, classifier.prepare, len(files) + len(missing)):
             outputs = classifier([read.inputs for read in batch])
             features += [outputs.features.asnumpy()] if config.features else []
             maps = outputs.maps.asnumpy() if config.cam and len(shown) < GALLERY_IMAGES else None
+            bar.update(len(batch))
             for i, read in enumerate(batch):
                 top_k = _top_k(outputs.probabilities[i], classifier.classes, config.top_k)
                 results.append({"file": str(read.file), "top_k": top_k})
@@ -184,7 +186,7 @@ def _skip(error: UserError, total: int) -> None:
     """Warn on stderr of skipped images. Raises the error itself if no image is left."""
     if total == 1:
         raise error
-    print(f"warning: skipped: {error}", file=sys.stderr)
+    warn(f"skipped: {error}")
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:

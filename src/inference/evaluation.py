@@ -11,6 +11,7 @@ from mindspore import Model, nn, ops
 
 from src.checkpoint import load_network
 from src.cli.errors import UserError
+from src.cli.terminal import images_bar
 from src.config import DeviceConfig
 from src.dataset import evaluation_pipeline, open_source, splits
 from src.dataset.options import data_config
@@ -50,12 +51,14 @@ def evaluate(
     num_workers: int,
     group: ProcessGroup = ALONE,
     max_broken_images: int = 0,
+    metric: Classification | None = None,
 ) -> Evaluation:
     """Evaluate a network on a data set, each image once in one process of the group."""
     dataset = evaluation_pipeline(
         source, preprocessing, batch_size, num_workers, group.size, group.rank, max_broken_images, pad=True
     )
-    model = Model(with_input_layer(net, preprocessing), CrossEntropy(), metrics={"evaluation": Classification(group)})
+    metric = metric or Classification(group)
+    model = Model(with_input_layer(net, preprocessing), CrossEntropy(), metrics={"evaluation": metric})
     return model.eval(dataset, dataset_sink_mode=False)["evaluation"]
 
 
@@ -67,12 +70,13 @@ def evaluate_exported(
     num_workers: int,
     group: ProcessGroup = ALONE,
     max_broken_images: int = 0,
+    metric: Classification | None = None,
 ) -> Evaluation:
     """Evaluate an exported model on a data set; see evaluate.
 
     flip: average the outputs for an image and its mirror image.
     """
-    preprocessing, metric = model.preprocessing, Classification(group)
+    preprocessing, metric = model.preprocessing, metric or Classification(group)
     batches = evaluation_pipeline(
         source,
         preprocessing,
@@ -126,9 +130,13 @@ def evaluate_model(config: EvalConfig, device: DeviceConfig) -> dict:
     preprocessing = dataclasses.replace(card.preprocessing, resizer=config.resizer or card.preprocessing.resizer)
     folder = Path(config.output_path or path.with_name(f"eval_{path.name if config.model_path else path.stem}_{split}"))
     names = (RESULT, CONFUSION_TABLE, CONFUSION_PICTURE, MISTAKES_PICTURE)
-    with output_folder(folder, *names) if group.is_main_process else contextlib.nullcontext():
+    if group.is_main_process:
+        print(f"evaluating {path} on {len(source):,} images of {data.dataset} {split}", flush=True)
+    writing = output_folder(folder, *names) if group.is_main_process else contextlib.nullcontext()
+    with writing, images_bar(len(source), "evaluating") as bar:
         flip = config.tta == "flip"
-        options = (config.batch_size, config.num_workers, group, config.max_broken_images)
+        metric = Classification(group, bar.update)
+        options = (config.batch_size, config.num_workers, group, config.max_broken_images, metric)
         if config.model_path:
             evaluation = evaluate_exported(model, flip, source, *options)
         else:

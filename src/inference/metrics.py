@@ -106,11 +106,12 @@ class Classification(nn.Metric):
     """A metric for `Model.eval` whose value is an Evaluation.
 
     group: the process group, each process evaluating every group.size-th image; all get the results for all images.
+    seen: is called with the number of images of each batch, on all processes together.
     """
 
-    def __init__(self, group: ProcessGroup = ALONE):
+    def __init__(self, group: ProcessGroup = ALONE, seen: Callable[[int], object] = lambda images: None):
         super().__init__()
-        self.group = group
+        self.group, self.seen = group, seen
         self.clear()
 
     def clear(self):
@@ -128,6 +129,7 @@ class Classification(nn.Metric):
         own = logits[rows, labels][:, None]
         ahead = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None]))
         self._num_classes = logits.shape[1]
+        self.seen(len(labels) * self.group.size)
         self._batches.append(
             (
                 labels,
