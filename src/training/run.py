@@ -27,6 +27,7 @@ from src.training.plan import (
     BEST,
     CHECKPOINTS,
     LAST,
+    MANY_HOURS,
     PREDICTIONS_PICTURE,
     RATE_PICTURE,
     RESULT,
@@ -41,7 +42,6 @@ from src.training.plan import (
 from src.training.resume import begun_run, is_complete
 from src.training.session import Outcome, Session
 
-MANY_HOURS = 12  # A recipe that takes longer on a CPU was made for an accelerator.
 PICTURE_IMAGES = 32  # As in the MindSpore tutorial.
 
 
