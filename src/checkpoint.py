@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any, Mapping, Tuple
 
@@ -28,6 +29,7 @@ CARD_KEY = "model_card"
 # The network's parameters, unlike an optimizer's state and counters in the same file.
 _NETWORK_PREFIXES = ("features.", "classifier.")
 _COUNTER = f".{Dropout.STEP}"
+FIRST = "features.0.conv.weight"
 _HEAD = ("classifier.1.weight", "classifier.1.bias")
 
 Shapes = Mapping[str, Tuple[int, ...]]
@@ -90,9 +92,18 @@ def load_network(path: str | Path) -> tuple[SqueezeNet, ModelCard]:
     else:
         parameters = read_checkpoint(path)
         if CARD_KEY not in parameters:
-            raise UserError(f"{path}: contains no model card; give a checkpoint written by train.py")
+            raise _foreign(path)
         card = read_card(parameters, path)
     return build_network(parameters, card, path), card
+
+
+def _foreign(path: str | Path) -> UserError:
+    """Return the UserError for a MindSpore checkpoint without a model card."""
+    new = shlex.quote(str(Path(path).with_name(f"{Path(path).stem}_converted.ckpt")))
+    return UserError(
+        f"{path}: contains no model card, so it is not of this project; convert it: "
+        f"python convert.py --from mindspore {shlex.quote(str(path))} --ckpt_path {new}"
+    )
 
 
 def build_network(
@@ -124,6 +135,8 @@ def load_pretrained(net: SqueezeNet, path: str | Path, card: ModelCard) -> Model
     """
     parameters = read_checkpoint(path)
     theirs = read_card(parameters, path) if CARD_KEY in parameters else None
+    if theirs is None and FIRST not in parameters:
+        raise _foreign(path)
     differences = _differences(theirs, card) if theirs else ""
     own = weights_of(net)
     if all(name in parameters and parameters[name].shape[1:] == own[name].shape[1:] for name in _HEAD):

@@ -65,7 +65,8 @@ class ModelConfig:
     batch_norm: BatchNorm = "none"
     """batch normalisation: none, after the squeeze convolutions, or after all convolutions but the last"""
     stem: Stem = "imagenet"
-    """first convolution: the version's own, or 3x3 with stride 1 for small images"""
+    """first convolution: the version's own, 3x3 with stride 1 for small images, or the version's own with zeros around
+    the image, as mindcv has it in 1_1"""
     ceil_mode: bool = False
     """round the sizes of pooled maps up, as torchvision does"""
     classifier_padding: Padding = 0

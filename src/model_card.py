@@ -49,6 +49,8 @@ class ModelCard:
         named = isinstance(card.classes, list) and all(isinstance(name, str) for name in card.classes)
         if not named or card.model.get("num_classes") != len(card.classes):
             raise ValueError("the classes do not match the network")
+        if card.model.get("in_channels", 3) != card.preprocessing.channels:
+            raise ValueError("the mean and deviation do not match the network's input channels")
         return card
 
     @classmethod

@@ -57,12 +57,13 @@ def squeezenet1_1(num_classes: int = 1000, **options: Any) -> SqueezeNet:
 
 
 class ConvUnit(nn.Cell):
-    """A "same" or "valid" convolution with ReLU, he_uniform weights, and a bias or batch norm."""
+    """A convolution with ReLU, he_uniform weights, and a bias or batch norm; pad_mode: as in Stem."""
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, pad_mode="same", batch_norm=False, relu=True):
         super().__init__()
         fresh = {"has_bias": not batch_norm, "weight_init": "he_uniform", "bias_init": "zeros"}
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, pad_mode, **fresh)
+        padding = kernel_size // 2 if pad_mode == "pad" else 0
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, pad_mode, padding, **fresh)
         self.norm = nn.BatchNorm2d(out_channels) if batch_norm else nn.Identity()
         self.activation = nn.ReLU() if relu else nn.Identity()
 
@@ -108,7 +109,8 @@ class SqueezeNet(nn.Cell):
         fire 3, 5, 7, 9); "complex" adds a 1x1 convolution of the input around the others too.
     batch_norm: "none"; "squeeze", after the squeeze convolutions alone; "all", after every convolution but the last.
         Where there is any, a version may have one more before the last convolution ("cifar_deep", "cifar_wide").
-    stem: "imagenet", the version's own; "small", 3x3 with stride 1, for images of about 32 pixels.
+    stem: "imagenet", the version's own; "small", 3x3 with stride 1, for images of about 32 pixels; "padded", the
+        version's own with zeros around the image.
     ceil_mode: round pooled sizes up, as torchvision does; the paper's Caffe net at 227 gives the same either way.
     classifier_padding: zeros around the input of the last convolution; the authors' Caffe release has 1.
     final_relu: ReLU after the last convolution, as in the paper. Without it the logits can be negative, and training

@@ -270,7 +270,8 @@ def _of_words(words: Sequence[str], kind: Any) -> Any:
             return " ".join(words)
     if str not in _options(items):  # Names and numbers have no commas.
         words = [part for word in words for part in word.split(",") if part] or words
-    if len(words) == 1 and get_origin(kind) is Union:
+    plain = any(get_origin(option) is not list and option is not type(None) for option in _options(kind))
+    if len(words) == 1 and (plain or words[0] in _NULLS):
         return _of_word(words[0], kind)
     return [_of_word(word, items) for word in words]
 

@@ -6,14 +6,20 @@ import dataclasses
 from typing import Literal, Optional, get_args
 
 from src.cli.errors import UserError
-from src.cli.flags import spelled
+from src.cli.flags import limited, spelled
 from src.cli.help_text import describe
 from src.cli.types import Padding, Side
 from src.config import parse
+from src.dataset.preprocessing import FITS, NORMALIZATIONS, RESIZERS
 from src.keys import Bypass, Stem
 
-FromFormat = Literal["torchvision", "safetensors", "net", "npz", "caffemodel", "onnx"]
+FromFormat = Literal["torchvision", "safetensors", "net", "npz", "caffemodel", "onnx", "mindspore"]
+Channels = limited(
+    list[float], "three numbers, of red, green and blue, or one, of grey images", min_length=1, max_length=3
+)
 ToFormat = Literal["torchvision", "safetensors", "npz"]
+
+MAX_PIXEL = 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +48,25 @@ class ConvertConfig:
     """apply ReLU after the last convolution; null: as the file says, or true"""
     input: Optional[Literal["rgb", "bgr"]] = None
     """input of the network: rgb, from 0 to 1, normalised by ImageNet's mean and deviation; bgr, from 0 to 255 less
-    104, 117, 123, as in Caffe: the first convolution is turned to RGB; null: the format's usual one"""
+    104, 117, 123, as in Caffe: the first convolution is turned to RGB; null: as is known of the file, measured on a few
+    photographs, or supposed, which convert.py says"""
     fold_input: bool = False
     """fold Caffe's scale and mean into the first convolution, so that the network takes the input of `rgb`"""
     image_size: Optional[Side] = None
-    """side of the images in pixels; null: 227 for Caffe's formats, 224 for others"""
+    """side of the images in pixels; null: as the file says, or as networks from there usually have it"""
+    fit: Optional[Literal[FITS]] = None
+    """how an image gets its size: resized as a whole, cropped, or resized and cropped at the centre; null: the usual"""
+    resize: Optional[Side] = None
+    """length of the shorter side before an image is cropped; null: the usual, 256 for images of 224 and 227 pixels"""
+    resizer: Optional[Literal[RESIZERS[:2]]] = None
+    """what resizes an image: mindspore, a fast operator, or pillow, as in torchvision; null: the usual"""
+    normalize: Optional[Literal[NORMALIZATIONS]] = None
+    """by the mean and std of the data set, or by those of each image; null: by the data set's"""
+    mean: Optional[Channels] = None
+    """mean of the channels that is subtracted, in the order of RGB, on a scale of 0 to 1, or with values above 1 on a
+    scale of 0 to 255"""
+    std: Optional[Channels] = None
+    """standard deviation of the channels, on the scale of mean"""
     classes: Optional[str] = None
     """text file with one class name per line; null: ImageNet's names for 1,000 classes, numbers for others"""
 
@@ -56,6 +76,20 @@ class ConvertConfig:
             raise UserError(
                 "give either --from FORMAT FILE, to create a checkpoint, or --to FORMAT FILE, to convert one"
             )
+        if bool(self.mean) != bool(self.std):
+            raise UserError("mean and std belong together: give both")
+        if self.mean and not all(0 <= m <= MAX_PIXEL and 0 < d <= MAX_PIXEL for m, d in zip(self.mean, self.std)):
+            raise UserError(f"mean, std: give values from 0 to 1 or from 0 to {MAX_PIXEL}, and std above 0")
+        if self.mean and not len(self.mean) == len(self.std) != 2:
+            raise UserError("mean, std: give three values each, of red, green and blue, or one of grey images")
+
+    @property
+    def normalization(self) -> Optional[dict[str, tuple[float, ...]]]:
+        """The given mean and std on a scale of 0 to 1, or None."""
+        if not self.mean:
+            return None
+        scale = MAX_PIXEL if max(*self.mean, *self.std) > 1 else 1
+        return {"mean": tuple(m / scale for m in self.mean), "std": tuple(d / scale for d in self.std)}
 
 
 def parse_convert(argv: list[str], description: str) -> ConvertConfig:

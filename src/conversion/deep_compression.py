@@ -14,8 +14,8 @@ import numpy as np
 
 from src.cli.errors import UserError
 from src.conversion import names
+from src.conversion.origins import CAFFE
 from src.conversion.source import Foreign, read_weights
-from src.dataset.preprocessing import Preprocessing
 from src.files.bounded import read_text
 from src.model_card import ModelCard
 from src.network.convolutions import convolutions
@@ -25,9 +25,6 @@ MAX_NAMES_BYTES = 16 << 20
 CLASSES = 1000
 # SqueezeNet's arguments for the network of the authors' deploy.prototxt.
 MODEL = {"num_classes": CLASSES, "version": "1_0", "classifier_padding": 1}
-IMAGE_SIZE = 227
-# Mean of ImageNet's RGB channels from 0 to 255, as the authors subtract it.
-MEAN = (123.0, 117.0, 104.0)
 _SLOTS = 256  # Values of a codebook: indices have 8 bits.
 
 
@@ -107,15 +104,7 @@ def read_net(path: Path) -> Foreign:
 def published_card(classes: str | None = None) -> ModelCard:
     """Return the model card of the authors' network, whose input is 255 times an image from 0 to 1, minus a mean."""
     names = read_class_names(classes, CLASSES) if classes else [str(i) for i in range(CLASSES)]
-    preprocessing = Preprocessing(
-        image_size=IMAGE_SIZE,
-        fit="center_crop",
-        normalize="dataset",
-        mean=tuple(mean / 255 for mean in MEAN),
-        std=(1 / 255,) * 3,
-        resizer="pillow",
-    )
-    return ModelCard(dict(MODEL), names, preprocessing, dataset="image_folder", val_split=0.0)
+    return ModelCard(dict(MODEL), names, CAFFE, dataset="image_folder", val_split=0.0)
 
 
 def read_class_names(path: str, count: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from src.network.convolutions import Convolution, convolutions
 
@@ -35,6 +35,11 @@ NAMINGS = {
         "conv{number}",
         {"squeeze": "squeeze1x1", "shortcut": "bypass1x1"},
     ),
+    # MindSpore's model zoo, and its network with simple bypass. mindcv has torchvision's names.
+    "zoo": Naming("features.0", "features.{index}.{part}", "final_conv", {}),
+    "zoo_residual": Naming("conv1", "fire{number}.{part}", "conv{number}", {}),
+    # This project's own, in a checkpoint without a model card.
+    "own": None,
     # The prototxt of SqueezeNet-Deep-Compression.
     "deep_compression": Naming(
         "conv1",
@@ -57,12 +62,16 @@ class Parameter(NamedTuple):
     shape: tuple[int, ...]
 
 
-def parameters(model: dict[str, Any], naming: Naming) -> list[Parameter]:
-    """Return the parameters of the SqueezeNet with the arguments `model`, in the network's order."""
+def parameters(model: dict[str, Any], naming: Optional[Naming]) -> list[Parameter]:
+    """Return the parameters of the SqueezeNet with the arguments `model`, in the network's order.
+
+    naming: None for this project's own.
+    """
     batch_norm = model.get("batch_norm", "none")
     found = []
     for convolution in convolutions(model):
-        own, name, vector = convolution.layer, naming.layer(convolution), convolution.shape[:1]
+        own, vector = convolution.layer, convolution.shape[:1]
+        name = naming.layer(convolution) if naming else own
         if convolution.normalised:
             found += _norm(f"features.{convolution.index - 1}", f"{name}.input_norm", convolution.shape[1:2])
         found.append(Parameter(f"{own}.{_WEIGHT}", f"{name}.{_WEIGHT}", convolution.shape))
@@ -70,7 +79,7 @@ def parameters(model: dict[str, Any], naming: Naming) -> list[Parameter]:
             found += _norm(f"{own.rsplit('.', 1)[0]}.norm", f"{name}.norm", vector)
         else:
             found.append(Parameter(f"{own}.{_BIAS}", f"{name}.{_BIAS}", vector))
-    return found
+    return found if naming else [parameter._replace(name=parameter.own) for parameter in found]
 
 
 def _norm(own: str, name: str, shape: tuple[int, ...]) -> list[Parameter]:

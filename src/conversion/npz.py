@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Mapping
 
 import numpy as np
 
 from src.checkpoint import CARD_KEY
-from src.conversion.source import Foreign, read_members, read_weights, to_float32
+from src.conversion.source import Foreign, read_card, read_members, read_weights, to_float32, write_card
 from src.model_card import ModelCard
 
 _ENDING = ".npy"
@@ -23,15 +22,14 @@ def read_npz(path: Path) -> Foreign:
         name.removesuffix(_ENDING): _array(name, member) for name, member in read_members(read_weights(path)).items()
     }
     card = arrays.pop(CARD_KEY, None)
-    if card is not None:
-        card = ModelCard.read(json.loads(card.tobytes()), path)
-    return Foreign({name: to_float32(name, array) for name, array in arrays.items()}, {}, card)
+    tensors = {name: to_float32(name, array) for name, array in arrays.items()}
+    return Foreign(tensors, {}, read_card(None if card is None else card.tobytes(), path))
 
 
 def write_npz(tensors: Mapping[str, np.ndarray], card: ModelCard) -> bytes:
     """Return the content of an .npz file with these arrays and the model card as JSON bytes."""
     stream = io.BytesIO()
-    np.savez(stream, **tensors, **{CARD_KEY: np.frombuffer(json.dumps(card.to_json()).encode(), np.uint8)})
+    np.savez(stream, **tensors, **{CARD_KEY: np.frombuffer(write_card(card).encode(), np.uint8)})
     return stream.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Optional
 
@@ -10,8 +11,10 @@ import onnx
 from mindspore import Tensor
 from onnx import numpy_helper
 
+from src.checkpoint import CARD_KEY
 from src.conversion.names import NAMINGS
-from src.conversion.source import Foreign, read_weights, to_float32
+from src.conversion.origins import CAFFE2
+from src.conversion.source import Foreign, read_card, read_weights, to_float32
 from src.inference.exported_model import card_of, read_spec, spec_path
 from src.inference.metrics import softmax
 from src.network.convolutions import FIRST_FIRE
@@ -25,6 +28,8 @@ _KNOWN = (
 # Nodes to skip when searching for weights.
 _PASSED = ("Relu", "Dropout", "Identity")
 MAX_SIDE, MAX_BATCH, USUAL_SIDE = 2048, 256, 224  # Of images; running larger models would exhaust the memory.
+# What Caffe2's exporter calls itself and its input, which is that of Caffe's nets.
+CAFFE2_PRODUCER, CAFFE2_INPUT = "onnx-caffe2", "data_0"
 # Largest rounding difference of logits, relative to the largest logit.
 TOLERANCE = 1e-4
 
@@ -32,10 +37,11 @@ TOLERANCE = 1e-4
 def read_onnx(path: Path) -> Foreign:
     """Read the weights of a model by their names in Caffe, and the arguments of SqueezeNet that its graph reveals.
 
-    The card comes from the specification that export.py writes next to its models.
+    The card is in the models that export.py writes, and in the specification next to them.
     """
     content = read_weights(path)
-    graph = _Graph(onnx.load_from_string(content).graph)
+    model = onnx.load_from_string(content)
+    graph = _Graph(model.graph)
     layers = graph.layers()
     tensors = {}
     for name, node in layers.items():
@@ -48,11 +54,15 @@ def read_onnx(path: Path) -> Foreign:
         "classifier_padding": _padding(last),
         "final_relu": any(node.op_type == "Relu" and last.output[0] in node.input for node in graph.nodes),
     }
-    batch, size = graph.input_shape()
-    card = None
-    if spec_path(path).is_file():
+    batch, channels, size = graph.input_shape()
+    card = read_card(next((entry.value for entry in model.metadata_props if entry.key == CARD_KEY), None), path)
+    if card is None and spec_path(path).is_file():
         card = card_of(read_spec(path), spec_path(path))
-    return Foreign(tensors, facts, card, size, lambda net: _check(net, content, (batch, 3, size, size)))
+    if card is not None:  # Of the network before export.py folded its batch norm into the convolutions.
+        card = dataclasses.replace(card, model={**card.model, "batch_norm": "none"})
+    caffe2 = model.producer_name == CAFFE2_PRODUCER or model.graph.input[0].name == CAFFE2_INPUT
+    shape = (batch, channels, size, size)
+    return Foreign(tensors, facts, card, size, lambda net: _check(net, content, shape), CAFFE2 if caffe2 else None)
 
 
 class _Graph:
@@ -113,13 +123,14 @@ class _Graph:
                     return True
         return False
 
-    def input_shape(self) -> tuple[int, int]:
-        """Return the batch size and the side of the input in pixels, by default 1 and 224."""
+    def input_shape(self) -> tuple[int, int, int]:
+        """Return the batch size, the channels and the side of the input in pixels, by default 1, 3 and 224."""
         images = next(value for value in self.inputs if value.name not in self._constants)
         sides = [dimension.dim_value for dimension in images.type.tensor_type.shape.dim]
-        if len(sides) != 4 or sides[1] != 3 or sides[2] != sides[3] or sides[2] > MAX_SIDE or sides[0] > MAX_BATCH:
-            raise ValueError(f"it takes {tuple(sides)}, not a batch of square RGB images")
-        return sides[0] or 1, sides[2] or USUAL_SIDE
+        image = len(sides) == 4 and sides[1] in (1, 3) and sides[2] == sides[3]
+        if not image or sides[2] > MAX_SIDE or sides[0] > MAX_BATCH:
+            raise ValueError(f"it takes {tuple(sides)}, not a batch of square RGB or grey images")
+        return sides[0] or 1, sides[1], sides[2] or USUAL_SIDE
 
     def _behind(self, name: str, *passed: str) -> str:
         while name in self._producers and self._producers[name].op_type in passed:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Optional
 
 from src.checkpoint import Shapes, check_fit, differences
 from src.conversion.names import NAMINGS, Naming, Parameter, parameters
-from src.network.design_space import STEMS
 from src.squeezenet import BATCH_NORMS, VERSIONS
 
 # Arguments of SqueezeNet that show in names and shapes, with the values to try, in order of preference. A simple bypass
-# has the same shapes as none, and a small stem the same as v1.1's: there the file or the user must tell.
+# looks like none, a small stem like v1.1's, and a padded one like any: there the file or the user tells.
 _TRIED = {
     "version": tuple(VERSIONS),
-    "stem": tuple(STEMS),
+    "stem": ("imagenet", "small"),
     "bypass": ("none", "complex"),
     "batch_norm": BATCH_NORMS,
 }
@@ -37,7 +36,7 @@ def recognise(shapes: Shapes, known: dict[str, Any], path: str | Path) -> tuple[
     return model, found
 
 
-def _candidates(shapes: Shapes, known: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Naming]]:
+def _candidates(shapes: Shapes, known: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Optional[Naming]]]:
     for naming in NAMINGS.values():
         for values in itertools.product(*([known[key]] if key in known else _TRIED[key] for key in _TRIED)):
             model = {"num_classes": 1, **known, **dict(zip(_TRIED, values))}

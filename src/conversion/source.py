@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 import numpy as np
 
+from src.conversion.origins import Origin
 from src.files.bounded import read_bytes
 from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
@@ -25,6 +27,7 @@ class Foreign(NamedTuple):
     card: the model card, in a file written by this project.
     image_size: side of the images in pixels, if the file contains it.
     check: raises ValueError for a network that visibly differs from the file's.
+    origin: where the weights come from, if the file shows it.
     """
 
     tensors: dict[str, np.ndarray]
@@ -32,11 +35,22 @@ class Foreign(NamedTuple):
     card: Optional[ModelCard] = None
     image_size: Optional[int] = None
     check: Optional[Callable[[SqueezeNet], Any]] = None
+    origin: Optional[Origin] = None
 
 
 def read_weights(path: Path) -> bytes:
     """Return the content of a file of weights. Raises UserError for an unreadable or too large file."""
     return read_bytes(path, MAX_BYTES, "give a file of SqueezeNet's weights")
+
+
+def read_card(content: Union[str, bytes, None], path: Path) -> Optional[ModelCard]:
+    """Return the model card that convert.py stored in a file of another framework as JSON, or None."""
+    return None if content is None else ModelCard.read(json.loads(content), path)
+
+
+def write_card(card: ModelCard) -> str:
+    """Return a model card as JSON, as read_card takes it."""
+    return json.dumps(card.to_json())
 
 
 def read_members(content: bytes) -> dict[str, bytes]:

@@ -11,11 +11,12 @@ import math
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any, Callable, Mapping, NamedTuple
+from typing import Any, Callable, Mapping, NamedTuple, Optional
 
 import numpy as np
 
-from src.conversion.source import MAX_BYTES, Foreign, read_members, read_weights, to_float32
+from src.checkpoint import CARD_KEY
+from src.conversion.source import MAX_BYTES, Foreign, read_card, read_members, read_weights, to_float32, write_card
 from src.files import pickles
 from src.model_card import ModelCard
 
@@ -24,6 +25,7 @@ _ZIP = b"PK\x03\x04"
 _ADVICE = "save model.state_dict() alone"
 MAX_VALUES = MAX_BYTES // 4  # Of all tensors together, which may share a storage.
 _LENGTH = np.dtype("<i8")  # Of a storage, before its values.
+_CARD = f"extra/{CARD_KEY}"  # A record in the archive that torch.load passes over.
 
 
 class _Storage(NamedTuple):
@@ -83,14 +85,16 @@ _ALLOWED = pickles.Allowed(
 def read_torch(path: Path) -> Foreign:
     """Read the tensors of a state_dict. Raises nearly any exception for a file that does not hold exactly one."""
     content = read_weights(path)
-    state, storages = _read_zip(content) if content.startswith(_ZIP) else _read_stream(io.BytesIO(content))
-    return Foreign(
-        {name: to_float32(name, tensor.array(storages(tensor.storage))) for name, tensor in state.items()}, {}
-    )
+    state, storages, card = _read_zip(content) if content.startswith(_ZIP) else _read_stream(io.BytesIO(content))
+    tensors = {name: to_float32(name, tensor.array(storages(tensor.storage))) for name, tensor in state.items()}
+    return Foreign(tensors, {}, read_card(card, path))
 
 
-def _read_zip(content: bytes) -> tuple[dict, Callable[[_Storage], np.ndarray]]:
-    """Read a file since torch 1.6; return the state_dict, and a function from storages to their values."""
+_Read = tuple[dict, Callable[[_Storage], np.ndarray], Optional[bytes]]
+
+
+def _read_zip(content: bytes) -> _Read:
+    """Read a file since torch 1.6; return the state_dict, a function from storages to their values, and the card."""
     members = read_members(content)
     folder = next((name[: -len("data.pkl")] for name in members if name.endswith("/data.pkl")), None)
     if folder is None:
@@ -98,10 +102,10 @@ def _read_zip(content: bytes) -> tuple[dict, Callable[[_Storage], np.ndarray]]:
     if members.get(f"{folder}byteorder", b"little") != b"little":
         raise ValueError("it was written on a machine with another byte order")
     state = _state(io.BytesIO(members[f"{folder}data.pkl"]))
-    return state, lambda storage: _values(members[f"{folder}data/{storage.key}"], storage)
+    return state, lambda storage: _values(members[f"{folder}data/{storage.key}"], storage), members.get(folder + _CARD)
 
 
-def _read_stream(stream: io.BytesIO) -> tuple[dict, Callable[[_Storage], np.ndarray]]:
+def _read_stream(stream: io.BytesIO) -> _Read:
     """Read a file before torch 1.6; see _read_zip."""
     if pickles.load(stream, _ALLOWED) != _MAGIC or pickles.load(stream, _ALLOWED) != _PROTOCOL:
         raise ValueError("it does not begin as torch.save does")
@@ -115,7 +119,7 @@ def _read_stream(stream: io.BytesIO) -> tuple[dict, Callable[[_Storage], np.ndar
         if key not in sizes or count != sizes[key].count:
             raise ValueError("its storages are not those of its tensors")
         contents[key] = stream.read(count * np.dtype(sizes[key].dtype).itemsize)
-    return state, lambda storage: _values(contents[storage.key], storage)
+    return state, lambda storage: _values(contents[storage.key], storage), None
 
 
 def _state(stream: io.BytesIO) -> dict:
@@ -155,12 +159,12 @@ def _values(content: bytes, storage: _Storage) -> np.ndarray:
     return values
 
 
-def write_torch(tensors: Mapping[str, np.ndarray], card: ModelCard) -> bytes:
-    """Return the content of a file that torch.load reads as a state_dict, also with weights_only. Drops the card."""
+def write_torch(tensors: Mapping[str, np.ndarray], card: Optional[ModelCard]) -> bytes:
+    """Return the content of a file that torch.load reads as a state_dict, also with weights_only, with the card."""
     stream = io.BytesIO()
     contents = {"data.pkl": _pickle(tensors), "byteorder": b"little"}
     contents.update({f"data/{key}": array.tobytes() for key, array in enumerate(tensors.values())})
-    contents["version"] = b"3\n"
+    contents.update({"version": b"3\n", **({_CARD: write_card(card).encode()} if card else {})})
     with zipfile.ZipFile(stream, "w") as archive:
         for name, content in contents.items():
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)  # Without the time: equal nets, equal files.

@@ -19,12 +19,13 @@ MAX_IMAGE_SIZE = 8192  # Limit for sizes read from files, before memory is alloc
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """Preprocessing of evaluation, from an image (H, W, 3) uint8 to the input (3, image_size, image_size) float32.
+    """Preprocessing of evaluation, from an image (H, W, 3) uint8 to the input (C, image_size, image_size) float32.
 
     Saved in every checkpoint and with every exported model. fit, normalize: see DataConfig. mean, std: of the RGB
-    channels on a scale of 0 to 1, not used with normalize "per_image". native_size: side of the data set's images if
-    all have the same; a photograph is resized to it before cropping. resizer: see DataConfig, or "device" for
-    preprocessing in the graph, whose input is then pixels (side, side, 3) uint8 (src/network/input_layer.py).
+    channels on a scale of 0 to 1, not used with normalize "per_image"; one value each for a network of grey images.
+    native_size: side of the data set's images if all have the same; a photograph is resized to it before cropping.
+    resizer: see DataConfig, or "device" for preprocessing in the graph, whose input is then pixels (side, side, 3)
+    uint8 (src/network/input_layer.py). resize: shorter side before the crop of "center_crop", if it is unusual.
     """
 
     image_size: int
@@ -34,6 +35,12 @@ class Preprocessing:
     std: tuple[float, ...]
     native_size: int | None = None
     resizer: str = "mindspore"
+    resize: int | None = None
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input: 3, or 1 for grey images."""
+        return len(self.mean)
 
     @property
     def on_device(self) -> bool:
@@ -48,7 +55,8 @@ class Preprocessing:
     @property
     def shorter_side(self) -> int:
         """Length in pixels of the shorter side before the centre crop of "center_crop"."""
-        return _SHORTER_SIDE.get(self.image_size, round(self.image_size * _MARGIN))
+        usual = _SHORTER_SIDE.get(self.image_size, round(self.image_size * _MARGIN))
+        return max(self.resize or usual, self.image_size)
 
     @classmethod
     def from_json(cls, values: dict) -> Preprocessing:
@@ -58,14 +66,14 @@ class Preprocessing:
         """
         made = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
         numbers = np.array([made.mean, made.std], float)
-        sides = [made.image_size, *([] if made.native_size is None else [made.native_size])]
+        sides = [made.image_size, *(side for side in (made.native_size, made.resize) if side is not None)]
         sound = (
             all(type(side) is int and 0 < side <= MAX_IMAGE_SIZE for side in sides),
             made.fit in FITS,
             made.normalize in NORMALIZATIONS,
             made.resizer in RESIZERS,
             made.native_size is not None or not made.on_device,
-            numbers.shape == (2, 3) and ((numbers >= 0) & (numbers <= 1)).all() and (numbers[1] > 0).all(),
+            numbers.shape in ((2, 1), (2, 3)) and ((numbers >= 0) & (numbers <= 1)).all() and (numbers[1] > 0).all(),
             not any(isinstance(n, bool) for n in (*made.mean, *made.std)),
         )
         if not all(sound):
@@ -120,7 +128,8 @@ class Preprocessing:
         def resize(**to: Any) -> dict[str, Any]:
             return {"step": "resize", **to, "antialias": exact or self.fit == "crop", "round": True}
 
-        steps: list[dict[str, Any]] = [{"step": "decode", "mode": "RGB", "upright": True}]
+        mode = "RGB" if self.channels == 3 else "L"
+        steps: list[dict[str, Any]] = [{"step": "decode", "mode": mode, "upright": True}]
         if self.fit == "crop":
             steps += [resize(shorter_side=native, longer_side="nearest", only_if_larger=True)] if native else []
             steps += [{"step": "crop", "size": size}]
@@ -136,11 +145,11 @@ class Preprocessing:
             steps += [{"step": "resize", "width": full, "height": full, "antialias": False, "round": False}]
             steps += [{"step": "crop", "size": size}] if full != size else []
         if self.normalize == "per_image":
-            steps += [{"step": "standardize", "least_std": (3 * size**2) ** -0.5}]
+            steps += [{"step": "standardize", "least_std": (self.channels * size**2) ** -0.5}]
         else:
             mean, std = ([255 * value for value in values] for values in (self.mean, self.std))
             steps += [{"step": "normalize", "mean": mean, "std": std}]
-        return [*steps, {"step": "transpose", "to": "CHW"}]
+        return [*steps, {"step": "transpose", "to": "CHW", **({"channels": 1} if self.channels == 1 else {})}]
 
     def pixels(self, image: np.ndarray) -> np.ndarray:
         """Return an image of the data set, (native_size, native_size, 3), as the graph's input (side, side, 3).
@@ -153,10 +162,13 @@ class Preprocessing:
         return dataclasses.replace(self, resizer="mindspore") if self.on_device else self
 
     def to_scale(self, image: np.ndarray) -> np.ndarray:
-        """Prepare an image for `fit` "crop": shrink a large one to native_size, zero-pad a tiny one.
+        """Prepare an image for `fit`: make it grey for a network of one channel, and for "crop" shrink a large one to
+        native_size and zero-pad a tiny one.
 
-        Returns the image itself where neither is needed, as in a data set with images of one size.
+        Returns the image itself where nothing is needed, as in a data set with images of one size.
         """
+        if self.channels == 1:
+            image = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
         if self.fit != "crop":
             return image
         height, width = image.shape[:2]
@@ -171,7 +183,7 @@ class Preprocessing:
         return np.pad(image, [*before_after, (0, 0)])
 
     def undo(self, inputs: np.ndarray) -> np.ndarray:
-        """Convert inputs (N, 3, H, W) back to pixels (N, H, W, 3) uint8 for display.
+        """Convert inputs (N, channels, H, W) back to pixels (N, H, W, 3) uint8 for display.
 
         Per-image normalisation is not kept, so such images are stretched to the full range.
         """
@@ -181,7 +193,7 @@ class Preprocessing:
         else:
             low, high = (f(pixels, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
             pixels = (pixels - low) / np.maximum(high - low, 1e-6)
-        return np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+        return np.round(np.clip(np.broadcast_to(pixels, (*pixels.shape[:3], 3)), 0, 1) * 255).astype(np.uint8)
 
 
 def applied(transforms: Sequence[Callable], image: np.ndarray) -> np.ndarray:
@@ -232,9 +244,10 @@ def pillow_center_crop(image: np.ndarray, shorter_side: int, size: int) -> np.nd
 
 def normalization(preprocessing: Preprocessing) -> list[Callable]:
     """Return the operators that normalise an image of the network's size."""
+    one = [] if preprocessing.channels == 3 else [lambda image: image[..., :1]]
     if preprocessing.normalize == "per_image":
-        return [standardize]
-    return [vision.Rescale(1 / 255, 0.0), vision.Normalize(list(preprocessing.mean), list(preprocessing.std))]
+        return [*one, standardize]
+    return [*one, vision.Rescale(1 / 255, 0.0), vision.Normalize(list(preprocessing.mean), list(preprocessing.std))]
 
 
 def standardize(image: np.ndarray) -> np.ndarray:

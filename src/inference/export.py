@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.checkpoint import load_network
+from src.checkpoint import CARD_KEY, load_network
 from src.cli.errors import UserError
 from src.config import DeviceConfig
 from src.dataset.preprocessing import Preprocessing
@@ -120,15 +120,16 @@ def _working_in(folder: Path) -> Iterator[None]:
 
 
 def _specification(config: ExportConfig, card: ModelCard) -> dict[str, Any]:
-    size, side = card.preprocessing.image_size, card.preprocessing.side
+    size, side, channels = card.preprocessing.image_size, card.preprocessing.side, card.preprocessing.channels
+    colors = "RGB" if channels == 3 else "grey"
     batch = None if config.dynamic_batch else config.batch_size
     uint8 = config.uint8_input
     return {
         "format": config.file_format,
         "input": {
-            "shape": [batch, side, side, 3] if uint8 else [batch, 3, size, size],
+            "shape": [batch, side, side, 3] if uint8 else [batch, channels, size, size],
             "dtype": "uint8" if uint8 else "float32",
-            "what": "RGB pixels, prepared by `steps`" if uint8 else "RGB, normalised, prepared by `steps`",
+            "what": f"{colors} pixels, prepared by `steps`" if uint8 else f"{colors}, normalised, prepared by `steps`",
         },
         "output": {"shape": [batch, len(card.classes)], "what": "probabilities" if config.softmax else "logits"},
         "steps": card.preprocessing.steps(uint8),
@@ -158,7 +159,8 @@ def _describe_onnx(file: Path, spec: dict[str, Any]) -> None:
     for node in graph.node:
         for ends in (node.input, node.output):
             ends[:] = [names.get(name, name) for name in ends]
-    described = {"classes": spec["classes"], "steps": spec["steps"], **spec["preprocessing"]}
+    card = {key: spec[key] for key in (field.name for field in dataclasses.fields(ModelCard))}
+    described = {"classes": spec["classes"], "steps": spec["steps"], **spec["preprocessing"], CARD_KEY: card}
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in described.items()})
     onnx.checker.check_model(model)
     onnx.save(model, str(file))

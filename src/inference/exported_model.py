@@ -71,7 +71,7 @@ def _check(spec: dict[str, Any]) -> None:
     preprocessing = Preprocessing.from_json(spec["preprocessing"])
     size, side, pixels = preprocessing.image_size, preprocessing.side, spec["input"]["dtype"] == "uint8"
     sound = (
-        sides == ([side, side, 3] if pixels else [3, size, size]),
+        sides == ([side, side, 3] if pixels else [preprocessing.channels, size, size]),
         batch is None or (isinstance(batch, int) and 0 < batch <= MAX_BATCH),
         spec["input"]["dtype"] in ("uint8", "float32"),
         spec["output"]["what"] in ("logits", "probabilities"),

@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional, Sequence, Union
 
 
 class Stem(NamedTuple):
-    """The first convolution: output channels, kernel size, stride, and "valid" or "same" padding."""
+    """The first convolution: output channels, kernel size, stride, padding: "valid", "same", or "pad" all around."""
 
     channels: int
     kernel_size: int
@@ -70,8 +70,13 @@ CIFAR_VERSIONS: dict[str, Row] = {
     ),
 }
 
-# Stems by name: the version's own, or a 3x3/1 convolution that keeps the resolution of small images.
-STEMS = {"imagenet": lambda stem: stem, "small": lambda stem: Stem(stem.channels, 3, 1, "same")}
+# Stems by name: the version's own; a 3x3/1 convolution that keeps the resolution of small images; or the version's own
+# with zeros around the image, as mindcv has it in its 1_1.
+STEMS = {
+    "imagenet": lambda stem: stem,
+    "small": lambda stem: Stem(stem.channels, 3, 1, "same"),
+    "padded": lambda stem: stem._replace(pad_mode="pad"),
+}
 
 
 def fires_from_metaparameters(

@@ -32,7 +32,7 @@ def feature_size(stem: Stem, layers: Sequence[Layer], image_size: int, ceil_mode
 
 def feature_grid(stem: Stem, layers: Sequence[Layer]) -> tuple[float, int]:
     """Return the position of the last feature map on the image, in pixels: first value's centre, and spacing."""
-    around = 0 if stem.pad_mode == "valid" else (stem.kernel_size - stem.stride) // 2
+    around = {"valid": 0, "pad": stem.kernel_size // 2}.get(stem.pad_mode, (stem.kernel_size - stem.stride) // 2)
     first = (stem.kernel_size - 1) / 2 - around
     spacing = stem.stride
     for layer in layers:

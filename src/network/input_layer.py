@@ -10,7 +10,8 @@ from mindspore import Tensor, nn, ops
 
 
 class InputLayer(nn.Cell):
-    """Preprocessing of pixels (N, side, side, 3) uint8 to the network's input (N, 3, image_size, image_size) float32.
+    """Preprocessing of pixels (N, side, side, 3) uint8 to the network's input (N, channels, image_size, image_size)
+    float32.
 
     Resizing is two products with constant matrices, fast on every device and exported by every format. On float32
     images it equals MindSpore's bilinear operator; on uint8 images that operator rounds to whole grey levels, this does
@@ -27,9 +28,10 @@ class InputLayer(nn.Cell):
         self.matrix = Tensor(np.ascontiguousarray(matrix.T)) if self.resizes else None
         self.product = ops.MatMul()  # Not ops.matmul, which MindSpore Lite converts for static shapes only.
         self.per_image = preprocessing.normalize == "per_image"
-        mean, std = (np.float32(values).reshape(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+        self.channels = preprocessing.channels
+        mean, std = (np.float32(values).reshape(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
         self.scale, self.shift = Tensor(1 / (255 * std)), Tensor(-mean / std)
-        self.least_std = (3 * preprocessing.image_size**2) ** -0.5
+        self.least_std = (self.channels * preprocessing.image_size**2) ** -0.5
 
     def construct(self, pixels):
         x = ops.cast(pixels, ms.float32)
@@ -40,6 +42,8 @@ class InputLayer(nn.Cell):
             x = self.product(x, self.matrix).reshape((-1, 3, self.size, self.size))
         else:
             x = ops.transpose(x, (0, 3, 1, 2))
+        if self.channels == 1:  # Of grey pixels, all three channels are alike.
+            x = x[:, :1]
         if self.per_image:
             x = x - ops.mean(x, (1, 2, 3), True)
             std = ops.sqrt(ops.mean(x * x, (1, 2, 3), True))

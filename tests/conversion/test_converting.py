@@ -5,19 +5,32 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from src.checkpoint import load_network, weights_of
+from src.checkpoint import load_network, save_checkpoint, weights_of
 from src.conversion.converting import FORMATS, convert, import_network
 from src.conversion.deep_compression import read_published
 from src.conversion.npz import write_npz
 from src.conversion.safetensors_files import read_safetensors
+from src.conversion.torch_files import write_torch
+from src.dataset.preprocessing import Preprocessing
+from src.model_card import ModelCard
+from src.squeezenet import SqueezeNet
 from tests.conversion.made_weights import SMALL, config, random_tensors
 from tests.made_data import refusal
 
 TOLD = {"classifier_padding": 0, "ceil_mode": False}
+# Of a network that is no published one.
+ALL_TOLD = {
+    **TOLD,
+    **{"bypass": "none", "stem": "imagenet", "final_relu": True, "image_size": 32, "fit": "resize"},
+    **{"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +40,18 @@ def published(shared):
 
 def savez(path, tensors):
     np.savez(path, **tensors)
+    return path
+
+
+def foreign_file(folder, file_format: str, tensors) -> Path:
+    """Write a file of another system, without a model card, and return its path."""
+    path = folder / f"net.{file_format}"
+    if file_format == "torchvision":
+        path.write_bytes(write_torch(tensors, None))
+    elif file_format == "safetensors":
+        path.write_bytes(safetensors.numpy.save(tensors))
+    else:
+        path = savez(folder / "net.npz", tensors)
     return path
 
 
@@ -45,30 +70,23 @@ def equal(first, second) -> bool:
     ],
 )
 def test_a_checkpoint_comes_back_bit_for_bit_from_every_format_that_is_written(tmp_path, model):
-    from src.checkpoint import save_checkpoint
-    from src.dataset.preprocessing import Preprocessing
-    from src.model_card import ModelCard
-    from src.squeezenet import SqueezeNet
-
-    preprocessing = Preprocessing(32, "resize", "dataset", (0.5,) * 3, (0.25,) * 3)
+    channels = model.get("in_channels", 3)
+    preprocessing = Preprocessing(32, "resize", "dataset", (0.5,) * channels, (0.25,) * channels)
     names = [f"class {i}" for i in range(model["num_classes"])]
     net, card = SqueezeNet(**model), ModelCard(model, names, preprocessing, "digits", 0.0)
     save_checkpoint(net, tmp_path / "net.ckpt", card)
     for file_format, form in FORMATS.items():
-        if form.write is None or (file_format == "torchvision" and "squeeze_ratio" in model):
-            continue  # A .pth has no place for the metaparameters.
+        if form.write is None:
+            continue
         file = tmp_path / f"net.{file_format}"
         there = dataclasses.replace(
             config(file_format, file), ckpt_path=str(tmp_path / "net.ckpt"), from_format=None, to_format=file_format
         )
         said = convert(there)
         assert said.startswith(str(file))
-        assert ("torchvision's own class has the same weights" in said) == (file_format == "torchvision")
-        given = {key: model[key] for key in ("bypass", "stem", "final_relu") if key in model}
-        back, read = import_network(config(file_format, file, **(given if file_format == "torchvision" else {})))
-        assert equal(back, net), file_format
-        if file_format != "torchvision":
-            assert read == card
+        assert ("torchvision has no class for these weights" in said) == (file_format == "torchvision")
+        back, read = import_network(config(file_format, file))
+        assert equal(back, net) and read == card, file_format
 
 
 def test_the_published_network_folded_is_the_shared_npz_bit_for_bit(published):
@@ -92,25 +110,37 @@ def test_without_folding_the_published_weights_are_those_that_compress_reads(pub
 
 def test_what_weights_do_not_tell_is_asked_for_by_name(tmp_path):
     path = savez(tmp_path / "net.npz", random_tensors(SMALL, "caffe"))
-    assert "do not determine the whole network; give also --classifier_padding and --ceil_mode" in refusal(
-        import_network, config("npz", path)
+    _, card = import_network(config("npz", path, **{**ALL_TOLD, "bypass": "simple", "final_relu": False}))
+    told = {**TOLD, "bypass": "simple", "final_relu": False, "stem": "imagenet", "batch_norm": "none"}
+    assert card.model == {**SMALL, **told} and card.classes == [str(i) for i in range(10)]
+    assert card.preprocessing == Preprocessing(
+        32, "resize", "dataset", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), None, "pillow"
     )
-    _, card = import_network(config("npz", path, **TOLD, bypass="simple", final_relu=False, image_size=32))
-    assert card.model == {
-        **SMALL,
-        **TOLD,
-        "bypass": "simple",
-        "final_relu": False,
-        "stem": "imagenet",
-        "batch_norm": "none",
-    }
-    assert card.classes == [str(i) for i in range(10)] and card.preprocessing.image_size == 32
+
+
+def test_of_a_published_network_in_npz_only_padding_and_rounding_are_asked(tmp_path):
+    path = savez(tmp_path / "net.npz", random_tensors({"num_classes": 3, "version": "1_1"}, "caffe"))
+    said = refusal(import_network, config("npz", path))
+    assert "do not determine the whole network; give also --classifier_padding and --ceil_mode" in said
+
+
+@pytest.mark.parametrize("file_format", ["torchvision", "safetensors", "npz"])
+@pytest.mark.parametrize("model", [SMALL, {"num_classes": 2, "version": "1_1", "batch_norm": "all", "in_channels": 3}])
+def test_nothing_is_supposed_of_a_network_that_is_not_a_published_one(tmp_path, file_format, model):
+    path = foreign_file(tmp_path, file_format, random_tensors(model, "torchvision"))
+    said = refusal(import_network, config(file_format, path))
+    assert said.startswith(f"{path}: ") and all(f"--{key}" in said for key in ALL_TOLD)
+    for left_out in ("mean", "bypass"):
+        told = {key: value for key, value in ALL_TOLD.items() if key != left_out and (left_out, key) != ("mean", "std")}
+        assert f"--{left_out}" in refusal(import_network, config(file_format, path, **told))
+    import_network(config(file_format, path, **ALL_TOLD))
 
 
 @pytest.mark.parametrize("naming", ["caffe", "deep_compression", "torchvision"])
 def test_each_naming_is_recognised_whatever_the_format(tmp_path, naming):
     tensors = random_tensors({**SMALL, "num_classes": 7, "bypass": "complex"}, naming)
-    net, card = import_network(config("npz", savez(tmp_path / "net.npz", tensors), **TOLD))
+    told = {**ALL_TOLD, "bypass": "complex"}
+    net, card = import_network(config("npz", savez(tmp_path / "net.npz", tensors), **told))
     assert (card.model["num_classes"], card.model["bypass"], card.model["version"]) == (7, "complex", "cifar")
     first, *_, last, _ = tensors
     assert (weights_of(net)["features.0.conv.weight"].asnumpy() == tensors[first]).all()
@@ -134,7 +164,7 @@ def change(tensors, **changes):
 )
 def test_every_tensor_is_accounted_for(tmp_path, changes, message):
     path = savez(tmp_path / "net.npz", change(random_tensors(SMALL, "caffe"), **changes))
-    assert message in refusal(import_network, config("npz", path, **TOLD))
+    assert message in refusal(import_network, config("npz", path, **ALL_TOLD))
 
 
 def test_a_header_of_numpy_that_asks_for_more_than_is_there_is_refused(tmp_path):
@@ -144,13 +174,11 @@ def test_a_header_of_numpy_that_asks_for_more_than_is_there_is_refused(tmp_path)
     np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40,)})
     with zipfile.ZipFile(tmp_path / "net.npz", "w") as archive:
         archive.writestr("conv1.weight.npy", stream.getvalue())
-    assert "cannot reshape" in refusal(import_network, config("npz", tmp_path / "net.npz", **TOLD))
+    assert "cannot reshape" in refusal(import_network, config("npz", tmp_path / "net.npz", **ALL_TOLD))
 
 
 def test_damaged_safetensors_and_huge_headers_are_refused(tmp_path):
     from src.conversion.safetensors_files import write_safetensors
-    from src.dataset.preprocessing import Preprocessing
-    from src.model_card import ModelCard
 
     card = ModelCard(SMALL, ["a"] * 10, Preprocessing(32, "resize", "dataset", (0.5,) * 3, (0.5,) * 3), "digits", 0.0)
     whole, path = write_safetensors(random_tensors(SMALL, "torchvision"), card), tmp_path / "net.safetensors"
@@ -175,8 +203,8 @@ def test_damaged_safetensors_and_huge_headers_are_refused(tmp_path):
 
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_another_formats_file_or_none_is_one_line(tmp_path, file_format):
-    path = tmp_path / "net"
-    assert "cannot be read" in refusal(import_network, config(file_format, path))
+    path = tmp_path / "net.ckpt"
+    assert re.search("cannot be read|there is no such", refusal(import_network, config(file_format, path)))
     for content in (b"", b"\0" * 1000, np.random.RandomState(0).bytes(100_000), b"PK\x03\x04" + b"\0" * 100, b"text"):
         path.write_bytes(content)
         assert refusal(import_network, config(file_format, path)).startswith(str(path))
@@ -184,20 +212,21 @@ def test_another_formats_file_or_none_is_one_line(tmp_path, file_format):
 
 def test_folding_is_refused_where_it_is_not_exact_or_not_needed(tmp_path):
     path = savez(tmp_path / "net.npz", random_tensors(SMALL, "caffe"))
-    assert "has nothing to fold" in refusal(import_network, config("npz", path, **TOLD, fold_input=True))
+    told = {key: value for key, value in ALL_TOLD.items() if key not in ("mean", "std")}
+    assert "has nothing to fold" in refusal(import_network, config("npz", path, **told, fold_input=True, input="rgb"))
     assert "first convolution with zero padding" in refusal(
-        import_network, config("npz", path, **TOLD, fold_input=True, input="bgr")
+        import_network, config("npz", path, **told, fold_input=True, input="bgr")
     )
 
 
 def test_the_program_writes_a_checkpoint_and_no_more_than_that(tmp_path, script, program):
-    savez(tmp_path / "net.npz", random_tensors(SMALL, "caffe"))
+    savez(tmp_path / "net.npz", random_tensors({"num_classes": 3, "version": "1_1"}, "caffe"))
     read = ("--from", "npz", "net.npz", "--ckpt_path", "made/net.ckpt")
     refused = program("convert", *read, cwd=tmp_path)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and not (tmp_path / "made").exists()
     done = script("convert.py", *read, "--ceil_mode", "false", "--classifier_padding", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "version cifar" in done.stdout and [p.name for p in (tmp_path / "made").iterdir()] == ["net.ckpt"]
+    assert "version 1_1" in done.stdout and [p.name for p in (tmp_path / "made").iterdir()] == ["net.ckpt"]
     assert load_network(tmp_path / "made" / "net.ckpt")[1].model["classifier_padding"] == 1
 
 
@@ -215,9 +244,6 @@ def test_arguments_that_do_not_fit_are_one_line(tmp_path):
 
 
 def test_cards_in_npz_files_are_read(tmp_path):
-    from src.dataset.preprocessing import Preprocessing
-    from src.model_card import ModelCard
-
     card = ModelCard(SMALL, ["a"] * 10, Preprocessing(32, "resize", "dataset", (0.5,) * 3, (0.5,) * 3), "digits", 0.0)
     (tmp_path / "net.npz").write_bytes(write_npz(random_tensors(SMALL, "caffe"), card))
     assert import_network(config("npz", tmp_path / "net.npz"))[1] == card
