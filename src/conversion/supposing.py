@@ -113,21 +113,24 @@ def suppose(config: ConvertConfig, foreign: Foreign, origin: Origin, model: Mapp
         reasons["bypass"] = FILE
     own = model["version"] not in PUBLISHED or model["batch_norm"] != "none" or model["stem"] == "small"
     own = own or model["bypass"] == "complex"
-    needed = ASKED if own else [key for key in NETWORK if key not in origin.model]
+    asked = [key for key in ASKED if key in NETWORK or not origin.known] if own else []
+    asked = [key for key in asked if key != "stem" or not foreign.check]  # A check would notice another one.
+    needed = [*asked, *(key for key in NETWORK if key not in origin.model)]
     needed = dict.fromkeys([*needed, *(("mean", "std") if channels == 1 else ())])
     missing = [f"--{key}" for key in needed if reasons[key] == SUPPOSED]
     if missing:
         which = ", ".join(f"{key} {model[key]}" for key in ("version", "batch_norm", "bypass"))
         flags = " and ".join(", ".join(missing).rsplit(", ", 1))
         raise UserError(f"{config.file}: the weights ({which}) do not determine the whole network; give also {flags}")
-    model = {**model, **{key: origin.model[key] for key in NETWORK if reasons[key] == SUPPOSED}}
+    usual = {key: origin.model[key] for key in NETWORK if reasons[key] == SUPPOSED}
+    if model["stem"] == "small":  # Which its weights show.
+        usual.pop("stem", None)
+    model = {**model, **usual}
     bgr = origin.bgr if config.input is None else config.input == "bgr"
-    usual = origin.preprocessing
-    if config.input:
-        source = CAFFE if bgr else RGB
-        usual = dataclasses.replace(usual, mean=source.mean, std=source.std)
-    usual = dataclasses.replace(usual, mean=usual.mean[:channels], std=usual.std[:channels])
-    preprocessing = _preprocessing(config, usual, {"image_size": foreign.image_size} if foreign.image_size else {})
+    source = origin.preprocessing if config.input is None else CAFFE if bgr else RGB
+    normalized = {"mean": source.mean[:channels], "std": source.std[:channels]}
+    images = dataclasses.replace(origin.preprocessing, **normalized)
+    preprocessing = _preprocessing(config, images, {"image_size": foreign.image_size} if foreign.image_size else {})
     if preprocessing.channels != channels or (bgr and channels == 1):
         raise UserError(f"mean, std, input: the network takes {channels} channels; give the values of as many")
     count, names = model["num_classes"], [known.name for known in imagenet_classes()]

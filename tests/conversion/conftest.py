@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import onnx
 import pytest
 
 from tests.conversion.made_weights import SMALL
@@ -12,7 +13,7 @@ from tests.conversion.made_weights import SMALL
 
 @pytest.fixture(scope="session")
 def small_onnx(tmp_path_factory) -> SimpleNamespace:
-    """Paths of a small net with simple bypass, which rounds up, and of its ONNX export, without the specification."""
+    """Paths of a small net with simple bypass, which rounds up, and of its ONNX export, bare or with its model card."""
     from src.checkpoint import save_checkpoint
     from src.config import DeviceConfig
     from src.dataset.preprocessing import Preprocessing
@@ -29,4 +30,7 @@ def small_onnx(tmp_path_factory) -> SimpleNamespace:
     save_checkpoint(SqueezeNet(**model).set_train(False), folder / "net.ckpt", card)
     made = export_checkpoint(ExportConfig(str(folder / "net.ckpt"), "ONNX"), DeviceConfig(device_target="CPU"))
     spec = spec_path(Path(made["file"])).rename(folder / "specification.json")
-    return SimpleNamespace(ckpt=folder / "net.ckpt", onnx=Path(made["file"]), spec=spec, model=model)
+    whole, bare = onnx.load(made["file"]), folder / "bare.onnx"
+    del whole.metadata_props[:]
+    onnx.save(whole, bare)
+    return SimpleNamespace(ckpt=folder / "net.ckpt", onnx=bare, with_card=Path(made["file"]), spec=spec, model=model)

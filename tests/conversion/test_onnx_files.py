@@ -7,12 +7,17 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+from mindspore import Tensor
 from onnx import helper, numpy_helper
 
 from src.checkpoint import load_network, weights_of
 from src.conversion.converting import import_network
 from tests.conversion.made_weights import config
 from tests.made_data import refusal
+from tests.made_models import write_checkpoint
+
+# Of a network that is no published one, what its graph does not show.
+TOLD = {"fit": "resize", "mean": [0.5] * 3, "std": [0.25] * 3}
 
 
 def edited(file, path, edit):
@@ -31,11 +36,33 @@ def attribute(graph, kind: str, which: int, name: str, value) -> None:
 
 
 def test_an_export_of_this_project_is_recognised_without_its_specification(small_onnx):
-    net, card = import_network(config("onnx", small_onnx.onnx))
+    net, card = import_network(config("onnx", small_onnx.onnx, **TOLD))
     original, _ = load_network(small_onnx.ckpt)
     assert {**card.model, **small_onnx.model} == card.model and card.preprocessing.image_size == 15
     for name, parameter in weights_of(original).items():
         assert weights_of(net)[name].asnumpy().tobytes() == parameter.asnumpy().tobytes(), name
+
+
+def test_of_a_model_without_a_card_only_what_its_graph_does_not_show_is_asked_for(small_onnx):
+    said = refusal(import_network, config("onnx", small_onnx.onnx))
+    assert said.endswith("give also --fit, --mean and --std")
+
+
+def test_a_model_of_export_carries_its_card(small_onnx):
+    assert import_network(config("onnx", small_onnx.with_card))[1] == load_network(small_onnx.ckpt)[1]
+
+
+def test_a_model_whose_batch_norm_was_folded_is_read_as_one_without(tmp_path):
+    from src.config import DeviceConfig
+    from src.inference.config import ExportConfig
+    from src.inference.export import export_checkpoint
+
+    checkpoint = write_checkpoint(tmp_path, batch_norm="squeeze")
+    made = export_checkpoint(ExportConfig(str(checkpoint), "ONNX"), DeviceConfig(device_target="CPU", mode="pynative"))
+    (net, card), (original, before) = import_network(config("onnx", made["file"])), load_network(checkpoint)
+    assert card.model == {**before.model, "batch_norm": "none"} and card.preprocessing == before.preprocessing
+    inputs = Tensor(np.random.RandomState(0).standard_normal((2, 3, 16, 16)).astype(np.float32))
+    assert np.abs(net(inputs).asnumpy() - original(inputs).asnumpy()).max() < 1e-4
 
 
 def test_with_its_specification_beside_it_has_its_card_back(small_onnx, tmp_path):
@@ -51,7 +78,7 @@ def test_names_do_not_matter(small_onnx, tmp_path):
                 node.input[:] = [f"w{i}" if name == tensor.name else name for name in node.input]
             tensor.name = f"w{i}"
 
-    _, card = import_network(config("onnx", edited(small_onnx.onnx, tmp_path / "net.onnx", rename)))
+    _, card = import_network(config("onnx", edited(small_onnx.onnx, tmp_path / "net.onnx", rename), **TOLD))
     assert {**card.model, **small_onnx.model} == card.model
 
 
@@ -117,7 +144,7 @@ def double(graph):
         (lambda graph: graph.initializer.pop(), "damaged"),
         (external, "another file"),
         (unknown, "nodes that no SqueezeNet has: LSTM"),
-        (huge, "not a batch of square RGB images"),
+        (huge, "not a batch of square RGB or grey images"),
         (double, "float64"),
         (lambda graph: [graph.node.remove(n) for n in list(graph.node) if n.op_type == "Conv"], "no convolution"),
         (lambda graph: [graph.node.remove(n) for n in list(graph.node) if n.op_type == "Concat"], "0 Fire modules"),
@@ -125,7 +152,7 @@ def double(graph):
 )
 def test_a_graph_that_is_another_is_refused(small_onnx, tmp_path, edit, message):
     path = edited(small_onnx.onnx, tmp_path / "net.onnx", edit)
-    said = refusal(import_network, config("onnx", path))
+    said = refusal(import_network, config("onnx", path, **TOLD))
     assert said.startswith(str(path)) and message in said
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from src.config import DataConfig
 from src.dataset import evaluation_pipeline, preprocessing_of, training_pipeline
-from src.dataset.preprocessing import Preprocessing, standardize
+from src.dataset.preprocessing import FITS, NORMALIZATIONS, Preprocessing, standardize
 from src.dataset.source import ArraySource
 from tests.made_data import read_all
 
@@ -304,3 +304,26 @@ def test_a_photograph_is_shrunk_to_the_data_sets_scale_before_it_is_cropped():
     assert (pixels[:, :10] == 0).all() and (pixels[:, 14:] == 240).all()
     small = np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3)
     np.testing.assert_array_equal(preprocessing.fit_image(small), small[4:28, 4:28])
+
+
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+@pytest.mark.parametrize("fit", FITS)
+def test_a_network_of_one_channel_gets_pillows_grey_image(fit, normalize):
+    native = 40 if fit == "crop" else None
+    of_grey = Preprocessing(32, fit, normalize, (0.4,), (0.2,), native, "pillow")
+    of_color = Preprocessing(32, fit, normalize, (0.4,) * 3, (0.2,) * 3, native, "pillow")
+    grey = np.asarray(Image.fromarray(PIXELS).convert("L").convert("RGB"))
+    found = of_grey(PIXELS)
+    assert found.shape == (1, 32, 32)
+    np.testing.assert_allclose(found, of_color(grey)[:1], atol=1e-6)
+    pixels = np.repeat(np.asarray(Image.fromarray(of_grey.fit_image(PIXELS)).convert("L"))[..., None], 3, -1)
+    np.testing.assert_array_equal(of_grey.fit_image(PIXELS), pixels)
+    if normalize == "dataset":
+        np.testing.assert_array_equal(of_grey.undo(found[None])[0], pixels)
+    assert of_grey == Preprocessing.from_json(json.loads(json.dumps(dataclasses.asdict(of_grey))))
+
+
+def test_the_shorter_side_before_the_crop_can_be_another_and_is_never_less_than_the_crop():
+    made = Preprocessing(32, "center_crop", "dataset", *AS_IS, resizer="pillow", resize=64)
+    np.testing.assert_array_equal(made.fit_image(PIXELS), PIXELS[16:48, 16:48])
+    assert dataclasses.replace(made, image_size=96)(PIXELS).shape == (3, 96, 96)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from PIL import Image
 
 from src.config import DeviceConfig
 from src.dataset.preprocessing import FITS, NORMALIZATIONS, RESIZERS, Preprocessing
+from src.dataset.source import load_image
 from src.inference.classify import infer
 from src.inference.config import ExportConfig, InferConfig
 from src.inference.export import export_checkpoint
@@ -47,6 +49,11 @@ def preprocessing(fit: str, resizer: str, normalize: str = "dataset") -> Preproc
     return Preprocessing(16, fit, normalize, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), native, resizer)
 
 
+def of_grey(fit: str, resizer: str, normalize: str = "dataset") -> Preprocessing:
+    made = preprocessing(fit, resizer, normalize)
+    return dataclasses.replace(made, mean=(0.4,), std=(0.2,))
+
+
 def program(text: str) -> dict:
     names: dict = {}
     exec(compile(text, "docs/DEPLOYMENT.md", "exec"), names)
@@ -57,8 +64,6 @@ def program(text: str) -> dict:
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("resizer, normalize", [*zip(RESIZERS, [*NORMALIZATIONS, "dataset"]), ("device", "per_image")])
 def test_the_steps_followed_literally_give_the_networks_input(photographs, fit, resizer, normalize, pixels):
-    from src.dataset.source import load_image
-
     by_project = preprocessing(fit, resizer, normalize)
     steps = json.loads(json.dumps(by_project.steps(pixels)))
     prepare = program(PREPARE)["prepare"]
@@ -77,6 +82,18 @@ def test_the_steps_followed_literally_give_the_networks_input(photographs, fit, 
             assert difference.max() < 1e-4
 
 
+@pytest.mark.parametrize("pixels", [False, True], ids=["float32", "uint8"])
+@pytest.mark.parametrize("fit, normalize", [*zip(FITS, [*NORMALIZATIONS, "dataset"])])
+def test_the_steps_give_the_input_of_a_network_of_grey_images(photographs, fit, normalize, pixels):
+    by_project = of_grey(fit, "pillow", normalize)
+    prepare = program(PREPARE)["prepare"]
+    for file in sorted(photographs.iterdir()):
+        expected = (by_project.fit_image if pixels else by_project)(load_image(file))
+        found = prepare(file, json.loads(json.dumps(by_project.steps(pixels))))
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+        assert np.abs(found.astype(float) - expected).max() < 1e-4
+
+
 @pytest.mark.parametrize("fit", FITS)
 def test_the_pages_program_gives_the_answers_of_infer(photographs, tmp_path, fit):
     made = preprocessing(fit, "mindspore")
@@ -90,6 +107,18 @@ def test_the_pages_program_gives_the_answers_of_infer(photographs, tmp_path, fit
         best = answer["top_k"][0]
         assert probabilities.argmax() == best["index"]
         assert probabilities.max() == pytest.approx(best["probability"], abs=0.01)
+
+
+@pytest.mark.parametrize("file_format, keys", [("ONNX", {"uint8_input": True}), ("ONNX", {}), ("MINDIR", {})])
+def test_a_network_of_grey_images_predicts_the_same_once_exported(photographs, tmp_path, file_format, keys):
+    checkpoint = write_checkpoint(tmp_path, preprocessing=of_grey("center_crop", "pillow"), in_channels=1)
+    out, images = str(tmp_path / "out"), [str(photographs)]
+    answers, _ = infer(InferConfig(images, ckpt_path=str(checkpoint), output_path=out, cam=True), CPU)
+    file = export_checkpoint(ExportConfig(str(checkpoint), file_format, **keys), CPU)["file"]
+    again, _ = infer(InferConfig(images, model_path=file, output_path=out + "2"), CPU)
+    for one, other in zip(answers, again):
+        assert one["top_k"][0]["index"] == other["top_k"][0]["index"]
+        assert one["top_k"][0]["probability"] == pytest.approx(other["top_k"][0]["probability"], abs=1e-4)
 
 
 def test_the_pages_short_program_prints_the_class_that_infer_gives(photographs, tmp_path, monkeypatch, capsys):
