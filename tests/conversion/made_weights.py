@@ -10,6 +10,13 @@ from src.conversion.config import ConvertConfig
 from src.conversion.names import NAMINGS, parameters
 
 SMALL = {"num_classes": 10, "version": "cifar"}
+TOLD = {"classifier_padding": 0, "ceil_mode": False}
+# Of a network that is no published one.
+ALL_TOLD = {
+    **TOLD,
+    **{"bypass": "none", "stem": "imagenet", "final_relu": True, "image_size": 32, "fit": "resize"},
+    **{"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]},
+}
 
 
 def random_tensors(model: dict, naming: str, seed: int = 0) -> dict[str, np.ndarray]:

@@ -21,16 +21,8 @@ from src.conversion.torch_files import write_torch
 from src.dataset.preprocessing import Preprocessing
 from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
-from tests.conversion.made_weights import SMALL, config, random_tensors
+from tests.conversion.made_weights import ALL_TOLD, SMALL, TOLD, config, random_tensors
 from tests.made_data import refusal
-
-TOLD = {"classifier_padding": 0, "ceil_mode": False}
-# Of a network that is no published one.
-ALL_TOLD = {
-    **TOLD,
-    **{"bypass": "none", "stem": "imagenet", "final_relu": True, "image_size": 32, "fit": "resize"},
-    **{"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]},
-}
 
 
 @pytest.fixture(scope="module")

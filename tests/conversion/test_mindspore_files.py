@@ -80,7 +80,7 @@ def test_the_programs_name_the_command_that_converts_such_a_file(tmp_path, progr
     folder = tmp_path / "my run"
     folder.mkdir()
     _, path = saved(folder, Residual)
-    error = one_line_error(program("infer", "--ckpt_path", path, "--images", folder))
+    error = one_line_error(program("export", "--ckpt_path", path, "--device_target", "CPU"))
     command = shlex.split(error.partition("python ")[2])
     assert command[0] == "convert.py" and refusal(load_network, path) in error
     assert refusal(load_pretrained, SqueezeNet(10), path, None) in error

@@ -16,7 +16,9 @@ from mindspore import Tensor
 from src.checkpoint import weights_of
 from src.conversion.converting import import_network
 from src.conversion.torch_files import read_torch, write_torch
-from tests.conversion.made_weights import SMALL, config, random_tensors
+from src.dataset.preprocessing import Preprocessing
+from src.model_card import ModelCard
+from tests.conversion.made_weights import ALL_TOLD, SMALL, config, random_tensors
 from tests.made_data import refusal
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -r requirements-dev.txt")
@@ -45,7 +47,9 @@ def test_logits_are_torchs_at_224_where_pools_round_up(tmp_path, version, legacy
 def test_torch_reads_what_is_written_bit_for_bit(tmp_path):
     tensors = random_tensors(SMALL, "torchvision")
     path = tmp_path / "net.pth"
-    path.write_bytes(write_torch(tensors, None))
+    card = ModelCard(SMALL, ["a"] * 10, Preprocessing(32, "resize", "dataset", (0.5,) * 3, (0.5,) * 3), "digits", 0.0)
+    path.write_bytes(write_torch(tensors, card))
+    assert read_torch(path).card == card
     state = torch.load(path, weights_only=True)
     assert list(state) == list(tensors)
     assert all(state[name].numpy().tobytes() == array.tobytes() for name, array in tensors.items())
@@ -82,7 +86,7 @@ def test_all_layouts_of_tensors_are_read(tmp_path, legacy):
 def test_what_is_no_state_dict_of_a_squeezenet_is_named(tmp_path, what, message, legacy):
     state = {name: torch.from_numpy(array) for name, array in random_tensors(SMALL, "torchvision").items()}
     path = save(what(state), tmp_path / "net.pth", legacy)
-    said = refusal(import_network, config("torchvision", path))
+    said = refusal(import_network, config("torchvision", path, **ALL_TOLD))
     assert said.startswith(str(path))
     assert re.search(message, said), said
 
@@ -178,6 +182,6 @@ def test_truncated_files_are_refused(tmp_path, legacy):
     whole, path = stream.getvalue(), tmp_path / "net.pth"
     for size in (0, 1, 3, 4, 15, 21, 100, 1000, 5000, len(whole) // 2, len(whole) - 100, len(whole) - 1):
         path.write_bytes(whole[:size])
-        assert refusal(import_network, config("torchvision", path)).startswith(str(path)), size
+        assert refusal(import_network, config("torchvision", path, **ALL_TOLD)).startswith(str(path)), size
     path.write_bytes(whole)
-    assert len(weights_of(import_network(config("torchvision", path))[0])) == len(state)
+    assert len(weights_of(import_network(config("torchvision", path, **ALL_TOLD))[0])) == len(state)
