@@ -59,12 +59,12 @@ class ConvertConfig:
     resize: Optional[Side] = None
     """length of the shorter side before an image is cropped; null: the usual, 256 for images of 224 and 227 pixels"""
     resizer: Optional[Literal[RESIZERS[:2]]] = None
-    """what resizes an image: mindspore, a fast operator, or pillow, as in torchvision; null: the usual"""
+    """resizing of images: mindspore, a fast operator, or pillow, as in torchvision; null: the usual"""
     normalize: Optional[Literal[NORMALIZATIONS]] = None
-    """by the mean and std of the data set, or by those of each image; null: by the data set's"""
+    """normalise by the data set's mean and std, or by those of each image; null: by the data set's"""
     mean: Optional[Channels] = None
-    """mean of the channels that is subtracted, in the order of RGB, on a scale of 0 to 1, or with values above 1 on a
-    scale of 0 to 255"""
+    """mean to subtract from the channels (RGB), on a scale of 0 to 1; if mean or std has a value above 1,
+    both are on a scale of 0 to 255"""
     std: Optional[Channels] = None
     """standard deviation of the channels, on the scale of mean"""
     classes: Optional[str] = None

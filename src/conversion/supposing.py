@@ -50,15 +50,13 @@ class Supposed(NamedTuple):
 
     def lines(self) -> list[str]:
         """Describe the values as the flags that change them, by where they come from."""
-        preprocessing, heads = (
-            self.card.preprocessing,
-            {
-                CARD: "read in its model card: ",
-                FILE: "read in the file: ",
-                MEASURED: f"measured {self.figures}; flags change it: ",
-                SUPPOSED: f"supposed, as is usual with weights from {self.origin.name}; flags change it: ",
-            },
-        )
+        heads = {
+            CARD: "read in its model card: ",
+            FILE: "read in the file: ",
+            MEASURED: f"measured {self.figures}; flags change it: ",
+            SUPPOSED: f"supposed, as is usual with weights from {self.origin.name}; flags change it: ",
+        }
+        preprocessing = self.card.preprocessing
         shorter = {"crop": preprocessing.native_size, "center_crop": preprocessing.shorter_side}
         values = {**arguments(self.card.model), **dataclasses.asdict(preprocessing)}
         values.update(resize=shorter.get(preprocessing.fit), input="bgr" if self.bgr else "rgb")
@@ -111,13 +109,7 @@ def suppose(config: ConvertConfig, foreign: Foreign, origin: Origin, model: Mapp
         return Supposed(card, False, reasons, origin)
     if model["bypass"] == "complex":
         reasons["bypass"] = FILE
-    own = model["version"] not in PUBLISHED or model["batch_norm"] != "none" or model["stem"] == "small"
-    own = own or model["bypass"] == "complex"
-    asked = [key for key in ASKED if key in NETWORK or not origin.known] if own else []
-    asked = [key for key in asked if key != "stem" or not foreign.check]  # A check would notice another one.
-    needed = [*asked, *(key for key in NETWORK if key not in origin.model)]
-    needed = dict.fromkeys([*needed, *(("mean", "std") if channels == 1 else ())])
-    missing = [f"--{key}" for key in needed if reasons[key] == SUPPOSED]
+    missing = [f"--{key}" for key in _needed(foreign, origin, model) if reasons[key] == SUPPOSED]
     if missing:
         which = ", ".join(f"{key} {model[key]}" for key in ("version", "batch_norm", "bypass"))
         flags = " and ".join(", ".join(missing).rsplit(", ", 1))
@@ -125,25 +117,40 @@ def suppose(config: ConvertConfig, foreign: Foreign, origin: Origin, model: Mapp
     usual = {key: origin.model[key] for key in NETWORK if reasons[key] == SUPPOSED}
     if model["stem"] == "small":  # Which its weights show.
         usual.pop("stem", None)
-    model = {**model, **usual}
     bgr = origin.bgr if config.input is None else config.input == "bgr"
+    if bgr and channels == 1:
+        raise UserError("input: the network takes grey images, not bgr; leave it out")
     source = origin.preprocessing if config.input is None else CAFFE if bgr else RGB
     normalized = {"mean": source.mean[:channels], "std": source.std[:channels]}
     images = dataclasses.replace(origin.preprocessing, **normalized)
     preprocessing = _preprocessing(config, images, {"image_size": foreign.image_size} if foreign.image_size else {})
-    if preprocessing.channels != channels or (bgr and channels == 1):
-        raise UserError(f"mean, std, input: the network takes {channels} channels; give the values of as many")
-    count, names = model["num_classes"], [known.name for known in imagenet_classes()]
-    dataset, named = "image_folder", "numbers"
-    classes: list[str] = [str(i) for i in range(count)]
+    classes, dataset, named = _classes(config, origin, model["num_classes"])
+    return Supposed(ModelCard({**model, **usual}, classes, preprocessing, dataset, 0.0), bgr, reasons, origin, named)
+
+
+def _needed(foreign: Foreign, origin: Origin, model: Mapping[str, Any]) -> list[str]:
+    """Return the flags without which a network is not determined, unless its file has what they say."""
+    published = model["version"] in PUBLISHED and model["batch_norm"] == "none" and model["bypass"] != "complex"
+    if published and model["stem"] != "small":
+        asked = [key for key in NETWORK if key not in origin.model]
+    else:  # The images of a known origin are known, and what is checked would show another stem.
+        asked = [key for key in ASKED if key in NETWORK or not origin.known]
+        asked = [key for key in asked if key != "stem" or not foreign.check]
+    grey = model.get("in_channels", 3) == 1
+    return list(dict.fromkeys([*asked, *(("mean", "std") if grey else ())]))
+
+
+def _classes(config: ConvertConfig, origin: Origin, count: int) -> tuple[list[str], str, str]:
+    """Return the class names, the data set that they belong to, and where they come from unless they are given."""
+    names = [known.name for known in imagenet_classes()]
     if config.classes:
-        classes, named = read_class_names(config.classes, count), ""
-    elif origin.classes:
-        classes, named, dataset = list(origin.classes), "CIFAR-10's", origin.dataset
-    elif count == len(names):
-        classes, named = names, "ImageNet's, in their usual order"
-    dataset = "imagenet" if classes == names else dataset
-    return Supposed(ModelCard(model, classes, preprocessing, dataset, 0.0), bgr, reasons, origin, named)
+        given = read_class_names(config.classes, count)
+        return given, "imagenet" if given == names else "image_folder", ""
+    if origin.classes:
+        return list(origin.classes), origin.dataset, "CIFAR-10's"
+    if count == len(names):
+        return names, "imagenet", "ImageNet's, in their usual order"
+    return [str(i) for i in range(count)], "image_folder", "numbers"
 
 
 def _reason(key: str, config: ConvertConfig, foreign: Foreign) -> str:
@@ -160,6 +167,8 @@ def _preprocessing(config: ConvertConfig, usual: Preprocessing, facts: Mapping[s
     said = {key: getattr(config, key) for key in ("image_size", "fit", "resizer", "normalize")}
     said = {**facts, **{key: value for key, value in said.items() if value}, **(config.normalization or {})}
     made = dataclasses.replace(usual, **said)
+    if made.channels != usual.channels:
+        raise UserError(f"mean, std: the network takes {usual.channels} channels; give as many values each")
     if config.resize and made.fit == "resize":
         raise UserError("resize: is for --fit crop and center_crop; leave it out, or give one of these")
     if config.resize and config.resize < made.image_size:

@@ -80,6 +80,8 @@ def test_flags_change_a_cards_preprocessing_and_not_its_network(tmp_path):
     path = tmp_path / "net.pth"
     read = import_network(config("torchvision", path, mean=[0.1, 0.2, 0.3], std=[0.5, 0.5, 0.5]))[1]
     assert read.preprocessing.mean == (0.1, 0.2, 0.3) and read.model == card.model and read.classes == card.classes
+    said = refusal(import_network, config("torchvision", path, mean=[0.5], std=[0.5]))
+    assert "takes 3 channels" in said
     assert "final_relu: True contradicts" in refusal(import_network, config("torchvision", path, final_relu=True))
     assert "input: bgr contradicts" in refusal(import_network, config("torchvision", path, input="bgr"))
 

@@ -15,6 +15,7 @@ from src.squeezenet import SqueezeNet
         ({}, (17, 16)),  # 7x7/2, then three 3x3/2 pools: 3, 3 + 2, 5 + 4, 9 + 8.
         ({"version": "1_1"}, (15, 16)),
         ({"version": "cifar"}, (1.5, 4)),
+        ({"version": "1_1", "stem": "padded"}, (14, 16)),
         ({"stem": "small"}, (7, 8)),
     ],
     ids=str,
