@@ -5,6 +5,7 @@ python convert.py --from net compressed_SqueezeNet.net --ckpt_path squeezenet.ck
 python convert.py --from npz squeezenet.npz --classifier_padding 1 --ceil_mode false --ckpt_path squeezenet.ckpt
 python convert.py --from caffemodel squeezenet_v1.1.caffemodel --fold_input --ckpt_path squeezenet.ckpt
 python convert.py --from onnx squeezenet.onnx --ckpt_path squeezenet.ckpt
+python convert.py --from mindspore zoo.ckpt --ckpt_path squeezenet.ckpt
 python convert.py --to torchvision squeezenet.pth --ckpt_path squeezenet.ckpt
 """
 

@@ -173,6 +173,6 @@ def _preprocessing(config: ConvertConfig, usual: Preprocessing, facts: Mapping[s
         raise UserError("resize: is for --fit crop and center_crop; leave it out, or give one of these")
     if config.resize and config.resize < made.image_size:
         raise UserError(f"resize: {config.resize} is less than image_size {made.image_size}; give as much, or more")
-    if config.resize:
-        made = dataclasses.replace(made, **{"native_size" if made.fit == "crop" else "resize": config.resize})
-    return made
+    if config.resize and made.fit == "crop":
+        return dataclasses.replace(made, native_size=config.resize)
+    return dataclasses.replace(made, resize=config.resize) if config.resize not in (None, made.shorter_side) else made
