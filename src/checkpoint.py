@@ -18,6 +18,7 @@ from src.cli.errors import UserError, first_line
 from src.devices.silence import quiet, silent
 from src.files.atomic import written
 from src.files.bounded import open_file, read_bytes
+from src.files.kinds import explained
 from src.model_card import ModelCard, unreadable_card
 from src.network.dropout import Dropout
 from src.squeezenet import SqueezeNet
@@ -75,10 +76,11 @@ def read_card(parameters: dict[str, ms.Parameter], path: str | Path) -> ModelCar
 def read_compressed(path: str | Path) -> tuple[dict[str, np.ndarray], ModelCard]:
     """Return the tensors of a compressed file, float32, and its model card. Raises UserError for a damaged file."""
     advice = "take another copy of a file that compress.py wrote"
-    try:
-        parameters, card = decode(read_bytes(path, MAX_BYTES, advice))
-    except FormatError as error:
-        raise UserError(f"{path}: {error}; {advice}") from None
+    with explained(path, "sqz"):
+        try:
+            parameters, card = decode(read_bytes(path, MAX_BYTES, advice))
+        except FormatError as error:
+            raise UserError(f"{path}: {error}; {advice}") from None
     return parameters, ModelCard.read(card, path)
 
 
@@ -172,13 +174,15 @@ def read_checkpoint(path: str | Path) -> dict[str, ms.Parameter]:
     """Return the parameters in a checkpoint file. Raises UserError for a missing, damaged or other kind of file."""
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long.
         raise UserError(f"{path}: there is no such checkpoint; give a .ckpt that train.py or convert.py has written")
-    if Path(path).suffix != ".ckpt":
-        raise UserError(f"{path}: not named .ckpt; give an exported model to infer.py or eval.py with --model_path")
-    try:
-        with silent():  # MindSpore also logs its exceptions.
-            parameters = ms.load_checkpoint(str(path), crc_check=True)
-    except Exception as error:  # MindSpore raises different types for different kinds of damage.
-        raise UserError(f"{path}: not a checkpoint, or damaged ({first_line(error)})") from None
+    own = Path(path).suffix == ".ckpt"
+    with explained(path, *(("checkpoint", "mindspore") if own else ())):
+        if not own:
+            raise UserError(f"{path}: not named .ckpt; give a checkpoint of train.py or convert.py")
+        try:
+            with silent():  # MindSpore also logs its exceptions.
+                parameters = ms.load_checkpoint(str(path), crc_check=True)
+        except Exception as error:  # MindSpore raises different types for different kinds of damage.
+            raise UserError(f"{path}: not a checkpoint, or damaged ({first_line(error)})") from None
     # MindSpore does not check a file without a checksum. All files with a card were saved with one.
     if CARD_KEY in parameters and not _has_checksum(path):
         raise UserError(f"{path}: damaged: its checksum is missing")

@@ -9,6 +9,7 @@ import numpy as np
 from src.checkpoint import load_network, read_compressed, weights_of
 from src.cli.errors import UserError
 from src.conversion import deep_compression
+from src.files.kinds import explained
 from src.model_card import ModelCard
 from src.sqz.fileformat import SUFFIX
 
@@ -24,6 +25,7 @@ def read_weights(path: str, classes: str | None = None) -> tuple[dict[str, np.nd
     if suffix == SUFFIX:
         return read_compressed(path)
     if suffix == deep_compression.SUFFIX:
-        return deep_compression.read_published(path), deep_compression.published_card(classes)
+        with explained(path):
+            return deep_compression.read_published(path), deep_compression.published_card(classes)
     net, card = load_network(path)
     return {name: parameter.asnumpy() for name, parameter in weights_of(net).items()}, card

@@ -30,6 +30,7 @@ from src.conversion.torch_files import read_torch, write_torch
 from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import IMAGENET_MEAN, IMAGENET_STD, printable
 from src.files.atomic import write_bytes
+from src.files.kinds import explained
 from src.files.run_folder import output_folder
 from src.model_card import ModelCard
 from src.network.convolutions import arguments
@@ -111,7 +112,7 @@ def imported(config: ConvertConfig) -> tuple[SqueezeNet, ModelCard, list[str]]:
     Raises UserError for a damaged file, for another network, and if the file does not determine the whole network.
     """
     form, path = FORMATS[config.from_format], Path(config.file)
-    with _readable(path):
+    with explained(path, config.from_format), _readable(path):
         foreign = form.read(path)
         known = known_arguments(config, foreign)
         model, found = recognise({name: array.shape for name, array in foreign.tensors.items()}, known, path)

@@ -11,8 +11,10 @@ from src.dataset.options import DataLoadingConfig, Dataset
 from src.dataset.preprocessing import RESIZERS
 from src.inference.exported_model import RUNTIMES
 
-# Keys of positional arguments by suffix.
-CHECKPOINTS = {".ckpt": "ckpt_path", ".sqz": "ckpt_path"}
+# Keys of positional arguments by suffix. What reads checkpoints refuses other programs' files with advice.
+CHECKPOINTS = dict.fromkeys(
+    (".ckpt", ".sqz", ".pth", ".pt", ".safetensors", ".npz", ".net", ".caffemodel"), "ckpt_path"
+)
 MODELS = {**CHECKPOINTS, **{suffix: "model_path" for runtime in RUNTIMES.values() for suffix in runtime.suffixes}}
 MODELS_AND_IMAGES = {**MODELS, "": "images"}
 

@@ -16,12 +16,14 @@ from src.dataset.preprocessing import Preprocessing
 from src.devices.device import select_device
 from src.devices.silence import silent
 from src.files.bounded import open_file, read_bytes
+from src.files.kinds import convert_command, explained
 from src.model_card import ModelCard
 
 # What is larger is no specification, and would take the memory away: that of ImageNet's 1,000 classes has 40 kB.
 MAX_SPEC_BYTES, MAX_BATCH = 16 << 20, 1 << 16
 # How the name of a .mindir ends that MindSpore Lite's converter has written for an Ascend (scripts/run_infer_310.sh).
 CONVERTED = "_310.mindir"
+_KINDS = {".mindir": ("mindir",), ".onnx": ("onnx",)}  # Kinds of file by suffix, for messages.
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -46,9 +48,11 @@ def read_spec(model_path: Path) -> dict[str, Any]:
         raise UserError(f"{model_path}: there is no such model")
     path = spec_path(model_path)
     if not os.path.isfile(path):
+        converted = "copy it to this name for a converted model"
+        other = f"convert a model of another program: {convert_command('onnx', model_path)}"
         raise UserError(
-            f"{path}: not found; keep next to the model the file that export.py wrote with it, and copy it to this "
-            "name for a converted model"
+            f"{path}: not found; keep next to the model the file that export.py wrote with it, and "
+            f"{other if model_path.suffix == '.onnx' else converted}"
         )
     content = read_bytes(path, MAX_SPEC_BYTES, "export the model again")
     try:
@@ -159,12 +163,13 @@ def open_model(path: str | Path, runtime: str | None, device: Any) -> ExportedMo
     runtime: see ExportedModel. device: a DeviceConfig.
     """
     path = Path(path)
-    runtime = runtime or runtime_of(path)
-    if path.suffix not in RUNTIMES[runtime].suffixes:
-        takes = " and ".join(RUNTIMES[runtime].suffixes)
-        raise UserError(f"{path}: {runtime} runs {takes} files; choose another --runtime, or convert the model")
-    spec = read_spec(path)
-    return ExportedModel(path, spec, runtime, RUNTIMES[runtime].select(path, device), device.device_id)
+    with explained(path, *_KINDS.get(path.suffix, ("mindir", "onnx"))):
+        runtime = runtime or runtime_of(path)
+        if path.suffix not in RUNTIMES[runtime].suffixes:
+            takes = " and ".join(RUNTIMES[runtime].suffixes)
+            raise UserError(f"{path}: {runtime} runs {takes} files; choose another --runtime, or convert the model")
+        spec = read_spec(path)
+        return ExportedModel(path, spec, runtime, RUNTIMES[runtime].select(path, device), device.device_id)
 
 
 def runtime_of(path: Path) -> str:
