@@ -131,7 +131,7 @@ def imported(config: ConvertConfig) -> tuple[SqueezeNet, ModelCard, list[str]]:
         turn_to_rgb(net)
     if config.fold_input:
         card = dataclasses.replace(card, preprocessing=fold_input(net, card.preprocessing))
-    return net, card, supposed.lines()
+    return net, card, [*foreign.notes, *supposed.lines()]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Mapping
 import numpy as np
 
 from src.checkpoint import CARD_KEY
-from src.conversion.source import Foreign, read_card, read_members, read_weights, to_float32, write_card
+from src.conversion.source import Foreign, read_card, read_members, read_weights, weights_among, write_card
 from src.model_card import ModelCard
 
 _ENDING = ".npy"
@@ -22,8 +22,8 @@ def read_npz(path: Path) -> Foreign:
         name.removesuffix(_ENDING): _array(name, member) for name, member in read_members(read_weights(path)).items()
     }
     card = arrays.pop(CARD_KEY, None)
-    tensors = {name: to_float32(name, array) for name, array in arrays.items()}
-    return Foreign(tensors, {}, read_card(None if card is None else card.tobytes(), path))
+    tensors, notes = weights_among(arrays)
+    return Foreign(tensors, {}, read_card(None if card is None else card.tobytes(), path), notes=notes)
 
 
 def write_npz(tensors: Mapping[str, np.ndarray], card: ModelCard) -> bytes:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional, Union
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Union
 
 import numpy as np
 
+from src.conversion.names import NAMINGS
 from src.conversion.origins import Origin
 from src.files.bounded import read_bytes
 from src.model_card import ModelCard
@@ -17,6 +19,9 @@ from src.squeezenet import SqueezeNet
 
 # Far above any SqueezeNet (for ImageNet-21k 48 MB), but a typing error or a bomb cannot exhaust the memory.
 MAX_BYTES, MAX_MEMBERS = 256 << 20, 10_000
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # numpy has none.
+# Parts of names that DataParallel, torch.compile and the like insert.
+_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|(_\w+_)?module)\.")
 
 
 class Foreign(NamedTuple):
@@ -28,6 +33,7 @@ class Foreign(NamedTuple):
     image_size: side of the images in pixels, if the file contains it.
     check: raises ValueError for a network that visibly differs from the file's.
     origin: where the weights come from, if the file shows it.
+    notes: lines that say what of the file was left out.
     """
 
     tensors: dict[str, np.ndarray]
@@ -36,6 +42,7 @@ class Foreign(NamedTuple):
     image_size: Optional[int] = None
     check: Optional[Callable[[SqueezeNet], Any]] = None
     origin: Optional[Origin] = None
+    notes: tuple[str, ...] = ()
 
 
 def read_weights(path: Path) -> bytes:
@@ -66,7 +73,32 @@ def read_members(content: bytes) -> dict[str, bytes]:
 
 
 def to_float32(name: str, array: np.ndarray) -> np.ndarray:
-    """Convert an array to float32 without loss. Raises ValueError for other types than float32 and float16."""
-    if array.dtype not in (np.float32, np.float16):
-        raise ValueError(f"{name} is {array.dtype}; save it as float32")
-    return np.ascontiguousarray(array, np.float32)
+    """Convert an array of floating point numbers to float32. Raises ValueError for other types."""
+    if array.dtype == BFLOAT16:  # The upper halves of float32 numbers.
+        array = (array["bfloat16"].astype(np.uint32) << 16).view(np.float32)
+    if array.dtype not in (np.float64, np.float32, np.float16):
+        raise ValueError(f"{name} is {array.dtype}, as in a quantised network; save the network before quantisation")
+    with np.errstate(over="ignore"):  # Infinite numbers are refused later.
+        return np.ascontiguousarray(array, np.float32)
+
+
+def weights_among(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return the weights of a network, float32, among the arrays of a training, and lines that say what was left out.
+
+    Takes off what a training, a module around the network or a wrapper puts before the names that NAMINGS has. Leaves
+    out counters, and arrays without that prefix. Raises ValueError for weights that are not floating point numbers.
+    """
+    named = {_WRAPPERS.sub("", name): array for name, array in arrays.items()}
+    if len(named) != len(arrays):
+        raise ValueError("two of its tensors have one name")
+    firsts = {f"{naming.stem}.weight" for naming in NAMINGS.values()}
+    found = [name[: -len(first)] for name in named for first in firsts if f".{name}".endswith(f".{first}")]
+    # Without those of other layers that are called like a first one.
+    found = [end for end in dict.fromkeys(found) if not any(end != e and end.startswith(e) for e in found)]
+    prefix, *others = found or [""]
+    notes = (f"taken: the weights under {prefix}, and not those under {', '.join(others)}",) if others else ()
+    return {
+        name[len(prefix) :]: to_float32(name, array)
+        for name, array in named.items()
+        if name.startswith(prefix) and (array.ndim or array.dtype.kind != "i")
+    }, notes

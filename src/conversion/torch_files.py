@@ -1,7 +1,8 @@
-"""PyTorch's files of a state_dict, as torch.save has written them since 2017, read and written without torch.
+"""PyTorch's files, as torch.save has written them since 2017, read and written without torch.
 
 Such a file holds a pickle, in which a tensor is a call that names a storage by a persistent id, and the storages. Since
-torch 1.6 the file is a zip archive; before, as in torchvision's first files, pickles and storages in sequence.
+torch 1.6 the file is a zip archive; before, as in torchvision's first files, pickles and storages in sequence. It is
+read whether it holds a state_dict, a training's checkpoint with one somewhere in it, or a whole module.
 """
 
 from __future__ import annotations
@@ -11,27 +12,40 @@ import math
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any, Callable, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 
 import numpy as np
 
 from src.checkpoint import CARD_KEY
-from src.conversion.source import MAX_BYTES, Foreign, read_card, read_members, read_weights, to_float32, write_card
+from src.conversion.source import (
+    BFLOAT16,
+    MAX_BYTES,
+    Foreign,
+    read_card,
+    read_members,
+    read_weights,
+    weights_among,
+    write_card,
+)
 from src.files import pickles
 from src.model_card import ModelCard
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # Of the files before torch 1.6.
 _ZIP = b"PK\x03\x04"
-_ADVICE = "save model.state_dict() alone"
+_ADVICE = "save model.state_dict()"
 MAX_VALUES = MAX_BYTES // 4  # Of all tensors together, which may share a storage.
 _LENGTH = np.dtype("<i8")  # Of a storage, before its values.
 _CARD = f"extra/{CARD_KEY}"  # A record in the archive that torch.load passes over.
+_MAX_DEPTH, _MAX_NAME = 32, 1000  # Of dictionaries, lists and modules within one another, and of their keys.
+# Of a module: its own attributes that hold tensors and modules by name.
+_PARTS = ("_parameters", "_buffers", "_modules")
+_QUANTISED = "quantised"  # Stand-in for storages of quantised tensors, whose numbers alone are no weights.
 
 
 class _Storage(NamedTuple):
     """A tensor storage in a file: type, key and number of values."""
 
-    dtype: str
+    dtype: str | np.dtype
     key: str
     count: int
 
@@ -65,44 +79,98 @@ class _OrderedDict(dict):
         pass
 
 
+class _Parameter:
+    """Stand-in for torch._utils._rebuild_parameter, which returns the tensor."""
+
+    def __new__(cls, tensor, *others):
+        return tensor
+
+    def __setstate__(self, state):
+        pass
+
+
+class _Object(dict):
+    """Stand-in for everything else: holds the attributes and items of an object, and does nothing."""
+
+    def __new__(cls, *arguments, **keywords):
+        return super().__new__(cls)
+
+    def __init__(self, *arguments, **keywords):
+        super().__init__()
+
+    __hash__, __eq__ = object.__hash__, object.__eq__
+
+    def __setstate__(self, state):
+        for attributes in state if isinstance(state, tuple) else (state,):
+            self.update(attributes if isinstance(attributes, dict) else {})
+
+    def extend(self, items):
+        pass
+
+    append = add = extend
+
+
+_TYPES = {"Float": "f4", "Half": "f2", "Double": "f8", "Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1"}
 _STORAGES = {
-    ("torch", f"{name}Storage"): f"<{code}"
-    for name, code in {"Float": "f4", "Half": "f2", "Double": "f8", "Long": "i8", "Int": "i4"}.items()
+    **{("torch", f"{name}Storage"): f"<{code}" for name, code in {**_TYPES, "Byte": "u1", "Bool": "?"}.items()},
+    ("torch", "BFloat16Storage"): BFLOAT16,
+    **{("torch", f"{name}Storage"): _QUANTISED for name in ("QInt8", "QUInt8", "QInt32")},
 }
+_MOST = 100_000
 _ALLOWED = pickles.Allowed(
     {
         ("collections", "OrderedDict"): _OrderedDict,
         ("torch._utils", "_rebuild_tensor"): _Tensor,
         ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+        ("torch._utils", "_rebuild_parameter"): _Parameter,
+        ("torch._utils", "_rebuild_parameter_with_state"): _Parameter,
         **_STORAGES,
     },
-    f"{pickles.PLAIN_OPCODES}|BINPERSID|LONG1",
-    most=100_000,
-    objects=2,
+    f"{pickles.PLAIN_OPCODES}|{pickles.OBJECT_OPCODES}|BINPERSID|LONG1",
+    most=_MOST,
+    objects=_MOST,
+    otherwise=_Object,
 )
 
 
 def read_torch(path: Path) -> Foreign:
-    """Read the tensors of a state_dict. Raises nearly any exception for a file that does not hold exactly one."""
+    """Read the weights in a file. Raises nearly any exception for a file without them."""
     content = read_weights(path)
-    state, storages, card = _read_zip(content) if content.startswith(_ZIP) else _read_stream(io.BytesIO(content))
-    tensors = {name: to_float32(name, tensor.array(storages(tensor.storage))) for name, tensor in state.items()}
-    return Foreign(tensors, {}, read_card(card, path))
+    found, storages, card = _read_zip(content) if content.startswith(_ZIP) else _read_stream(io.BytesIO(content))
+    tensors = dict(_tensors(found))
+    if not tensors:
+        raise ValueError(f"it holds no tensors; {_ADVICE}")
+    if sum(math.prod(tensor.shape) for tensor in tensors.values()) > MAX_VALUES:
+        raise ValueError("its tensors are too large")
+    weights, notes = weights_among({name: tensor.array(storages(tensor.storage)) for name, tensor in tensors.items()})
+    return Foreign(weights, {}, read_card(card, path), notes=notes)
 
 
-_Read = tuple[dict, Callable[[_Storage], np.ndarray], Optional[bytes]]
+def _tensors(value: Any, name: str = "", seen: Optional[set[int]] = None) -> Iterator[tuple[str, _Tensor]]:
+    """Yield the tensors in dictionaries, lists and modules, with their names joined by points as in a state_dict."""
+    seen = set() if seen is None else seen
+    if isinstance(value, _Tensor):
+        yield name[1:], value
+    elif isinstance(value, (dict, list, tuple)) and id(value) not in seen and name.count(".") < _MAX_DEPTH:
+        seen.add(id(value))
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(key, (str, int)) and len(str(key)) < _MAX_NAME:  # Others could be of any size.
+                yield from _tensors(part, name if key in _PARTS else f"{name}.{key}", seen)
+
+
+_Read = tuple[Any, Callable[[_Storage], np.ndarray], Optional[bytes]]
 
 
 def _read_zip(content: bytes) -> _Read:
-    """Read a file since torch 1.6; return the state_dict, a function from storages to their values, and the card."""
+    """Read a file since torch 1.6; return what its pickle holds, a function that reads storages, and the card."""
     members = read_members(content)
     folder = next((name[: -len("data.pkl")] for name in members if name.endswith("/data.pkl")), None)
     if folder is None:
         raise ValueError("there is no data.pkl in it")
     if members.get(f"{folder}byteorder", b"little") != b"little":
         raise ValueError("it was written on a machine with another byte order")
-    state = _state(io.BytesIO(members[f"{folder}data.pkl"]))
-    return state, lambda storage: _values(members[f"{folder}data/{storage.key}"], storage), members.get(folder + _CARD)
+    found = pickles.load(io.BytesIO(members[f"{folder}data.pkl"]), _ALLOWED, _persistent)
+    return found, lambda storage: _values(members[f"{folder}data/{storage.key}"], storage), members.get(folder + _CARD)
 
 
 def _read_stream(stream: io.BytesIO) -> _Read:
@@ -111,35 +179,28 @@ def _read_stream(stream: io.BytesIO) -> _Read:
         raise ValueError("it does not begin as torch.save does")
     if pickles.load(stream, _ALLOWED).get("little_endian") is not True:
         raise ValueError("it was written on a machine with another byte order")
-    state = _state(stream)
-    sizes = {tensor.storage.key: tensor.storage for tensor in state.values()}
-    contents = {}
+    storages: dict[str, _Storage] = {}
+
+    def persistent(given: Any) -> Any:
+        storage = _persistent(given)
+        return storages.setdefault(storage.key, storage) if isinstance(storage, _Storage) else storage
+
+    found, contents = pickles.load(stream, _ALLOWED, persistent), {}
     for key in pickles.load(stream, _ALLOWED):
         count = int(np.frombuffer(stream.read(_LENGTH.itemsize), _LENGTH)[0])
-        if key not in sizes or count != sizes[key].count:
+        if key not in storages or count != storages[key].count:
             raise ValueError("its storages are not those of its tensors")
-        contents[key] = stream.read(count * np.dtype(sizes[key].dtype).itemsize)
-    return state, lambda storage: _values(contents[storage.key], storage), None
+        contents[key] = stream.read(count * np.dtype(storages[key].dtype).itemsize)
+    return found, lambda storage: _values(contents[storage.key], storage), None
 
 
-def _state(stream: io.BytesIO) -> dict:
-    try:
-        state = pickles.load(stream, _ALLOWED, _persistent)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{error}; {_ADVICE}") from None
-    if not isinstance(state, dict):
-        raise ValueError(f"it holds no state_dict; {_ADVICE}")
-    others = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, _Tensor))]
-    if others or not state:
-        raise ValueError(f"it holds {', '.join(others[:5]) or 'nothing'}; {_ADVICE}")
-    if sum(math.prod(tensor.shape) for tensor in state.values()) > MAX_VALUES:
-        raise ValueError("its tensors are too large")
-    return state
-
-
-def _persistent(given: Any) -> _Storage:
-    """Return the storage that a persistent id names; before torch 1.6 the id may end in None."""
+def _persistent(given: Any) -> Any:
+    """Return the storage that a persistent id names; before torch 1.6 the id may end in None, or name a class."""
+    if given[0] == "module":
+        return given[1]
     kind, dtype, key, _, count, *part = given
+    if dtype is _QUANTISED:
+        raise pickle.UnpicklingError("its weights are quantised; save the network before quantisation")
     whole = part in ([], [None])
     if (
         kind != "storage"

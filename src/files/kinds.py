@@ -55,7 +55,7 @@ _SIGNATURES = {
         "page": rb"(\xef\xbb\xbf)?\s*<(?i:!doctype html|html|head|body|!--|\?xml)",
         "sqz": rb"\x89SQZ",
         # The first file in a zip archive has its name 30 bytes behind the begin.
-        "torchvision": rb"PK\x03\x04.{26}[^\x00/]{1,200}/(data\.pkl|constants\.pkl|version|code/)"
+        "torchvision": rb"PK\x03\x04.{26}[^\x00/]{1,200}/(data\.pkl|data/|constants\.pkl|version|code/)"
         rb"|\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19\.",
         "npz": rb"PK\x03\x04.{26}[^\x00]{1,200}?\.npy",
         "safetensors": rb".{4}\x00{4}\{",

@@ -15,6 +15,11 @@ PLAIN_OPCODES = (
     "BININT[12]?|BINFLOAT|NONE|NEW(TRUE|FALSE)|(LONG_)?BIN(PUT|GET)|GLOBAL|REDUCE|BUILD"
 )
 
+# Those of other objects, as torch.save and newer protocols write them.
+OBJECT_OPCODES = (
+    "NEWOBJ(_EX)?|EMPTY_SET|ADDITEMS|FROZENSET|FRAME|MEMOIZE|STACK_GLOBAL|SHORT_BINUNICODE|POP(_MARK)?|BYTEARRAY8"
+)
+
 
 class Allowed(NamedTuple):
     """Limits for the content of a pickle.
@@ -24,12 +29,14 @@ class Allowed(NamedTuple):
     opcodes: names of opcodes, a regular expression.
     most: number of opcodes.
     objects: number of BUILD opcodes.
+    otherwise: replacement of all other imports; None: they are refused.
     """
 
     stand_ins: Mapping[Tuple[str, str], Any]
     opcodes: str
     most: int
     objects: int
+    otherwise: Optional[type] = None
 
 
 def load(stream: io.BytesIO, allowed: Allowed, persistent: Optional[Callable[[Any], Any]] = None) -> Any:
@@ -52,10 +59,10 @@ class _Unpickler(pickle.Unpickler):
         self.allowed, self.persistent = allowed, persistent
 
     def find_class(self, module, name):
-        try:
-            return self.allowed.stand_ins[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+        found = self.allowed.stand_ins.get((module, name), self.allowed.otherwise)
+        if found is None:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return found
 
     def persistent_load(self, given):
         if self.persistent is None:

@@ -149,7 +149,7 @@ def change(tensors, **changes):
         ({"conv1.bias": None}, "conv1.bias is missing"),
         ({"fc.weight": np.ones((2, 2), np.float32)}, "fc.weight is not in the network"),
         ({"conv1.bias": np.ones(65, np.float32)}, "conv1.bias is (65,) in the file and (64,) in the network"),
-        ({"conv1.bias": np.ones(64)}, "conv1.bias is float64"),
+        ({"conv1.bias": np.ones(64, np.int32)}, "conv1.bias is int32, as in a quantised network"),
         ({"conv1.bias": np.array([None] * 64)}, "holds objects"),
         ({"conv1.bias": np.full(64, np.inf, np.float32)}, "features.0.conv.bias holds values that are not finite"),
     ],
@@ -157,6 +157,32 @@ def change(tensors, **changes):
 def test_every_tensor_is_accounted_for(tmp_path, changes, message):
     path = savez(tmp_path / "net.npz", change(random_tensors(SMALL, "caffe"), **changes))
     assert message in refusal(import_network, config("npz", path, **ALL_TOLD))
+
+
+@pytest.mark.parametrize(
+    "dtype, stored",
+    [
+        ("F64", lambda array: array.astype(np.float64)),
+        ("F16", lambda array: array.astype(np.float16)),
+        ("BF16", lambda array: (array.view(np.uint32) >> 16).astype(np.uint16)),
+    ],
+)
+def test_safetensors_of_a_training_in_any_precision_are_read(tmp_path, dtype, stored):
+    tensors = random_tensors(SMALL, "torchvision")
+    arrays = {f"model.module.{name}": stored(array) for name, array in tensors.items()}
+    header, content = {}, b""
+    for name, array in arrays.items():
+        span = [len(content), len(content) + array.nbytes]
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": span}
+        content += array.tobytes()
+    header["model.step"] = {"dtype": "I64", "shape": [], "data_offsets": [len(content), len(content) + 8]}
+    text = json.dumps(header).encode()
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content + bytes(8))
+    found = read_safetensors(path).tensors
+    assert found.keys() == tensors.keys()
+    for name, array in found.items():
+        assert array.dtype == np.float32 and np.abs(array - tensors[name]).max() <= 2**-7 * np.abs(array).max()
 
 
 def test_a_header_of_numpy_that_asks_for_more_than_is_there_is_refused(tmp_path):
