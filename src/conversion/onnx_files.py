@@ -13,8 +13,9 @@ from onnx import numpy_helper
 
 from src.checkpoint import CARD_KEY
 from src.conversion.names import NAMINGS
+from src.conversion.onnx_models import load_model, run_model
 from src.conversion.origins import CAFFE2
-from src.conversion.source import Foreign, read_card, read_weights, to_float32
+from src.conversion.source import Foreign, read_card, to_float32
 from src.inference.exported_model import card_of, read_spec, spec_path
 from src.inference.metrics import softmax
 from src.network.convolutions import FIRST_FIRE
@@ -24,10 +25,11 @@ from src.squeezenet import SqueezeNet
 _KNOWN = (
     *("Conv", "Relu", "MaxPool", "Concat", "Add", "Slice", "Dropout", "Identity", "Constant", "ReduceMean"),
     *("GlobalAveragePool", "AveragePool", "Flatten", "Reshape", "Squeeze", "Softmax"),
+    *("Cast", "Shape", "Gather", "Unsqueeze", "Sub", "Mul", "Div"),
 )
-# Nodes to skip when searching for weights.
-_PASSED = ("Relu", "Dropout", "Identity")
-MAX_SIDE, MAX_BATCH, USUAL_SIDE = 2048, 256, 224  # Of images; running larger models would exhaust the memory.
+# Nodes to skip when searching for weights, and when searching for constants.
+_PASSED, _SAME = ("Relu", "Dropout", "Identity", "Cast"), ("Identity", "Cast")
+MAX_SIDE, MAX_PIXELS, USUAL_SIDE = 2048, 1 << 24, 224  # Of inputs; running larger models would exhaust the memory.
 # What Caffe2's exporter calls itself and its input, which is that of Caffe's nets.
 CAFFE2_PRODUCER, CAFFE2_INPUT = "onnx-caffe2", "data_0"
 # Largest rounding difference of logits, relative to the largest logit.
@@ -39,8 +41,7 @@ def read_onnx(path: Path) -> Foreign:
 
     The card is in the models that export.py writes, and in the specification next to them.
     """
-    content = read_weights(path)
-    model = onnx.load_from_string(content)
+    model = load_model(path)
     graph = _Graph(model.graph)
     layers = graph.layers()
     tensors = {}
@@ -63,8 +64,13 @@ def read_onnx(path: Path) -> Foreign:
     ):  # Of the network before export.py folded its batch norm into the convolutions.
         card = dataclasses.replace(card, model={**card.model, "batch_norm": "none"})
     caffe2 = model.producer_name == CAFFE2_PRODUCER or model.graph.input[0].name == CAFFE2_INPUT
-    shape = (batch, channels, size, size)
-    return Foreign(tensors, facts, card, size, lambda net: _check(net, content, shape), CAFFE2 if caffe2 else None)
+    scale, offset = graph.scaling(layers[NAMINGS["caffe"].stem].input[0], channels)
+
+    def check(net: SqueezeNet) -> None:
+        _check(net, model, (batch, channels, size, size), scale, offset)
+
+    normalization = _normalization(scale, offset)
+    return Foreign(tensors, facts, card, size, check, CAFFE2 if caffe2 else None, normalization=normalization)
 
 
 class _Graph:
@@ -82,10 +88,7 @@ class _Graph:
 
     def constant(self, name: str) -> np.ndarray:
         """Return the value of a constant."""
-        tensor = self._constants[self._behind(name, "Identity")]
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ValueError("its weights are in another file; save the model as one")
-        return numpy_helper.to_array(tensor)
+        return numpy_helper.to_array(self._constants[self._behind(name, *_SAME)])
 
     def layers(self) -> dict[str, onnx.NodeProto]:
         """Return the convolutions by their names in Caffe: the first, those of Fire modules, and the last."""
@@ -112,7 +115,8 @@ class _Graph:
         """Return the kind of bypass connections: none, simple or complex."""
         if any(NAMINGS["caffe"].parts["shortcut"] in name for name in layers):
             return "complex"
-        return "simple" if any(node.op_type == "Add" for node in self.nodes) else "none"
+        added = (node for node in self.nodes if node.op_type == "Add")
+        return "simple" if any(not any(map(self._is_constant, node.input)) for node in added) else "none"
 
     def rounds_up(self) -> bool:
         """Return whether max pooling rounds sizes up, in any of the exporters' notations."""
@@ -130,9 +134,36 @@ class _Graph:
         images = next(value for value in self.inputs if value.name not in self._constants)
         sides = [dimension.dim_value for dimension in images.type.tensor_type.shape.dim]
         image = len(sides) == 4 and sides[1] in (1, 3) and sides[2] == sides[3]
-        if not image or sides[2] > MAX_SIDE or sides[0] > MAX_BATCH:
+        if not image or sides[2] > MAX_SIDE or sides[0] * sides[2] ** 2 > MAX_PIXELS:
             raise ValueError(f"it takes {tuple(sides)}, not a batch of square RGB or grey images")
         return sides[0] or 1, sides[1], sides[2] or USUAL_SIDE
+
+    def scaling(self, name: str, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return scale and offset (channels, 1, 1) by which the model changes its input to what a tensor holds."""
+        steps = []
+        while (name := self._behind(name, *_SAME)) in self._producers:
+            node = self._producers[name]
+            constants = [name for name in node.input if self._is_constant(name)]
+            if node.op_type not in ("Add", "Sub", "Mul", "Div") or len(constants) != 1:
+                raise ValueError(f"its input passes through {node.op_type} before the first convolution")
+            value = self.constant(constants[0]).astype(np.float64).reshape(-1, 1, 1)
+            if len(value) not in (1, channels):
+                raise ValueError("its input is not normalised by channel before the first convolution")
+            steps.append((node.op_type, value, node.input[0] == constants[0]))
+            name = next(name for name in node.input if name != constants[0])
+        scale, offset = np.ones((channels, 1, 1)), np.zeros((channels, 1, 1))
+        for kind, value, reverse in reversed(steps):
+            if kind == "Div" and reverse:
+                raise ValueError("its input is a divisor before the first convolution")
+            factor = {"Mul": value, "Div": 1 / value}.get(kind, -1 if kind == "Sub" and reverse else 1)
+            term = {"Add": value, "Sub": value if reverse else -value}.get(kind, 0)
+            scale, offset = scale * factor, offset * factor + term
+        if not (scale > 0).all():
+            raise ValueError("its input is inverted before the first convolution")
+        return scale, offset
+
+    def _is_constant(self, name: str) -> bool:
+        return self._behind(name, *_SAME) in self._constants
 
     def _behind(self, name: str, *passed: str) -> str:
         while name in self._producers and self._producers[name].op_type in passed:
@@ -162,18 +193,26 @@ def _padding(node: onnx.NodeProto) -> int:
     return pads.pop()
 
 
-def _check(net: SqueezeNet, content: bytes, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless a model and the network built from its weights agree on a random input."""
-    import onnxruntime
+def _normalization(scale: np.ndarray, offset: np.ndarray) -> Optional[dict[str, tuple[float, ...]]]:
+    """Return the mean and deviation, of images from 0 to 1, by which a model itself normalises its input, or None."""
+    if (scale == 1).all() and (offset == 0).all():
+        return None
+    zero = -offset / scale
+    full = 255 if zero.max() > 1 or scale.max() < 0.1 else 1  # No deviation is as large as ten times the brightness.
+    return {"mean": tuple((zero / full).ravel().tolist()), "std": tuple((1 / (scale * full)).ravel().tolist())}
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+def _check(
+    net: SqueezeNet, model: onnx.ModelProto, shape: tuple[int, ...], scale: np.ndarray, offset: np.ndarray
+) -> None:
+    """Raise ValueError unless a model and the network built from its weights agree on a random input.
+
+    scale, offset: from the input of the model to that of the network.
+    """
     inputs = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
-    given = session.run(None, {session.get_inputs()[0].name: inputs})[0].reshape(len(inputs), -1)
+    given = run_model(model, ((inputs - offset) / scale).astype(np.float32)).reshape(len(inputs), -1)
     logits = net(Tensor(inputs)).asnumpy()
     expected = softmax(logits) if np.abs(given.sum(1) - 1).max() < TOLERANCE else logits
     difference = float(np.abs(given - expected).max()) if given.shape == expected.shape else np.inf
     if not difference < TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise ValueError(f"its output differs from that of the SqueezeNet with its weights by {difference:.2g}")
-    return difference

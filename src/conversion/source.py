@@ -11,6 +11,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Optional, Union
 
 import numpy as np
 
+from src.checkpoint import FIRST
 from src.conversion.names import NAMINGS
 from src.conversion.origins import Origin
 from src.files.bounded import read_bytes
@@ -34,6 +35,7 @@ class Foreign(NamedTuple):
     check: raises ValueError for a network that visibly differs from the file's.
     origin: where the weights come from, if the file shows it.
     notes: lines that say what of the file was left out.
+    normalization: mean and std of images from 0 to 1, of a model that normalises them itself.
     """
 
     tensors: dict[str, np.ndarray]
@@ -43,6 +45,7 @@ class Foreign(NamedTuple):
     check: Optional[Callable[[SqueezeNet], Any]] = None
     origin: Optional[Origin] = None
     notes: tuple[str, ...] = ()
+    normalization: Optional[dict[str, tuple[float, ...]]] = None
 
 
 def read_weights(path: Path) -> bytes:
@@ -91,7 +94,7 @@ def weights_among(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarra
     named = {_WRAPPERS.sub("", name): array for name, array in arrays.items()}
     if len(named) != len(arrays):
         raise ValueError("two of its tensors have one name")
-    firsts = {f"{naming.stem}.weight" for naming in NAMINGS.values()}
+    firsts = {f"{naming.stem}.weight" if naming else FIRST for naming in NAMINGS.values()}
     found = [name[: -len(first)] for name in named for first in firsts if f".{name}".endswith(f".{first}")]
     # Without those of other layers that are called like a first one.
     found = [end for end in dict.fromkeys(found) if not any(end != e and end.startswith(e) for e in found)]

@@ -122,6 +122,8 @@ def suppose(config: ConvertConfig, foreign: Foreign, origin: Origin, model: Mapp
         raise UserError("input: the network takes grey images, not bgr; leave it out")
     source = origin.preprocessing if config.input is None else CAFFE if bgr else RGB
     normalized = {"mean": source.mean[:channels], "std": source.std[:channels]}
+    if foreign.normalization:
+        normalized = {key: values[::-1] if bgr else values for key, values in foreign.normalization.items()}
     images = dataclasses.replace(origin.preprocessing, **normalized)
     preprocessing = _preprocessing(config, images, {"image_size": foreign.image_size} if foreign.image_size else {})
     classes, dataset, named = _classes(config, origin, model["num_classes"])
@@ -155,11 +157,13 @@ def _classes(config: ConvertConfig, origin: Origin, count: int) -> tuple[list[st
 
 def _reason(key: str, config: ConvertConfig, foreign: Foreign) -> str:
     normalized = key in ("mean", "std") and (config.input or config.normalize == "per_image")
+    normalized = normalized and not foreign.normalization
     if getattr(config, key) is not None or normalized:
         return GIVEN
     if foreign.card:
         return CARD
-    return FILE if key in foreign.facts or (key == "image_size" and foreign.image_size) else SUPPOSED
+    found = {**foreign.facts, **(foreign.normalization or {}), **({"image_size": 1} if foreign.image_size else {})}
+    return FILE if key in found else SUPPOSED
 
 
 def _preprocessing(config: ConvertConfig, usual: Preprocessing, facts: Mapping[str, Any]) -> Preprocessing:

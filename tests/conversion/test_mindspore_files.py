@@ -71,9 +71,7 @@ def test_a_checkpoint_of_this_project_saved_without_its_card_is_read(tmp_path):
 
 
 def test_one_with_its_card_needs_no_conversion(tmp_path):
-    assert "is a checkpoint of this project already" in refusal(
-        import_network, config("mindspore", write_checkpoint(tmp_path))
-    )
+    assert "is a checkpoint of this project" in refusal(import_network, config("mindspore", write_checkpoint(tmp_path)))
 
 
 def test_the_programs_name_the_command_that_converts_such_a_file(tmp_path, program):
