@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
 import subprocess
@@ -110,7 +109,8 @@ def run_model(model: onnx.ModelProto, inputs: np.ndarray) -> np.ndarray:
     except subprocess.TimeoutExpired:
         raise ValueError("onnxruntime does not come to an end with it") from None
     if done.returncode:
-        with contextlib.suppress(IndexError):
-            raise ValueError(f"onnxruntime: {done.stderr.decode(errors='replace').strip().splitlines()[-1]}")
-        raise ValueError(f"onnxruntime ended with {done.returncode}")
+        said = done.stderr.decode(errors="replace").split("\n")
+        raise ValueError(
+            [f"onnxruntime ended with {done.returncode}", *(f"onnxruntime: {line}" for line in said if line)][-1]
+        )
     return np.load(io.BytesIO(done.stdout))

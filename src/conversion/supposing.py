@@ -86,6 +86,8 @@ def known_arguments(config: ConvertConfig, foreign: Foreign) -> dict[str, Any]:
     for key, value in said.items():
         if whole.get(key, value) != value:
             raise UserError(f"{key}: {value} contradicts {config.file}, which has {whole[key]}; leave it out")
+    if foreign.normalization and (config.mean or config.normalize == "per_image"):
+        raise UserError(f"mean, std, normalize: {config.file} normalises its images itself; leave them out")
     if foreign.card and config.input == "bgr":
         raise UserError(f"input: bgr contradicts the model card in {config.file}; leave it out")
     return {**said, **facts}

@@ -194,6 +194,7 @@ def test_the_normalisation_in_a_model_is_that_of_its_images(small_onnx, tmp_path
     assert card.preprocessing.mean == pytest.approx(MEAN, abs=1e-5)
     assert card.preprocessing.std == pytest.approx(STD, abs=1e-5)
     assert card.model["bypass"] == "simple"
+    assert "leave them out" in refusal(import_network, config("onnx", path, **TOLD))
     assert any(line.startswith("read in the file: ") and "--mean 0.485 0.456 0.406" in line for line in lines)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from src.conversion.converting import FORMATS
 from tests.programs import one_line_error
 
 MAKERS = {
@@ -22,8 +23,10 @@ MAKERS = {
 CPU = ("--device_target", "CPU")
 # The file that is none, and the program with its flags; {} is a sound checkpoint.
 READERS = {
-    "convert.py, .net": ("net.net", "convert", "--from", "net", "net.net", "--ckpt_path", "out.ckpt"),
-    "convert.py, .npz": ("net.npz", "convert", "--from", "npz", "net.npz", "--ckpt_path", "out.ckpt"),
+    **{
+        f"convert.py, {form}": ("net.ckpt", "convert", "--from", form, "net.ckpt", "--ckpt_path", "out.ckpt")
+        for form in FORMATS
+    },
     "convert.py, checkpoint": ("net.ckpt", "convert", "--to", "npz", "out.npz", "--ckpt_path", "net.ckpt"),
     "compress.py, .sqz": ("net.sqz", "compress", "--ckpt_path", "net.sqz", "--output_path", "out"),
     "compress.py, .net": ("net.net", "compress", "--ckpt_path", "net.net", "--output_path", "out"),
