@@ -78,12 +78,17 @@ class _Graph:
 
     def __init__(self, graph: onnx.GraphProto):
         self.nodes, self.inputs = list(graph.node), graph.input
-        self._producers = {output: node for node in self.nodes for output in node.output}
+        self._producers = {output: node for node in self.nodes for output in node.output if output}
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
         values = ((node, a) for node in self.nodes if node.op_type == "Constant" for a in node.attribute)
         unknown = {node.op_type for node in self.nodes} - set(_KNOWN)
         if unknown:
             raise ValueError(f"it has nodes that no SqueezeNet has: {', '.join(sorted(unknown))}")
+        later: set[str] = set()
+        for node in reversed(self.nodes):  # A search in a circle would not end.
+            later.update(filter(None, node.output))
+            if not later.isdisjoint(node.input):
+                raise ValueError("its nodes are not in the order in which they are computed")
         self._constants.update({node.output[0]: a.t for node, a in values if a.name == "value"})
 
     def constant(self, name: str) -> np.ndarray:

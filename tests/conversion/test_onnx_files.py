@@ -276,6 +276,11 @@ def huge(graph):
         dimension.dim_value = 1 << 20
 
 
+def circle(graph):
+    activation = next(node for node in graph.node if node.op_type == "Relu")
+    activation.input[0] = activation.output[0]
+
+
 def quantized(graph):
     graph.node.append(helper.make_node("DequantizeLinear", ["x", "scale", "zero"], ["y"]))
 
@@ -306,6 +311,8 @@ def changed_input(graph, kind: str, value: np.ndarray, reverse: bool = False) ->
         (lambda graph: attribute(graph, "Conv", -1, "pads", [0, 0, 1, 1]), "differs from side to side"),
         (lambda graph: graph.node.pop(), "damaged"),
         (lambda graph: graph.initializer.pop(), "damaged"),
+        (circle, "not in the order in which they are computed"),
+        (lambda graph: graph.node.insert(0, graph.node.pop()), "not in the order in which they are computed"),
         (quantized, "is quantised to int8 (DequantizeLinear); convert the float32 model"),
         (lambda graph: attribute(graph, "MaxPool", 0, "kernel_shape", [2, (1 << 31) - 1]), "onnxruntime"),
         (lambda graph: attribute(graph, "MaxPool", 0, "strides", [1 << 40, 0]), "onnxruntime"),
