@@ -18,8 +18,10 @@ EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_UNREAD, EXIT_TERMINATED = 2, 130, 141, 1
 # System errors of disks, folders and names that cannot be written to, wherever they occur.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _USERS_FILE = (*_NO_ROOM, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO)
-# MindSpore's leftovers in the current folder: graphs that did not compile, and rewritten networks.
-_DEBRIS = ("rank_*/om", "rewritten_network")
+# Where MindSpore dumps graphs that do not compile, and where it builds operators: by default, in the current folder.
+_DUMPS, _CACHE, _CACHING = "MS_OM_PATH", "MS_COMPILER_CACHE_PATH", "MS_COMPILER_CACHE_ENABLE"
+# Made in the current folder on an Ascend, for memory that this project does not offload.
+_OFFLOAD = "offload"
 
 
 class UserError(Exception):
@@ -81,16 +83,26 @@ def _end(status: int, message: str = "") -> NoReturn:
 
 @contextlib.contextmanager
 def _clean_folder() -> Iterator[None]:
-    """Remove the files that MindSpore leaves in the current folder while the body runs."""
-    here = Path(".")
-    before = {path for pattern in _DEBRIS for path in here.glob(pattern)}
+    """Keep the current folder free of MindSpore's own files, which go to a temporary folder that is removed.
+
+    Variables that the user has set for such files keep their values.
+    """
+    elsewhere = Path(os.environ.get("TMPDIR") or "/tmp", f"mindspore_{os.urandom(6).hex()}").absolute()
+    set_here = {_DUMPS, _CACHE} - os.environ.keys()
+    if _CACHING in os.environ:  # The user keeps compiled graphs for the next run.
+        set_here -= {_CACHE}
+    os.environ.update(dict.fromkeys(set_here, str(elsewhere)))
+    offload = Path(_OFFLOAD).absolute()
+    was_there = os.path.lexists(offload)
     try:
         yield
     finally:
-        for path in (path for pattern in _DEBRIS for path in here.glob(pattern) if path not in before):
-            shutil.rmtree(path, ignore_errors=True)
-            with contextlib.suppress(OSError):  # Not empty, or "." itself.
-                path.parent.rmdir()
+        for name in set_here:
+            os.environ.pop(name, None)
+        shutil.rmtree(elsewhere, ignore_errors=True)
+        if not was_there:
+            with contextlib.suppress(OSError):  # It is not empty, or not there.
+                offload.rmdir()
 
 
 def run(main: Callable[[], Optional[int]]) -> NoReturn:

@@ -210,15 +210,36 @@ class Unfit(nn.Cell):
         return self.convolution(x)
 
 
-def test_what_mindspore_leaves_in_the_current_folder_goes_and_what_was_there_stays(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "rank_7" / "om").mkdir(parents=True)
+@pytest.mark.parametrize("temporary", ["tmp", "my run (1)/Netz ü 猫"])
+def test_nothing_of_mindspores_stays_in_the_current_or_the_temporary_folder(tmp_path, monkeypatch, temporary):
+    here = tmp_path / "here"
+    here.mkdir()
+    (tmp_path / temporary).mkdir(parents=True)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / temporary))
+    monkeypatch.setenv("RANK_ID", "3")
+    before = sorted(tmp_path.rglob("*"))
 
     def main():
-        (tmp_path / "rewritten_network").mkdir()
+        (here / "offload").mkdir()  # As on an Ascend.
         ms.set_context(mode=ms.GRAPH_MODE)
         Unfit()(ms.Tensor(np.zeros((1, 1, 8, 8), np.float32)))
 
     with pytest.raises(RuntimeError, match="C_in"):
         run(main)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["om", "rank_7"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_folders_of_the_users_for_mindspores_files_stay_and_are_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "offload").mkdir()
+    monkeypatch.setenv("MS_OM_PATH", str(tmp_path / "dumps"))
+    monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", "1")
+    seen = {}
+
+    def main():
+        seen.update(os.environ)
+
+    assert exit_code(main) == 0
+    assert seen["MS_OM_PATH"] == os.environ["MS_OM_PATH"] and "MS_COMPILER_CACHE_PATH" not in seen
+    assert os.listdir(tmp_path) == ["offload"]
