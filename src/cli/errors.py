@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import os
+import resource
 import select
 import shutil
 import signal
@@ -18,17 +19,32 @@ EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_UNREAD, EXIT_TERMINATED = 2, 130, 141, 1
 # System errors of disks, folders and names that cannot be written to, wherever they occur.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _USERS_FILE = (*_NO_ROOM, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO)
-# Where MindSpore dumps graphs that do not compile, and where it builds operators: by default, in the current folder.
-_DUMPS, _CACHE, _CACHING = "MS_OM_PATH", "MS_COMPILER_CACHE_PATH", "MS_COMPILER_CACHE_ENABLE"
+# Where MindSpore dumps graphs and builds operators: by default, in the current folder.
+_DUMPS, _CACHE, _CACHING = (
+    ("MS_OM_PATH", "MS_DEV_SAVE_GRAPHS_PATH"),
+    "MS_COMPILER_CACHE_PATH",
+    "MS_COMPILER_CACHE_ENABLE",
+)
 # Made in the current folder on an Ascend, for memory that this project does not offload.
 _OFFLOAD = "offload"
+# Address space that MindSpore needs before it computes anything: 2 GiB end in an allocation of it that fails.
+_LEAST_ADDRESSES = 5 << 29
+_MOST_OF_A_WORD, _MOST_OF_A_MESSAGE = 400, 1600  # Characters.
 
 
 class UserError(Exception):
-    """A mistake that the user can correct. The message is one line: what is wrong, where, and what to do."""
+    """A mistake that the user can correct. The message is one line: what is wrong, where, and what to do.
+
+    The middle of very long words and messages, such as names of thousands of characters, is left out.
+    """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        words = (_shortened(word, _MOST_OF_A_WORD) for word in message.split())
+        super().__init__(_shortened(" ".join(words), _MOST_OF_A_MESSAGE))
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
 
 
 def user_error_within(error: BaseException) -> Optional[UserError]:
@@ -66,7 +82,23 @@ def _mistake(error: Exception) -> Optional[UserError]:
         return UserError(f"{error.filename}: {first_line(error)}")
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return UserError(f"the output cannot be written ({first_line(error)}); make room, or send it elsewhere")
+    if isinstance(error, MemoryError) or "Memory not enough" in str(error):  # MindSpore's.
+        return UserError(
+            "there is not enough memory; choose fewer images at a time, smaller ones, or a smaller network"
+        )
     return error if isinstance(error, UserError) else user_error_within(error)
+
+
+def _check_shell() -> None:
+    """Raise UserError for a folder or a limit of the shell with which MindSpore's libraries fail to load."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UserError("the current folder has been removed; change to another one") from None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if resource.RLIM_INFINITY != limit < _LEAST_ADDRESSES:
+        least = _LEAST_ADDRESSES >> 10
+        raise UserError(f"the address space is limited to {limit >> 10:,} kB; raise it, with ulimit -v {least} or more")
 
 
 def _end(status: int, message: str = "") -> NoReturn:
@@ -88,11 +120,11 @@ def _clean_folder() -> Iterator[None]:
     Variables that the user has set for such files keep their values.
     """
     elsewhere = Path(os.environ.get("TMPDIR") or "/tmp", f"mindspore_{os.urandom(6).hex()}").absolute()
-    set_here = {_DUMPS, _CACHE} - os.environ.keys()
+    set_here = {*_DUMPS, _CACHE} - os.environ.keys()
     if _CACHING in os.environ:  # The user keeps compiled graphs for the next run.
         set_here -= {_CACHE}
     os.environ.update(dict.fromkeys(set_here, str(elsewhere)))
-    offload = Path(_OFFLOAD).absolute()
+    offload = Path(_OFFLOAD)
     was_there = os.path.lexists(offload)
     try:
         yield
@@ -112,9 +144,11 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
     has taken over the signals.
     """
     signal.signal(signal.SIGTERM, _terminate)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # For file names that the terminal cannot display.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # For file names that the terminal cannot display; and for a full disk to be noticed where something is printed.
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
+        _check_shell()
         with _clean_folder():
             status = main() or 0
         sys.stdout.flush()  # Here, where a closed pipe is still noticed.

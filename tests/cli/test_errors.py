@@ -243,3 +243,17 @@ def test_folders_of_the_users_for_mindspores_files_stay_and_are_used(tmp_path, m
     assert exit_code(main) == 0
     assert seen["MS_OM_PATH"] == os.environ["MS_OM_PATH"] and "MS_COMPILER_CACHE_PATH" not in seen
     assert os.listdir(tmp_path) == ["offload"]
+
+
+@pytest.mark.parametrize("name", ["x" * 4000, "x/" * 2000, "猫" * 4000, "two words " * 400])
+def test_a_message_does_not_repeat_a_name_of_thousands_of_characters(name):
+    message = str(UserError(f"{name}: no such file; {name} is too long"))
+    assert len(message) < 2000 and "is too long" in message and message.startswith(name[:50])
+
+
+def test_a_current_folder_that_has_been_removed_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert exit_code(lambda: pytest.fail("it has begun")) == 2
+    assert capsys.readouterr().err == "error: the current folder has been removed; change to another one\n"

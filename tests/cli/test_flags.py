@@ -122,7 +122,7 @@ def test_flags_mean_what_they_say(argv, key, value):
         (["--heat", "true"], "heat: 'true' is not allowed; it takes a whole number from 1 to 9"),
         (["--heat", "5.0"], "heat: '5.0' is not allowed; it takes a whole number from 1 to 9"),
         (["--heat", "'5'"], "heat: \"'5'\" is not allowed; it takes a whole number from 1 to 9"),
-        (["--heat", "9" * 5000], f"heat: '{'9' * 5000}' is not allowed"),
+        (["--heat", "9" * 5000], f"heat: '{'9' * 199}..."),
         (["--levels", "1", "x"], "levels: ['1', 'x'] is not allowed; it takes a list of: a whole number from 1 to 9"),
         (["--levels", "[1,", "[2]]"], "levels: ['[1,', '[2]]'] is not allowed"),
         (["--levels", "[1, &a [*a]]"], "levels: '[1, &a [*a]]' is not allowed"),
@@ -217,7 +217,7 @@ def test_a_recipe_is_found_by_its_name_unless_there_is_such_a_file(tmp_path, mon
     assert parser.parse(["--config", "soup"])[0].heat == 2
     (tmp_path / "soup").write_text("heat: 3\n")
     assert parser.parse(["--config", "soup"])[0].heat == 3
-    for name, ends in (("stew", "; recipes/ has soup"), ("./stew", "No such file or directory")):
+    for name, ends in (("stew", "; recipes/ has soup"), ("./stew", r"\(No such file or directory\)")):
         with pytest.raises(UserError, match=f"{ends}$"):
             parser.parse(["--config", name])
 
