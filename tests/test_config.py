@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import runpy
 from pathlib import Path
@@ -295,7 +296,7 @@ def test_files_without_a_flag_are_what_their_suffix_says():
 def test_a_value_that_is_not_allowed_is_named_with_its_key_and_what_is(yaml_file, key, value, allowed):
     for argv in ([f"--{key}={value}"], [f"--{key}", value]):
         message = mistake(*argv)
-        assert message.startswith(f"{key}: {value!r} is not allowed")
+        assert message.startswith(f"{key}: {value!r} is not allowed"[:200])
         assert allowed in message
     path = yaml_file(f"seed: 3\n{key}: {value}\n")
     message = mistake("--config", path)
@@ -465,9 +466,7 @@ def test_a_configuration_is_found_by_its_bare_name():
 
 def test_an_unknown_name_of_a_configuration_lists_those_there_are():
     message = mistake("--config", "squeezenet_digit")
-    assert message.startswith(
-        "squeezenet_digit: cannot read the configuration: No such file or directory; config/ has "
-    )
+    assert message.startswith("squeezenet_digit: cannot be read (No such file or directory); config/ has ")
     assert [path.stem for path in (ROOT / "config").glob("*.yaml") if path.stem not in message] == []
 
 
@@ -548,11 +547,19 @@ def test_a_file_that_is_no_configuration_is_refused_by_name(yaml_file, content):
 
 def test_a_configuration_file_that_cannot_be_read_is_named(tmp_path):
     missing = str(tmp_path / "missing.yaml")
-    assert mistake("--config", missing) == f"{missing}: cannot read the configuration: No such file or directory"
-    assert mistake("--config", str(tmp_path)) == f"{tmp_path}: cannot read the configuration: Is a directory"
+    assert mistake("--config", missing) == f"{missing}: cannot be read (No such file or directory)"
+    assert mistake("--config", str(tmp_path)) == f"{tmp_path}: cannot be read (is a folder)"
     assert "No such file" in mistake("--config", "two\nlines")
     assert "null byte" in mistake("--config", "a\0b")
     assert "--config" in mistake("--config")
+
+
+def test_a_pipe_and_a_huge_file_are_refused_at_once(tmp_path):
+    pipe, huge = tmp_path / "pipe.yaml", tmp_path / "huge.yaml"
+    os.mkfifo(pipe)
+    huge.write_text("# a comment\n" * 1_000_000)
+    assert mistake("--config", str(pipe)) == f"{pipe}: cannot be read (not a plain file)"
+    assert mistake("--config", str(huge)) == f"{huge}: is longer than 262,144 bytes"
 
 
 def test_an_empty_file_leaves_the_defaults(yaml_file):

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
 from src.cli.errors import UserError
+from src.files.bounded import read_text
 
+MAX_BYTES = 1 << 18  # A thousand times the longest recipe; PyYAML takes seconds for each megabyte.
 STRING = "tag:yaml.org,2002:str"
 
 
@@ -41,7 +42,7 @@ for _tag, _pattern, _first in (
 def read_nodes(path: str) -> dict[str, yaml.Node]:
     """Return the YAML nodes of a file by key. Raises UserError that names the file and the line."""
     with errors_in(path):
-        root = yaml.compose(Path(path).read_text(encoding="utf-8"), _Loader)
+        root = yaml.compose(read_text(path, MAX_BYTES), _Loader)
         if root is None:
             return {}
         if not isinstance(root, yaml.MappingNode) or not all(key.tag == STRING for key, _ in root.value):
@@ -61,8 +62,6 @@ def errors_in(path: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{path}, line {line}: not valid YAML: {error.problem}") from None

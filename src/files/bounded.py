@@ -13,7 +13,10 @@ from src.cli.errors import UserError, first_line
 
 def open_file(path: str | Path) -> BinaryIO:
     """Open a plain file for reading. Raises OSError for anything else, without waiting for a pipe or a device."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # A null byte, which a configuration file may have in a name.
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)

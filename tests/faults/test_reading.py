@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from src.conversion.converting import FORMATS
+from src.conversion.deep_compression import read_class_names
+from tests.made_data import refusal
 from tests.programs import one_line_error
 
 MAKERS = {
@@ -21,6 +23,7 @@ MAKERS = {
     "a link to itself": lambda path: path.symlink_to(path),
 }
 CPU = ("--device_target", "CPU")
+CONFIG = ("--config", "recipe.yaml")
 # The file that is none, and the program with its flags; {} is a sound checkpoint.
 READERS = {
     **{
@@ -38,6 +41,10 @@ READERS = {
         *("--output_path", "out", *CPU),
     ),
     "comparison, metrics.csv": ("metrics.csv", "src.training.comparison", "--runs", ".", "--output_path", "out.png"),
+    **{
+        f"{name}.py, configuration": ("recipe.yaml", name, *CONFIG)
+        for name in ("train", "eval", "infer", "export", "convert", "compress", "to_mindrecord", "src.summary")
+    },
     "train.py, checkpoint": (
         *("net.ckpt", "train", "--pretrained", "net.ckpt", "--dataset", "digits", "--version", "cifar"),
         *("--output_path", "out", *CPU),
@@ -62,3 +69,11 @@ def test_what_is_no_plain_file_is_named_at_once(faults, program: Callable, model
                 assert sorted(tmp_path.rglob("*")) == before
             path = tmp_path / file
             path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_class_names_that_are_no_plain_file_are_named_at_once(faults, tmp_path):
+    with faults("class names that are no plain file", "one line, exit code 2") as inject:
+        for kind, make in MAKERS.items():
+            with inject.fault(kind):
+                make(tmp_path / kind)
+                assert kind in refusal(read_class_names, str(tmp_path / kind), 10)
