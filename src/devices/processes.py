@@ -13,6 +13,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.communication import get_group_size, get_rank, init
 
 from src.cli.errors import UserError
+from src.files.bounded import open_file
 
 
 def is_worker() -> bool:
@@ -102,7 +103,8 @@ class ProcessGroup:
         content, reason = b"", None
         if self.is_main_process:
             try:
-                content = Path(path).read_bytes()
+                with open_file(path) as stream:
+                    content = stream.read()
             except OSError as error:
                 reason = error.strerror
         # A float32 holds 24 bits exactly.

@@ -111,7 +111,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of killed processes from a folder. No other process may be writing there."""
     for leftover in folder.glob(f"{_LEFTOVER}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        if stat.S_ISDIR(leftover.lstat().st_mode):  # rmtree would wait for the writer of a pipe.
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

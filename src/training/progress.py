@@ -30,7 +30,8 @@ class History:
     since the previous row, or val_loss and val_accuracy.
 
     clock: returns the duration.
-    former: text of the metrics.csv of earlier starts, which is copied; a file without seconds stays without them.
+    former: text of the metrics.csv of earlier starts, which the stream appends to, or None for a new file; a file
+        without seconds stays without them.
     """
 
     def __init__(
@@ -46,8 +47,6 @@ class History:
         self._writer = csv.DictWriter(stream, columns, extrasaction="ignore")
         if former is None:
             self._writer.writeheader()
-        else:
-            stream.write(former)
         self.rows = read_history(former or "")
 
     def add(self, step: int, epoch: int, **figures: float) -> None:

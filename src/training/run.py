@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 import time
@@ -19,6 +18,7 @@ from src.config import RUN_CONFIG, TrainConfig, to_yaml
 from src.devices.device import peak_memory_mb
 from src.devices.processes import is_worker, serve_as_scheduler
 from src.files.atomic import check_place, write_json, write_text
+from src.files.bounded import read_text
 from src.files.locks import locked
 from src.files.run_folder import check_run_folder, make_run_folder
 from src.inference.evaluation import evaluate
@@ -41,7 +41,9 @@ from src.training.plan import (
 )
 from src.training.resume import begun_run, is_complete
 from src.training.session import Outcome, Session
+from src.training.state import read_result
 
+MAX_RESULT_BYTES = 1 << 20
 PICTURE_IMAGES = 32  # As in the MindSpore tutorial.
 
 
@@ -59,9 +61,11 @@ def train(config: TrainConfig) -> dict:
     plan = prepare(config)
     with locked(folder, plan.group.is_main_process):
         begun = begun_run(folder, plan.group) if config.run.resume else None
-        if begun and is_complete(begun, folder / RESULT, config, plan.group):
+        former = _former_result(plan) if begun and is_complete(begun, folder / RESULT, config, plan.group) else None
+        epochs = config.schedule.epochs
+        if former and former.get("epochs", epochs) == epochs:  # Fewer: more epochs were begun, and stopped.
             print(f"{folder}: the run is complete; give more --epochs to continue")
-            return json.loads(plan.group.file(folder / RESULT).read_text(encoding="utf-8"))
+            return former
         if config.run.resume:
             plan = resumed_plan(plan) if begun else initialize_weights(plan)
             if not plan.saved:
@@ -80,6 +84,7 @@ def train(config: TrainConfig) -> dict:
             "parameters": plan.parameters,
             "multiply_adds": plan.multiply_adds,
             "training_images": len(plan.training),
+            "epochs": epochs,
             "steps": len(plan.rates),
             **evaluate_final(plan, outcome),
             **dataclasses.asdict(outcome),
@@ -98,6 +103,15 @@ def train(config: TrainConfig) -> dict:
                 write_text(folder / RUN_CONFIG, to_yaml(resolved_config(config)))
             write_json(folder / RESULT, result)
     return result
+
+
+def _former_result(plan: Plan) -> dict:
+    """Return the result of a complete run. Raises UserError for a damaged file."""
+    file, advice = plan.folder / RESULT, "remove it and give the same command again, which evaluates the run anew"
+    try:
+        return read_result(read_text(plan.group.file(file), MAX_RESULT_BYTES, advice))
+    except ValueError:
+        raise UserError(f"{file}: not the result of a run; {advice}") from None
 
 
 def _check_nothing_is_lost(plan: Plan, begun: bool) -> None:

@@ -18,7 +18,7 @@ from src.checkpoint import read_checkpoint, read_json, save_checkpoint
 from src.cli.errors import UserError, first_line
 from src.config import decisive_keys
 from src.dataset import evaluation_pipeline
-from src.files.atomic import WriteError, open_growing
+from src.files.atomic import WriteError, open_growing, write_text
 from src.files.bounded import read_text
 from src.files.run_folder import make_folder
 from src.inference.metrics import Evaluation
@@ -122,14 +122,14 @@ class Session:
             return stream
 
         log = guarded(LOG, "a")
-        former = (
-            rows_until(plan.folder / METRICS, plan.saved.state.step, plan.counted)
-            if self.former and plan.group.is_main_process
-            else None
-        )
+        former = None
+        if self.former and plan.group.is_main_process:
+            former = rows_until(plan.folder / METRICS, plan.saved.state.step, plan.counted)
+        if former is not None:
+            write_text(plan.folder / METRICS, former)  # At once: this start may be killed before its first row.
         kind = run.scalars if plan.group.is_main_process else "none"
-        scalars = opened.enter_context(dashboard(kind, plan.folder / SCALARS, plan.step))
-        self.history = History(guarded(METRICS, "w"), self._seconds, scalars, former)
+        scalars = opened.enter_context(dashboard(kind, plan.folder / SCALARS, self.writing, plan.step))
+        self.history = History(guarded(METRICS, "w" if former is None else "a"), self._seconds, scalars, former)
         self.progress = ProgressLogger(
             plan.rates,
             self.global_step,
@@ -284,19 +284,20 @@ class Session:
 
 
 def rows_until(file: Path, step: int, counted: Callable[[int], int]) -> str | None:
-    """Return the text of a metrics.csv up to a step, with converted step numbers, or None without a file.
+    """Return the text of a metrics.csv up to a step, with converted step numbers, or None without any.
 
     Raises UserError for a damaged file.
     """
     if not file.is_file():
         return None
     advice = "remove it to go on without the figures so far"
-    head, *rows = read_text(file, MAX_HISTORY_BYTES, advice).splitlines(keepends=True) or [""]
+    lines = read_text(file, MAX_HISTORY_BYTES, advice).splitlines(keepends=True)
     # A line that a power failure cut short has no end.
-    whole = [row.split(",", 1) for row in rows if row.endswith("\n")]
+    head, *rows = [line for line in lines if line.endswith("\n")] or [""]
     try:
-        text = head + "".join(f"{counted(int(first))},{rest}" for first, rest in whole if int(first) <= step)
+        cells = [row.split(",", 1) for row in rows]
+        text = head + "".join(f"{counted(int(first))},{rest}" for first, rest in cells if int(first) <= step)
         read_history(text)
     except (ValueError, OverflowError):
         raise UserError(f"{file}: damaged; {advice}") from None
-    return text
+    return text or None

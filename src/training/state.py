@@ -6,8 +6,8 @@ import dataclasses
 import json
 from typing import Any, Dict, List, Optional, Union
 
-from pydantic import AfterValidator, Field, TypeAdapter
-from typing_extensions import Annotated
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
+from typing_extensions import Annotated, NotRequired, TypedDict
 
 Number = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -71,7 +71,7 @@ class State:
     steps_per_epoch: Positive
     devices: Positive
     training_images: Positive
-    seconds: Annotated[float, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     parts: Parts
     configuration: Optional[Dict[str, Any]] = None
 
@@ -84,6 +84,33 @@ class State:
     def read(cls, values: Any) -> State:
         """Build a State from the values of dataclasses.asdict. Raises ValueError for other values."""
         return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+
+
+class Accuracy(TypedDict):
+    """Metrics of an evaluation in a result."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+    accuracy: float
+
+
+class Result(TypedDict):
+    """The part of result.json that is read again."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+    epochs: NotRequired[Positive]  # Results of earlier versions have none.
+    checkpoint: str
+    validation: Optional[Accuracy]
+    test: Optional[Accuracy]
+    images_per_second: Optional[float]
+    images_per_second_per_device: Optional[float]
+    seconds: float
+    peak_memory_mb: float
+    devices: Positive
+
+
+def read_result(text: str) -> Dict[str, Any]:
+    """Parse the text of a result.json. Raises ValueError for other text."""
+    return TypeAdapter(Result).validate_json(text, strict=True)
 
 
 def read_figures(values: Any) -> dict[str, Any]:

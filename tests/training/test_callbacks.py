@@ -66,8 +66,10 @@ def test_history_rows_are_on_disk_before_the_run_ends(tmp_path):
 
 
 def test_history_goes_on_with_the_columns_that_it_was_begun_with():
+    former = "step,epoch,loss\n5,1,2.0\n"
     stream = io.StringIO()
-    history = History(stream, float, former="step,epoch,loss\n5,1,2.0\n")
+    stream.write(former)
+    history = History(stream, float, former=former)
     history.add(6, 2, loss=1.0, accuracy=0.5)
     assert stream.getvalue().split() == ["step,epoch,loss", "5,1,2.0", "6,2,1.0"]
     assert history.rows[0] == {"step": 5, "epoch": 1, "loss": 2.0} and history.rows[1]["accuracy"] == 0.5
