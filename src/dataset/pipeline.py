@@ -119,6 +119,7 @@ def evaluation_pipeline(
     if num_shards > 1:
         source = Subset(source, np.arange(shard_id, len(source), num_shards))
     columns, order = ["image", "label"], ds.SequentialSampler()
+    batch_size = min(batch_size, len(source))
     batches = -(-len(source) // batch_size)
     count = batches * batch_size if pad else len(source)
     if preprocessing.on_device:

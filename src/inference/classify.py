@@ -22,6 +22,7 @@ from src.files.run_folder import output_folder
 from src.inference.config import InferConfig
 from src.inference.exported_model import ExportedModel, open_model
 from src.inference.metrics import softmax
+from src.network.summary import check_memory
 
 PREDICTIONS, GALLERY, FEATURES = "predictions.json", "predictions.png", "features.npz"
 GALLERY_IMAGES, GALLERY_PIXELS = 32, 256
@@ -53,13 +54,14 @@ class Classifier:
         return self._outputs(np.stack(inputs))
 
     @classmethod
-    def from_checkpoint(cls, path: str) -> Classifier:
-        """Load the classifier of a checkpoint. Raises UserError for an unusable checkpoint."""
+    def from_checkpoint(cls, path: str, batch_size: int = 1) -> Classifier:
+        """Load the classifier of a checkpoint. Raises UserError for an unusable checkpoint or too large a batch."""
         from mindspore import Tensor
 
         from src.network.cam import Activations, heat
 
         net, card = load_network(path)
+        check_memory(card.model, card.preprocessing.image_size, batch_size)
         activations = Activations(net)
 
         def outputs(inputs: np.ndarray) -> Outputs:
@@ -102,7 +104,7 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
         classifier = Classifier.from_exported(open_model(path, config.runtime, device))
     else:
         select_device(device)
-        classifier = Classifier.from_checkpoint(path)
+        classifier = Classifier.from_checkpoint(path, min(config.batch_size, len(files)))
     folder = Path(config.output_path)
     results, features, shown, overlays = [], [], [], []
     entries = (PREDICTIONS, GALLERY, *([FEATURES] if config.features else []))

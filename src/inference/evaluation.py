@@ -26,6 +26,7 @@ from src.inference.exported_model import ExportedModel, open_model
 from src.inference.metrics import Classification, Evaluation
 from src.loss import CrossEntropy
 from src.network.input_layer import with_input_layer
+from src.network.summary import check_memory
 
 RESULT, CONFUSION_TABLE = "result.json", "confusion_matrix.csv"
 CONFUSION_PICTURE, MISTAKES_PICTURE = "confusion_matrix.png", "worst_mistakes.png"
@@ -125,6 +126,8 @@ def evaluate_model(config: EvalConfig, device: DeviceConfig) -> dict:
             f"{path}: was trained on the {len(card.classes)} classes {_some(card.classes)}; "
             f"{data.dataset} has the {len(source.classes)} classes {_some(source.classes)}"
         )
+    if target == "CPU":
+        check_memory(card.model, card.preprocessing.image_size, min(config.batch_size, len(source)))
     if config.resizer == "device" and not card.preprocessing.native_size:
         raise UserError(f"resizer: device takes images that all have one size; {path} was trained on images of any")
     preprocessing = dataclasses.replace(card.preprocessing, resizer=config.resizer or card.preprocessing.resizer)

@@ -26,7 +26,7 @@ from src.inference.fold import without_batch_norm
 from src.inference.metrics import softmax
 from src.model_card import ModelCard
 from src.network.input_layer import InputLayer
-from src.network.summary import check_image_size
+from src.network.summary import check_image_size, check_memory
 
 SUFFIXES = {"MINDIR": ".mindir", "AIR": ".air", "ONNX": ".onnx"}
 # Largest difference of logits between the exported graph and the network that rounding explains: on a CPU, and in units
@@ -75,6 +75,7 @@ def export_checkpoint(config: ExportConfig, device: DeviceConfig) -> dict[str, A
         check_image_size(card.model, config.image_size)
         preprocessing = dataclasses.replace(card.preprocessing, image_size=config.image_size)
         card = dataclasses.replace(card, preprocessing=preprocessing)
+    check_memory(card.model, card.preprocessing.image_size, config.batch_size)
     folded = without_batch_norm(net, card)
     net = Deployed(net, card.preprocessing, config.uint8_input, False).set_train(False)
     exported = Deployed(folded, card.preprocessing, config.uint8_input, config.softmax).set_train(False)

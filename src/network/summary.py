@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Mapping, NamedTuple
 
 from src.cli.errors import UserError
+from src.devices.memory import free_memory
 from src.network.convolutions import arguments, convolutions, layers_of
 from src.network.design_space import Norm, Pool
 from src.network.geometry import feature_size, feature_sizes
@@ -90,4 +92,23 @@ def check_image_size(model: Mapping[str, Any], image_size: int) -> None:
         raise UserError(
             f"image_size: {image_size} is too large: the first feature map of one image takes {first / 2**30:.1f} GB, "
             f"and {MAX_FEATURE_MAP / 2**30:.0f} GB is the most; choose a smaller size"
+        )
+
+
+def check_memory(model: Mapping[str, Any], image_size: int, batch_size: int, training: bool = False) -> None:
+    """Raise UserError for a batch, or a network, that needs more memory than is free.
+
+    Counts the least that can be needed: the weights, and two consecutive feature maps; in training, all of them, and
+    for each weight a gradient and a moment. model: arguments of SqueezeNet.
+    """
+    rows = summarize(model, image_size)
+    values = [arguments(model)["in_channels"] * image_size**2, *(math.prod(row.output) for row in rows)]
+    maps = sum(values) if training else max(map(sum, zip(values, values[1:])))
+    parameters = totals(rows)[0]
+    needed, free = 4 * (maps * batch_size + parameters * (3 if training else 1)), free_memory()
+    if needed > free:
+        raise UserError(
+            f"batch_size: {batch_size} images of {image_size} pixels, in a network of {parameters:,} parameters, take "
+            f"at least {needed / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB are free; choose fewer images, "
+            "smaller ones, or a smaller network"
         )

@@ -21,7 +21,7 @@ from src.devices.device import select_device
 from src.devices.processes import ProcessGroup
 from src.lr_generator import get_lr, scale_lr
 from src.model_card import ModelCard
-from src.network.summary import check_image_size, summarize, totals
+from src.network.summary import check_image_size, check_memory, summarize, totals
 from src.squeezenet import SqueezeNet
 from src.training.dashboard import dashboard_writer
 from src.training.finetuning import freeze
@@ -144,6 +144,8 @@ def prepare(config: TrainConfig) -> Plan:
     card = ModelCard(arguments, names, preprocessing, config.data.dataset, config.data.val_split)
     for size in (config.data.image_size, config.data.early_size or config.data.image_size):
         check_image_size(arguments, size)
+    if target == "CPU":
+        check_memory(arguments, config.data.image_size, config.data.batch_size, training=True)
     net = card.build()
     net.classifier[0].seeded(config.run.seed, group.rank)
     batches = training_pipeline(training, config.data, preprocessing, config.run.seed, group.size, group.rank)
