@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TextIO
 
 import pytest
 
@@ -31,13 +32,13 @@ def run_script(script: str, *arguments, cwd: Path = ROOT, **environment) -> Simp
     return SimpleNamespace(returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
 
-def run_here(name: str, *arguments, cwd: Path | None = None) -> SimpleNamespace:
+def run_here(name: str, *arguments, cwd: Path | None = None, out: TextIO | None = None) -> SimpleNamespace:
     """Run a program likewise, but in this process. A bug is raised as it is.
 
-    name: of the program's module: train, src.training.comparison.
+    name: of the program's module: train, src.training.comparison. out: what standard output is, and is not returned.
     """
     module = importlib.import_module(name)
-    out, err = io.StringIO(), io.StringIO()
+    printed, err = io.StringIO(), io.StringIO()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     before = os.getcwd()
     with pytest.MonkeyPatch.context() as patch:
@@ -45,13 +46,17 @@ def run_here(name: str, *arguments, cwd: Path | None = None) -> SimpleNamespace:
         patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         os.chdir(cwd or before)
         try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+            with (
+                contextlib.redirect_stdout(out or printed),
+                contextlib.redirect_stderr(err),
+                pytest.raises(SystemExit) as end,
+            ):
                 run(module.main)
         finally:
             os.chdir(before)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-    return SimpleNamespace(returncode=end.value.code, stdout=out.getvalue(), stderr=err.getvalue())
+    return SimpleNamespace(returncode=end.value.code, stdout=printed.getvalue(), stderr=err.getvalue())
 
 
 def one_line_error(done: SimpleNamespace) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable
@@ -14,7 +19,8 @@ from PIL import Image
 
 from src.inference import evaluation
 from tests.faults.conftest import fill
-from tests.programs import one_line_error
+from tests.programs import ROOT, one_line_error
+from tests.runs import BRIEF
 
 CPU = ("--device_target", "CPU")
 # The names of what each program writes.
@@ -167,22 +173,103 @@ def test_a_full_disk_is_one_line_and_nothing_is_half_written(
                 assert not list((disk / "out").rglob(".*"))
 
 
-LONG = {"a name of 300 bytes": "x" * 300, "one of 250, too long with what is added": "x" * 250, "not UTF-8": "\udcff"}
+FULL = """
+    import contextlib, json, sys
+    import src
+    from tests.programs import run_here
+
+    for what, name, arguments in json.loads(sys.argv[1]):
+        with contextlib.suppress(OSError), open("/dev/full", "w") as full:
+            done = run_here(name, *arguments, out=full)
+        sys.stderr.write(json.dumps([what, done.returncode, done.stderr]) + "\\n")
+        sys.stderr.flush()
+"""
 
 
-@pytest.mark.parametrize("name", LONG.values(), ids=LONG)
-@pytest.mark.parametrize("what", [what for what in OUTPUTS if what not in ("eval", "compress", "export")])
-def test_names_that_no_file_can_have_are_one_line_and_others_work(
-    program: Callable, inputs, tmp_path, monkeypatch, small_pictures, what, name
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_to_a_full_device_is_one_line_of_every_program(faults, inputs, tmp_path):
+    commands = [(what, *command(what, inputs, tmp_path / what)) for what in OUTPUTS]
+    commands += [
+        ("summary", "src.summary", "--version", "cifar"),
+        ("train", "train", *(str(part) for item in BRIEF.items() for part in (f"--{item[0]}", item[1]))),
+    ]
+    commands = [(what, name, [str(argument) for argument in arguments]) for what, name, *arguments in commands]
+    for what in OUTPUTS:
+        (tmp_path / what).mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FULL), json.dumps(commands)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    with faults("standard output on a full device", "one line, exit code 2") as inject:
+        for line in done.stderr.splitlines():
+            what, status, errors = json.loads(line)
+            with inject.fault(what):
+                assert status == 2 and len(errors.splitlines()) == 1
+                place = str(tmp_path) if what == "to_mindrecord" else "error: the output cannot be written"
+                assert place in errors and "(No space left on device); make room" in errors, errors
+        assert inject.tried == len(commands)
+
+
+@pytest.mark.parametrize("what", OUTPUTS)
+def test_a_limit_of_file_sizes_is_one_line_and_nothing_is_half_written(
+    faults, program: Callable, inputs, tmp_path, small_pictures, what
 ):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "out").mkdir()
-    arguments = command(what, inputs, tmp_path / "out")
-    flag = {"export": "--file_name", "export MINDIR": "--file_name", "convert --from": "--ckpt_path"}.get(what)
-    flag = flag or ("npz" if what == "convert --to" else "--output_path")
-    at = arguments.index(flag) + 1
-    suffix = Path(arguments[at]).suffix
-    done = program(*arguments[:at], tmp_path / "out" / f"{name}{suffix}", *arguments[at + 1 :])
-    assert done.returncode == 0 if done.returncode != 2 else one_line_error(done)
-    assert done.returncode == 2 or len(name) < 300
-    assert done.returncode == 0 or not left(tmp_path / "out")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with faults(f"limits of file sizes, {what}", "one line, exit code 2") as inject:
+        for limit in (4096, 8192):
+            with inject.fault(f"{limit} bytes"):
+                out = tmp_path / str(limit)
+                out.mkdir()
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+                try:
+                    done = program(*command(what, inputs, out))
+                finally:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+                assert str(out) in one_line_error(done) and not list(out.rglob(".*"))
+
+
+NAMES = {
+    "a name of 300 bytes": "x" * 300,
+    "one of 250, too long with what is added": "x" * 250,
+    "a path of 5,000 bytes": "x/" * 2500 + "x",
+    "not UTF-8": "\udcff",
+    "an emoji": "😀",
+    "a dot": ".",
+    "two dots": "..",
+    "nothing": "",
+    "a line end": "a\nb",
+}
+# The flag that names what each program writes.
+NAMED = {
+    **dict.fromkeys(("infer", "eval", "compress", "compress --decompress", "to_mindrecord"), "--output_path"),
+    **dict.fromkeys(("export", "export MINDIR"), "--file_name"),
+    "convert --from": "--ckpt_path",
+    "convert --to": "npz",
+    "comparison": "--output_path",
+}
+
+
+@pytest.mark.parametrize("what", NAMED)
+def test_whatever_the_name_of_the_output_a_program_writes_it_or_says_why_not_in_a_line(
+    faults, program: Callable, inputs, tmp_path, monkeypatch, small_pictures, what
+):
+    (tmp_path / "metrics.csv").write_text("step,epoch,val_accuracy,seconds\n1,1,0.5,1.0\n")
+    comparison = ("src.training.comparison", "--runs", tmp_path, "--output_path", "comparison.png")
+    arguments = comparison if what == "comparison" else command(what, inputs, tmp_path)
+    at = arguments.index(NAMED[what]) + 1
+    with faults(f"names of the output of {what}", "written, or one line and exit code 2") as inject:
+        for number, (kind, name) in enumerate(NAMES.items()):
+            with inject.fault(kind):
+                here = tmp_path / str(number)
+                here.mkdir()
+                monkeypatch.chdir(here)
+                suffix = Path(arguments[at]).suffix if name.strip(".") else ""
+                done = program(*arguments[:at], f"{name}{suffix}", *arguments[at + 1 :])
+                if done.returncode:
+                    assert len(one_line_error(done)) < 2000 and left(here) == []
+                else:
+                    assert len(name) < 300
