@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, font_manager, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,6 +17,7 @@ from src.files.atomic import written
 RIGHT, WRONG = "blue", "red"
 # With more classes, a confusion matrix has no room for numbers and names.
 MAX_NAMED_CLASSES = 30
+MOST_IN_LEGEND = 100  # Classes that have no font.
 
 
 def image_grid(
@@ -136,6 +139,34 @@ def label_title(label: np.ndarray, classes: Sequence[str]) -> str:
 
 def _short(name: str) -> str:
     return name if len(name) <= 20 else name[:19] + "…"
+
+
+@functools.cache
+def legible(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of classes for pictures, which take a font for them if one is installed that has their letters.
+
+    Without one, such names are numbers, and a legend is printed, once.
+    """
+    manager, letters = font_manager.fontManager, {ord(c) for name in classes for c in name if c.isprintable()}
+    missing = letters - font_manager.get_font(font_manager.findfont(font_manager.FontProperties())).get_charmap().keys()
+    if not missing:
+        return classes
+    for file in set(font_manager.findSystemFonts()) - {font.fname for font in manager.ttflist}:
+        with contextlib.suppress(OSError, RuntimeError):  # Matplotlib's list may be older than the font, or it is none.
+            manager.addfont(file)
+    for font in sorted(manager.ttflist, key=lambda font: (font.style != "normal", font.weight != 400, font.fname)):
+        with contextlib.suppress(OSError, RuntimeError):
+            if missing <= font_manager.get_font(font.fname).get_charmap().keys():
+                rcParams["font.family"] = [*rcParams["font.family"], font.name]
+                return classes
+    numbered = [i for i, name in enumerate(classes) if missing & set(map(ord, name))]
+    legend = ", ".join(f"#{i} {classes[i]}" for i in numbered[:MOST_IN_LEGEND]) + ", ..." * (
+        len(numbered) > MOST_IN_LEGEND
+    )
+    print(
+        f"no installed font has the letters of some classes, which have numbers in the pictures: {legend}", flush=True
+    )
+    return tuple(f"#{i}" if i in numbered else name for i, name in enumerate(classes))
 
 
 def save(figure: Figure, path: Path, top: float = 1.0) -> None:

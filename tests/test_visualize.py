@@ -142,3 +142,76 @@ def test_runs_are_drawn_over_minutes(figures, tmp_path):
 
 def test_right_and_wrong_are_colours_that_matplotlib_knows():
     assert matplotlib.colors.is_color_like(visualize.RIGHT) and matplotlib.colors.is_color_like(visualize.WRONG)
+
+
+CHINESE = ("cat", "狗", "企鹅")
+
+
+@pytest.fixture
+def fonts(monkeypatch):
+    """Set the fonts that are installed, as files by name, and forget what was found before."""
+    from matplotlib import font_manager, rcParams
+
+    default = [font for font in font_manager.fontManager.ttflist if font.name == "DejaVu Sans"]
+
+    def install(**files):
+        entries = [font_manager.FontEntry(fname=str(file), name=name) for name, file in files.items()]
+        monkeypatch.setattr(font_manager.fontManager, "ttflist", [*default, *entries])
+        visualize.legible.cache_clear()
+
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
+    monkeypatch.setitem(rcParams, "font.family", rcParams["font.family"])
+    yield install
+    visualize.legible.cache_clear()
+
+
+def test_class_names_that_no_font_has_are_numbers_with_a_legend(fonts, tmp_path, capsys, recwarn):
+    fonts()
+    for _ in range(2):
+        names = visualize.legible(CHINESE)
+    assert names == ("cat", "#1", "#2")
+    assert capsys.readouterr().out == (
+        "no installed font has the letters of some classes, which have numbers in the pictures: #1 狗, #2 企鹅\n"
+    )
+    visualize.confusion_matrix(tmp_path / "confusion.png", np.eye(3, dtype=int), names)
+    visualize.image_grid(tmp_path / "grid.png", IMAGES[:3], names)
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_a_font_that_has_the_letters_of_the_classes_is_taken(fonts, tmp_path, capsys, recwarn):
+    fonts(NoFont=tmp_path / "missing.ttf", Made=font_of(tmp_path / "made.ttf", "狗企鹅"))
+    assert visualize.legible(CHINESE) == CHINESE
+    visualize.image_grid(tmp_path / "grid.png", IMAGES[:3], CHINESE)
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    assert capsys.readouterr().out == ""
+
+
+def test_latin_names_are_left_to_the_usual_font(fonts):
+    from matplotlib import rcParams
+
+    before = rcParams["font.family"]
+    fonts()
+    assert visualize.legible(("Käfer", "été", "a\nb")) == ("Käfer", "été", "a\nb") and rcParams["font.family"] == before
+
+
+def font_of(file, letters):
+    """Write a font of square letters."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    pen = TTGlyphPen(None)
+    for move, point in zip((pen.moveTo, pen.lineTo, pen.lineTo), ((0, 0), (500, 0), (500, 500))):
+        move(point)
+    pen.closePath()
+    names, glyph = [".notdef", *(f"u{ord(letter):04X}" for letter in letters)], pen.glyph()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap({ord(letter): name for letter, name in zip(letters, names[1:])})
+    builder.setupGlyf(dict.fromkeys(names, glyph))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (600, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Made", "styleName": "Regular"})
+    builder.setupOS2(sTypoAscender=800)
+    builder.setupPost()
+    builder.save(file)
+    return file

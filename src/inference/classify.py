@@ -128,14 +128,19 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
     if config.features:
         arrays = {"files": np.array([result["file"] for result in results]), "features": np.concatenate(features)}
         write_arrays(folder / FEATURES, arrays)
-    _write_gallery(folder / GALLERY, shown, overlays, [result["top_k"][0]["name"] for result in results[: len(shown)]])
+    best = [result["top_k"][0]["index"] for result in results[: len(shown)]]
+    _write_gallery(folder / GALLERY, shown, overlays, best, classifier.classes)
     return results, len(files) + len(missing) - len(results)
 
 
-def _write_gallery(path: Path, shown: list[np.ndarray], overlays: list[np.ndarray], predicted: list[str]) -> None:
+def _write_gallery(
+    path: Path, shown: list[np.ndarray], overlays: list[np.ndarray], best: list[int], classes: list[str]
+) -> None:
     from src import visualize  # Here, because matplotlib is slow to import.
 
     if overlays:
+    names = visualize.legible(tuple(classes))
+    predicted = [names[index] for index in best]
         visualize.activation_grid(path, shown, overlays, predicted)
     else:
         visualize.prediction_grid(path, shown, predicted)

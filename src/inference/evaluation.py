@@ -171,13 +171,13 @@ def _write_confusion(folder: Path, evaluation: Evaluation, classes: list[str]) -
     lines = [",".join(["true \\ predicted", *map(_csv_cell, classes)])]
     lines += [",".join([_csv_cell(name), *map(str, row)]) for name, row in zip(classes, confusion)]
     write_text(folder / CONFUSION_TABLE, "\n".join(lines) + "\n")
-    visualize.confusion_matrix(folder / CONFUSION_PICTURE, confusion, classes)
+    visualize.confusion_matrix(folder / CONFUSION_PICTURE, confusion, visualize.legible(tuple(classes)))
 
 
 def _write_mistakes(folder: Path, evaluation: Evaluation, source: Source, classes: list[str]) -> None:
     from src import visualize
 
-    worst = evaluation.worst_mistakes(MISTAKES)
+    worst, classes = evaluation.worst_mistakes(MISTAKES), visualize.legible(tuple(classes))
     titles = [
         f"{classes[evaluation.predictions[i]]} {evaluation.confidences[i]:.0%}\nis {classes[evaluation.labels[i]]}"
         for i in worst

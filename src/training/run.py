@@ -163,7 +163,8 @@ def picture_batch(plan: Plan) -> None:
     batch = next(plan.batches().take(1).create_dict_iterator(num_epochs=1, output_numpy=True))
     images, preprocessing = batch["image"][:PICTURE_IMAGES], plan.card.preprocessing
     images = images if preprocessing.on_device else preprocessing.undo(images)
-    titles = [visualize.label_title(label, plan.card.classes) for label in batch["label"][:PICTURE_IMAGES]]
+    classes = visualize.legible(tuple(plan.card.classes))
+    titles = [visualize.label_title(label, classes) for label in batch["label"][:PICTURE_IMAGES]]
     visualize.image_grid(plan.folder / BATCH_PICTURE, images, titles)
 
 
@@ -194,11 +195,11 @@ def evaluate_final(plan: Plan, outcome: Outcome) -> dict:
             figures["test"] = evaluation.summary()
         if group.is_main_process:
             shown = slice(min(PICTURE_IMAGES, len(evaluation.indices)))
-            predicted = evaluation.predictions[shown]
+            predicted, classes = evaluation.predictions[shown], visualize.legible(tuple(card.classes))
             visualize.prediction_grid(
                 plan.folder / PREDICTIONS_PICTURE,
                 [images.image(int(i)) for i in evaluation.indices[shown]],
-                [card.classes[p] for p in predicted],
+                [classes[p] for p in predicted],
                 predicted == evaluation.labels[shown],
             )
     return figures
