@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Optional, get_type_hints
+from typing import Any, Literal, Optional, Union, get_type_hints
 
 from src.cli.errors import UserError
 from src.cli.flags import Parser
@@ -109,6 +109,9 @@ class OptimizerConfig:
     loss: Loss = "cross_entropy"
     """cross_entropy, over all classes, or bce, binary cross entropy of each class"""
     label_smoothing: Fraction = 0.0
+    class_weights: Union[Literal["none", "balanced"], list[Amount]] = "none"
+    """weight of each class in the training loss, in the order of the classes, or balanced: inversely proportional to
+    the number of its images; scaled to a mean of 1 over the training images, so that lr_max keeps its meaning"""
     """fraction of the target spread over all classes"""
     amp_level: Literal["O0", "O1", "O2", "O3", "auto"] = "O0"
     """mixed precision level of mindspore.amp; Ascend and GPU"""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.loss import LOSSES, BinaryCrossEntropy, ClassificationLoss, CrossEntropy
+from src.loss import LOSSES, BinaryCrossEntropy, ClassificationLoss, CrossEntropy, relative_weights
 
 IMAGES, CLASSES = 12, 7
 LABELS = np.arange(IMAGES) % CLASSES
@@ -131,8 +131,8 @@ def test_each_loss_of_the_registry_tells_what_untrained_logits_cost(name, value)
 
 def test_a_new_loss_is_its_formula_alone(mode):
     class SquaredError(ClassificationLoss):
-        def mean_loss(self, logits, targets):
-            return ((logits - targets) ** 2).mean()
+        def losses(self, logits, targets):
+            return ((logits - targets) ** 2).mean(1)
 
     logits, loss = made_logits(), SquaredError().set_train()
     value = float(loss(Tensor(logits), Tensor(LABELS, ms.int32)).asnumpy())
@@ -162,3 +162,64 @@ def test_counters_are_no_weights_to_train(name):
         "train_seen",
         "train_loss_sum",
     ]
+
+
+WEIGHTS = np.array([0.25, 1, 3, 0, 0.5, 2, 1.5], np.float32)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_an_image_counts_as_much_as_the_classes_of_its_target(mode, label_smoothing, soft):
+    logits, labels = made_logits(), mixed_labels(CLASSES)
+    target = (1 - label_smoothing) * labels + label_smoothing / CLASSES if soft else targets(label_smoothing)
+    weights = (target * WEIGHTS).sum(1)
+    loss = CrossEntropy(label_smoothing, WEIGHTS).set_train()
+    value, gradient = ms.value_and_grad(loss)(Tensor(logits), Tensor(labels if soft else LABELS.astype(np.int32)))
+    assert float(value.asnumpy()) == pytest.approx((weights * -(target * log_softmax(logits)).sum(1)).mean(), rel=1e-5)
+    expected = weights[:, None] * (np.exp(log_softmax(logits)) - target) / IMAGES
+    np.testing.assert_allclose(gradient.asnumpy(), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_weights_are_those_of_torch_on_whole_images():
+    torch = pytest.importorskip("torch")
+    logits = made_logits()
+    value = CrossEntropy(0.0, WEIGHTS)(Tensor(logits), Tensor(LABELS, ms.int32)).asnumpy()
+    theirs = torch.nn.functional.cross_entropy(
+        torch.tensor(logits), torch.tensor(LABELS), torch.tensor(WEIGHTS), reduction="sum"
+    )
+    assert float(value) == pytest.approx(theirs.item() / IMAGES, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights_of_one_change_nothing_and_are_no_parameters(name):
+    logits, labels = Tensor(made_logits()), Tensor(LABELS, ms.int32)
+    plain, weighted = LOSSES[name](0.1), LOSSES[name](0.1, np.ones(CLASSES, np.float32))
+    assert float(weighted(logits, labels).asnumpy()) == pytest.approx(float(plain(logits, labels).asnumpy()), rel=1e-6)
+    assert [p.name for p in weighted.get_parameters()] == [p.name for p in plain.get_parameters()]
+
+
+@pytest.mark.parametrize(
+    ("given", "counts", "expected"),
+    [
+        ("balanced", [90, 10], [100 / 180, 5]),
+        ("balanced", [5, 5, 5], [1, 1, 1]),
+        ([1, 9], [90, 10], [100 / 180, 5]),
+        ([0, 2], [50, 50], [0, 2]),
+    ],
+)
+def test_weights_have_a_mean_of_one_over_the_images(given, counts, expected):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    weights = relative_weights(given, labels, len(counts))
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+    assert weights[labels].mean() == pytest.approx(1) and weights.dtype == np.float32
+
+
+def test_a_class_without_images_takes_no_part_in_the_balance():
+    weights = relative_weights("balanced", np.array([0, 0, 0, 2]), 3)
+    assert np.isfinite(weights).all() and weights[[0, 0, 0, 2]].mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("given", [[1.0], [1.0, 2.0, 3.0], [0.0, 0.0]])
+def test_weights_that_do_not_fit_are_refused(given):
+    with pytest.raises(ValueError, match=r"weight"):
+        relative_weights(given, np.array([0, 1]), 2)

@@ -16,9 +16,10 @@ from src.checkpoint import load_pretrained
 from src.cli.errors import UserError
 from src.config import RUN_CONFIG, TrainConfig, changed_keys, with_keys
 from src.dataset import check_shards, evaluation_pipeline, open_source, preprocessing_of, splits, training_pipeline
-from src.dataset.source import Source, Subset
+from src.dataset.source import Source, Subset, printable
 from src.devices.device import select_device
 from src.devices.processes import ProcessGroup
+from src.loss import relative_weights
 from src.lr_generator import get_lr, scale_lr
 from src.model_card import ModelCard
 from src.network.summary import check_image_size, check_memory, summarize, totals
@@ -53,6 +54,7 @@ MANY_HOURS = 12
 class Plan:
     """A checked run that is ready to start and has not written anything yet.
 
+    class_weights: see ClassificationLoss.
     saved: the checkpoint to resume from, or None.
     earlier: the checkpoints in the run's folder, oldest first, and whether each ends an epoch.
     """
@@ -69,6 +71,7 @@ class Plan:
     rates: np.ndarray
     parameters: int
     multiply_adds: int
+    class_weights: np.ndarray | None = None
     saved: Saved | None = None
     earlier: list[tuple[Path, bool]] = dataclasses.field(default_factory=list)
 
@@ -153,7 +156,8 @@ def prepare(config: TrainConfig) -> Plan:
     rates = learning_rates(config, steps_per_epoch, group.size)
     counts = totals(summarize(arguments, config.data.image_size))
     freeze(net, config.optimizer.freeze)
-    plan = Plan(config, group, target, net, card, training, validation, test, steps_per_epoch, rates, *counts)
+    weights = _class_weights(config.optimizer.class_weights, training, names)
+    plan = Plan(config, group, target, net, card, training, validation, test, steps_per_epoch, rates, *counts, weights)
     return plan if config.run.resume else initialize_weights(plan)
 
 
@@ -189,6 +193,20 @@ def initialize_weights(plan: Plan) -> Plan:
     card = load_pretrained(plan.net, plan.group.file(run.pretrained), plan.card)
     preprocessing = plan.card.preprocessing
     if card and card.preprocessing.normalize == preprocessing.normalize:
+def _class_weights(given: str | list[float], training: Source, names: list[str]) -> np.ndarray | None:
+    """Return the weights of the classes in the loss, and print them. Raises UserError for weights that do not fit."""
+    try:
+        weights = relative_weights(given, training.labels, len(names))
+    except ValueError as error:
+        shown = printable(", ".join(names[:10])) + (", ..." if len(names) > 10 else "")
+        raise UserError(f"class_weights: {error}; give one for each of the {len(names):,} classes ({shown})") from None
+    if weights is not None:
+        heaviest = np.argsort(-weights, kind="stable")[:10]
+        shown = ", ".join(f"{printable(names[i])} {weights[i]:.3g}" for i in heaviest)
+        print(f"weights of the classes in the loss: {shown}{', ...' if len(names) > len(heaviest) else ''}")
+    return weights
+
+
         preprocessing = dataclasses.replace(preprocessing, mean=card.preprocessing.mean, std=card.preprocessing.std)
     return dataclasses.replace(plan, card=dataclasses.replace(plan.card, preprocessing=preprocessing))
 

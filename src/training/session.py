@@ -70,7 +70,7 @@ class Session:
         self.former = plan.saved.state if plan.saved else None
         self.seconds_before = self.former.seconds if self.former else 0.0
         self.resumed_at = [*self.former.parts.resumed_at, plan.step] if self.former else []
-        self.loss = LOSSES[plan.config.optimizer.loss](plan.config.optimizer.label_smoothing)
+        self.loss = LOSSES[plan.config.optimizer.loss](plan.config.optimizer.label_smoothing, plan.class_weights)
         net = with_input_layer(plan.net, plan.card.preprocessing)
         self.model = build_model(net, self.loss, plan.config.optimizer, plan.rates, plan.group)
         if plan.saved:
