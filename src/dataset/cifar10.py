@@ -7,7 +7,7 @@ import os
 import pickle
 import reprlib
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any, Iterable, NamedTuple
 
 import numpy as np
 
@@ -22,53 +22,75 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 SPLITS = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 FOLDER = "cifar-10-batches-py"
+LAYOUTS = {FOLDER: "cifar10", "cifar-10-batches-bin": "cifar10_binary"}  # Data sets by the folder of their files.
 ARCHIVE = Archive(
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", 170498071, FOLDER
 )
 
 
 def open_cifar10(path: Path, split: str) -> ArraySource:
-    """Open a split of the batches in path/cifar-10-batches-py. Raises UserError for damaged files."""
+    """Open a split of the batches in path/cifar-10-batches-py. Raises UserError for damaged files.
+
+    mindvision reads the official batches. Those that Python 3 has pickled again are read here, since their names may be
+    bytes, which mindvision does not find.
+    """
     if path.name == FOLDER:
         path = path.parent
     folder = path / FOLDER
-    require_files(folder, (*SPLITS[split], "batches.meta"), ARCHIVE)
-    meta = read_trusted_pickle(folder / "batches.meta")
+    require_files([folder / name for name in (*SPLITS[split], "batches.meta")], folder, ARCHIVE)
+    meta, _ = read_trusted_pickle(folder / "batches.meta")
     records = meta.get("num_cases_per_batch") if isinstance(meta, dict) else None
-    if not isinstance(records, int) or records < 1 or meta.get("label_names") != list(CLASSES):
+    if not isinstance(records, int) or records < 1 or _names(meta.get("label_names")) != CLASSES:
         raise UserError(
             f"{folder / 'batches.meta'}: does not give the ten CIFAR-10 classes and the size of a batch; fetch the "
             "data set again"
         )
-    for name in SPLITS[split]:
-        check_batch(folder / name, records)
+    batches = [read_batch(folder / name, records) for name in SPLITS[split]]
+    if not all(batch.official for batch in batches):
+        images = np.concatenate([batch.images for batch in batches]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        return ArraySource(images, np.concatenate([batch.labels for batch in batches]), CLASSES, MEAN, STD)
 
     from src.dataset.mindvision import read_cifar10  # Here, because it imports OpenCV, which nothing else needs.
 
     return ArraySource(*read_cifar10(path, split), CLASSES, MEAN, STD)
 
 
-def require_files(folder: Path, names: tuple, archive: Archive) -> None:
-    """Raise UserError, with the expected layout and the archive's address, unless all files are in the folder."""
-    missing = [name for name in names if not os.path.isfile(folder / name)]  # Path.is_file raises for a long name.
-    if missing and os.path.isdir(folder):
-        raise UserError(
-            f"{folder}: CIFAR-10 is incomplete (no {missing[0]}); remove this folder and fetch the data set again, "
-            f"with --download, or from {archive.url}"
+def require_files(files: list[Path], folder: Path, archive: Archive) -> None:
+    """Raise UserError, with the expected layout and the archive's address, unless all files are there."""
+    missing = [file.name for file in files if not os.path.isfile(file)]  # Path.is_file raises for a long name.
+    if not missing:
+        return
+    present = next((name for name in LAYOUTS if name != folder.name and (folder.parent / name).is_dir()), None)
+    if present:
+        advice = f"{folder.parent} has {present}/: give --dataset {LAYOUTS[present]}"
+    elif os.path.isdir(folder):
+        advice = (
+            f"add what is missing, or call this folder by another name and fetch the data set again, with --download, "
+            f"or from {archive.url}"
         )
-    if missing:
-        raise UserError(
-            f"{folder}: CIFAR-10 not found (no {missing[0]}); give --data_path the folder that holds "
-            f"{folder.name}/, or fetch it with --download, or unpack {archive.url} there"
+    else:
+        advice = (
+            f"give --data_path the folder that holds {folder.name}/, or fetch it with --download, or unpack "
+            f"{archive.url} there"
         )
+    state = "is incomplete" if os.path.isdir(folder) else "not found"
+    raise UserError(f"{folder}: CIFAR-10 {state} (no {missing[0]}); {advice}")
 
 
-def check_batch(file: Path, records: int | None) -> None:
-    """Raise UserError unless a batch file holds `records` images and as many labels from 0 to 9.
+class Batch(NamedTuple):
+    """A batch file: images (N, 3072) uint8, their labels, and whether it is pickled as the official ones are."""
 
-    The file is read without executing code, since mindvision unpickles anything.
+    images: np.ndarray
+    labels: list[int]
+    official: bool
+
+
+def read_batch(file: Path, records: int) -> Batch:
+    """Return the content of a batch file, which is read without executing code: mindvision unpickles anything.
+
+    Raises UserError unless there are `records` images and as many labels from 0 to 9.
     """
-    batch = read_trusted_pickle(file)
+    batch, official = read_trusted_pickle(file)
     data, labels = (batch.get(key) if isinstance(batch, dict) else None for key in ("data", "labels"))
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise UserError(f"{file}: not a CIFAR-10 batch: no `data` of 3,072 bytes a row; fetch the data set again")
@@ -76,6 +98,11 @@ def check_batch(file: Path, records: int | None) -> None:
         found = f"{len(data)} images, {len(labels) if isinstance(labels, list) else 'no'} labels"
         raise UserError(f"{file}: holds {found}; batches.meta says {records} of each; fetch the data set again")
     check_labels(file, labels)
+    return Batch(data, labels, official)
+
+
+def _names(values: Any) -> tuple:
+    return tuple(map(_plain, values)) if isinstance(values, list) else ()
 
 
 def check_labels(file: Path, labels: Iterable) -> None:
@@ -115,17 +142,41 @@ class _Array:
     """
 
     def __init__(self, kind, shape, code):
-        if kind is not _NDARRAY or shape != (0,) or code not in ("b", b"b"):
+        if kind is not _NDARRAY or shape != (0,) or _plain(code) != "b":
             raise pickle.UnpicklingError("its array is made in another way")
         self.array: np.ndarray | None = None
 
     def __setstate__(self, state):
         version, shape, dtype, fortran_order, content = state
+        content = content.text if isinstance(content, _Encoded) else content
         content = content.encode("latin1") if isinstance(content, str) else content
-        plain = version == 1 and isinstance(dtype, _Dtype) and fortran_order is False and isinstance(content, bytes)
+        of_bytes = isinstance(dtype, _Dtype) and isinstance(content, (bytes, bytearray))
+        plain = version == 1 and of_bytes and fortran_order is False
         if not plain or not all(type(side) is int and side >= 0 for side in shape):
             raise pickle.UnpicklingError("its array is made in another way")
         self.array = np.frombuffer(content, np.uint8).reshape(shape)
+
+
+class _FromBuffer(_Array):
+    """Stand-in for numpy's _frombuffer, which makes the arrays of protocol 5."""
+
+    def __init__(self, content, dtype, shape, order):
+        self.__setstate__((1, shape, dtype, order != "C", content))
+
+
+class _Encoded:
+    """Stand-in for bytes in protocol 2 of Python 3: a text to be encoded.
+
+    That is left to those who need the bytes, as a pickle could have a long text encoded ten thousand times.
+    """
+
+    def __init__(self, text, encoding):
+        if not isinstance(text, str) or encoding != "latin1":
+            raise pickle.UnpicklingError("it encodes something else")
+        self.text = text
+
+    def __setstate__(self, state):
+        raise pickle.UnpicklingError("it changes a text")
 
 
 # Imports of the official pickles, and their names since numpy 2.
@@ -135,20 +186,43 @@ _STAND_INS = {
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): _Dtype,
 }
-_ALLOWED = pickles.Allowed(_STAND_INS, pickles.PLAIN_OPCODES, MAX_OPCODES, MAX_OBJECTS)
+_OFFICIAL = pickles.Allowed(_STAND_INS, pickles.PLAIN_OPCODES, MAX_OPCODES, MAX_OBJECTS)
+# What Python 3 writes in any of its protocols.
+_REPICKLED = pickles.Allowed(
+    {
+        **_STAND_INS,
+        ("numpy.core.numeric", "_frombuffer"): _FromBuffer,
+        ("numpy._core.numeric", "_frombuffer"): _FromBuffer,
+        ("_codecs", "encode"): _Encoded,
+    },
+    f"{pickles.PLAIN_OPCODES}|FRAME|MEMOIZE|STACK_GLOBAL|SHORT_BINUNICODE|BIN(UNICODE|BYTES)8|BYTEARRAY8",
+    MAX_OPCODES,
+    MAX_OBJECTS,
+)
 
 
-def read_trusted_pickle(file: Path) -> Any:
-    """Read a pickle of the official archive without executing code.
+def read_trusted_pickle(file: Path) -> tuple[Any, bool]:
+    """Read a pickle of the archive without executing code, and return whether it is as Python 2 has written it.
 
     Raises UserError for any other pickle, before much more memory than the file's size is used.
     """
     content = read_bytes(file, MAX_PICKLE_BYTES, "fetch the data set again")
-    try:
-        value = pickles.load(io.BytesIO(content), _ALLOWED)
-    except Exception as error:  # A broken pickle raises nearly anything.
-        reason = printable(first_line(error))
-        raise UserError(f"{file}: not a CIFAR-10 batch, or damaged ({reason}); fetch the data set again") from None
+    for allowed in (_OFFICIAL, _REPICKLED):
+        try:
+            value = pickles.load(io.BytesIO(content), allowed)
+            break
+        except Exception as error:  # A broken pickle raises nearly anything.
+            reason = printable(first_line(error))
+    else:
+        raise UserError(f"{file}: not a CIFAR-10 batch, or damaged ({reason}); fetch the data set again")
+    official = allowed is _OFFICIAL
     if isinstance(value, dict):
-        value = {key: entry.array if isinstance(entry, _Array) else entry for key, entry in value.items()}
-    return value
+        plain = {_plain(key): _plain(entry) for key, entry in value.items()}
+        official, value = official and plain.keys() == value.keys(), plain
+    return value, official
+
+
+def _plain(value: Any) -> Any:
+    """Return the array of a stand-in, and bytes as text."""
+    value = value.array if isinstance(value, _Array) else value.text if isinstance(value, _Encoded) else value
+    return value.decode("latin1") if isinstance(value, bytes) else value

@@ -43,18 +43,22 @@ class Archive(NamedTuple):
 
 
 def download(archive: Archive, folder: Path) -> None:
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.url.rsplit("/", 1)[1]
+
     """Download an archive and unpack it in `folder`, once for all processes.
 
     An interrupted download is continued, in this call and in the next one, from a hidden file. Raises UserError unless
     the published archive arrives completely.
     """
-    name = archive.url.rsplit("/", 1)[1]
     manually = f"fetch {archive.url} by other means and unpack it in {folder}"
     make_folder(folder)
     with _one_at_a_time(folder):
         if archive.folder and (folder / archive.folder).is_dir():  # Another process was faster.
             return
-        part = folder / f".{name}.part"
+        part = folder / f".{archive.name}.part"
         _fetch(archive, part, manually)
         try:
             with _unpacked_aside(part, folder) as inside:
@@ -138,8 +142,7 @@ def _fetch_rest(archive: Archive, part: Path) -> None:
                 if seconds > TIMEOUT_SECONDS and out.tell() - start < seconds * MIN_SPEED:
                     raise TimeoutError("too slow")
                 if sys.stderr.isatty():
-                    name = archive.url.rsplit("/", 1)[1]
-                    print(f"\r{name}: {out.tell() / archive.size:4.0%}", end="", file=sys.stderr, flush=True)
+                    print(f"\r{archive.name}: {out.tell() / archive.size:4.0%}", end="", file=sys.stderr, flush=True)
 
 
 def _size(file: Path) -> int:

@@ -43,9 +43,13 @@ def open_source(config: DataSourceConfig, split: str) -> Source:
 
 
 def _path(config: DataSourceConfig) -> Path:
-    kind = DATASETS[config.dataset]
+    kind, path = DATASETS[config.dataset], Path(os.path.expanduser(config.data_path))
     expected = (kind.archive.folder,) if kind.archive else kind.folders
-    return unpacked(Path(os.path.expanduser(config.data_path)), expected)
+    if kind.archive and not os.path.isdir(path / kind.archive.folder):
+        archive, wanted = path / kind.archive.name, getattr(config, "download", False)
+        if os.path.isfile(archive) and not (wanted and archive.stat().st_size != kind.archive.size):
+            path = archive  # As torchvision leaves it.
+    return unpacked(path, expected)
 
 
 def _val_split(config: DataSourceConfig) -> float:

@@ -1,10 +1,17 @@
+import codecs
 import os
 import pickle
+import shutil
+import sys
+import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from src.dataset.cifar10 import CLASSES, open_cifar10
+from src.config import DataConfig
+from src.dataset import open_source
+from src.dataset.cifar10 import ARCHIVE, CLASSES, open_cifar10
 from tests.made_data import read_pickle, refusal, write_cifar10, write_pickle
 
 RECORDS = 20
@@ -82,7 +89,7 @@ def test_a_missing_file_is_named_with_a_remedy_that_works(made, name):
     message = refusal(open_cifar10, made, "train")
     assert f"no {name}" in message
     # --download alone would do nothing, since the folder is there.
-    assert "remove this folder" in message and "--download" in message
+    assert "call this folder by another name" in message and "--download" in message
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"<html>404</html>", b"\x80\x02}q\x00(U"])
@@ -195,3 +202,60 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(made, tmp_path, name, ho
     message = refusal(open_cifar10, made, "train")
     assert str(file) in message and "it asks for" in message
     assert not traces.exists()
+
+
+def repickled(value, protocol, as_bytes):
+    """Return a value as Python 3 pickles it, with the names as bytes if it was read so."""
+    if as_bytes and isinstance(value, dict):
+        value = {
+            key.encode(): [v.encode() if isinstance(v, str) else v for v in e] if isinstance(e, list) else e
+            for key, e in value.items()
+        }
+    return pickle.dumps(value, protocol=protocol)
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_batches_pickled_again_by_python_3_are_the_same(made, made_images, protocol, as_bytes):
+    for file in (made / "cifar-10-batches-py").iterdir():
+        file.write_bytes(repickled(read_pickle(file), protocol, as_bytes))
+    for split, count in (("train", 5 * RECORDS), ("test", RECORDS)):
+        source, expected = open_cifar10(made, split), getattr(made_images, split)
+        np.testing.assert_array_equal(source.images, expected.images[:count])
+        np.testing.assert_array_equal(source.labels, expected.labels[:count])
+        assert (source.images.dtype, source.labels.dtype) == (np.uint8, np.int32)
+        assert source.classes == list(CLASSES)
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_a_text_encoded_ever_again_takes_no_memory(made, protocol):
+    """The stand-ins make no copies; numpy's own functions would make one each time."""
+    text = "x" * 1_000_000
+    content = pickle.dumps({"labels": [Hostile(codecs.encode, text, "latin1") for _ in range(5000)]}, protocol=protocol)
+    batch(made, "test_batch").write_bytes(content)
+    tracemalloc.start()
+    refusal(open_cifar10, made, "test")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 << 20
+
+
+def test_the_archive_is_taken_from_where_torchvision_leaves_it(made, made_images, tmp_path):
+    with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.add(made / "cifar-10-batches-py", "cifar-10-batches-py")
+    shutil.rmtree(made / "cifar-10-batches-py")
+    for _ in range(2):
+        source = open_source(DataConfig(data_path=str(tmp_path)), "train")
+        np.testing.assert_array_equal(source.images, made_images.train.images[: 5 * RECORDS])
+
+
+def test_a_part_of_the_archive_does_not_stop_a_download(made, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(
+        sys.modules["src.dataset.splits"], "download", lambda archive, folder: fetched.append((archive, folder))
+    )
+    (made / "cifar-10-batches-py").rename(made / "kept")
+    (made / "cifar-10-python.tar.gz").write_bytes(b"a part")
+    assert "cannot unpack it" in refusal(open_source, DataConfig(data_path=str(made)), "train")
+    refusal(open_source, DataConfig(data_path=str(made), download=True), "train")
+    assert fetched == [(ARCHIVE, made)]

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 
@@ -63,3 +65,34 @@ def test_label_10_is_named_with_its_record(made):
     content[11 * 3073] = 10
     file.write_bytes(content)
     assert refusal(open_cifar10_binary, made, "test").startswith(f"{file}: record 11 has label 10, not 0 to 9; fetch")
+
+
+@pytest.mark.parametrize("given", ["", "cifar-10-batches-bin"])
+def test_the_test_images_may_lie_where_the_model_zoo_puts_them(made, made_images, given):
+    (made / "cifar-10-verify-bin").mkdir()
+    file = made / "cifar-10-batches-bin" / "test_batch.bin"
+    file.rename(made / "cifar-10-verify-bin" / file.name)
+    np.testing.assert_array_equal(open_cifar10_binary(made / given, "test").images, made_images.test.images[:20])
+    assert len(open_cifar10_binary(made / given, "train")) == 100
+
+
+@pytest.mark.parametrize(
+    ("opened", "present", "name"),
+    [(open_cifar10, "bin", "cifar10_binary"), (open_cifar10_binary, "py", "cifar10")],
+)
+def test_the_other_layout_is_named_with_its_data_set(made, opened, present, name):
+    shutil.rmtree(made / f"cifar-10-batches-{'py' if present == 'bin' else 'bin'}")
+    message = refusal(opened, made, "train")
+    assert f"{made} has cifar-10-batches-{present}/: give --dataset {name}" in message
+
+
+def test_sound_files_are_not_to_be_removed(made):
+    for opened, name in ((open_cifar10, "test_batch"), (open_cifar10_binary, "test_batch.bin")):
+        folder = made / f"cifar-10-batches-{'bin' if name.endswith('bin') else 'py'}"
+        (folder / name).unlink()
+        others = folder.with_name("others")
+        made.joinpath(f"cifar-10-batches-{'py' if name.endswith('bin') else 'bin'}").rename(others)
+        message = refusal(opened, made, "test")
+        assert f"(no {name}); add what is missing, or call this folder by another name" in message
+        assert "remove" not in message
+        others.rename(made / f"cifar-10-batches-{'py' if name.endswith('bin') else 'bin'}")
