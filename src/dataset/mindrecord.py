@@ -77,7 +77,7 @@ def open_mindrecord(path: Path, split: str) -> MindRecordSource:
     blobs, places, labels = [], [np.empty((0, 3), np.int64)], [np.empty(0, np.int64)]
     for number, file in enumerate(files):
         header_size, page_size, names = _read_header(file)
-        index = _read_index(file.with_name(file.name + INDEX_SUFFIX))
+        index = _read_index(file.with_name(file.name + INDEX_SUFFIX), images[split])
         blobs.append(names)
         position = header_size + index["page"] * page_size + index["start"]
         places.append(np.stack([np.full(len(index), number), position, index["end"] - index["start"]], axis=1))
@@ -125,13 +125,15 @@ def _read_header(file: Path) -> tuple[int, int, list[str]]:
         ) from None
 
 
-def _read_index(file: Path) -> np.ndarray:
-    """Return label, page, start and end of each row's blob, in order, from the index file."""
+def _read_index(file: Path, rows: int) -> np.ndarray:
+    """Return label, page, start and end of each row's blob, in order, from the index file of at most `rows` rows."""
     query = "SELECT label_0, PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES ORDER BY ROW_ID"
     kind = np.dtype([(name, np.int64) for name in ("label", "page", "start", "end")])
     try:
         database = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
         try:
+            # Damage can turn a database into an endless one. Sound ones take about 20 steps a row.
+            database.set_progress_handler(lambda: 1, 1_000_000 + 200 * rows)
             return np.fromiter(database.execute(query), kind)
         finally:
             database.close()

@@ -153,6 +153,17 @@ def spoil_labels(folder):
     database.close()
 
 
+def make_endless(folder):
+    """Damage an index as changed pages can, so that it never ends."""
+    database = sqlite3.connect(sorted((folder / "train").glob("*.db"))[0])
+    database.execute("DROP TABLE INDEXES")
+    columns = "i AS ROW_ID, 0 AS label_0, 0 AS PAGE_ID_BLOB, 0 AS PAGE_OFFSET_BLOB, 9 AS PAGE_OFFSET_BLOB_END"
+    rows = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n)"
+    database.execute(f"CREATE VIEW INDEXES AS {rows} SELECT {columns} FROM n")
+    database.commit()
+    database.close()
+
+
 def describe(value):
     return lambda folder: (folder / "dataset.json").write_text(json.dumps(value))
 
@@ -174,6 +185,7 @@ def describe(value):
         (lambda folder: min((folder / "train").glob("*.mindrecord")).write_bytes(b""), "not a MindRecord file"),
         (spoil_lengths, "an index has invalid positions or labels"),
         (spoil_labels, "an index has invalid positions or labels"),
+        (make_endless, "the index is missing or damaged (interrupted)"),
     ],
 )
 def test_a_damaged_folder_is_refused_in_one_line(packed, tmp_path, damage, problem):
