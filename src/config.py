@@ -30,7 +30,6 @@ from src.cli.types import (
 from src.cli.yaml_files import dump
 from src.dataset.options import DataConfig, DataSourceConfig
 from src.dataset.pipeline import unfit_for_device
-from src.dataset.registry import OWN_VALIDATION
 from src.keys import (
     DIALECT,
     RETIRED_KEYS,
@@ -109,10 +108,10 @@ class OptimizerConfig:
     loss: Loss = "cross_entropy"
     """cross_entropy, over all classes, or bce, binary cross entropy of each class"""
     label_smoothing: Fraction = 0.0
+    """fraction of the target spread over all classes"""
     class_weights: Union[Literal["none", "balanced"], list[Amount]] = "none"
     """weight of each class in the training loss, in the order of the classes, or balanced: inversely proportional to
     the number of its images; scaled to a mean of 1 over the training images, so that lr_max keeps its meaning"""
-    """fraction of the target spread over all classes"""
     amp_level: Literal["O0", "O1", "O2", "O3", "auto"] = "O0"
     """mixed precision level of mindspore.amp; Ascend and GPU"""
     loss_scale: Optional[Amount] = None
@@ -205,8 +204,6 @@ class TrainConfig:
             raise UserError(unfit_for_device(data))
         if data.early_epochs > schedule.epochs:
             raise UserError(f"early_epochs: {data.early_epochs} is not allowed: at most epochs ({schedule.epochs})")
-        if data.val_split and data.dataset in OWN_VALIDATION:
-            raise UserError(f"val_split: {data.dataset} has validation images of its own (val/): leave val_split at 0")
         if self.optimizer.freeze and not (run.pretrained or run.whiten_stem):
             raise UserError("freeze: requires a pretrained network; give its checkpoint with --pretrained")
         if run.pretrained and run.whiten_stem:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 
 from src.cli.errors import UserError
-from src.config import OWN_VALIDATION
 from src.dataset.preprocessing import Preprocessing
+from src.dataset.registry import OWN_VALIDATION
 from src.squeezenet import SqueezeNet
 
 _RETIRED = ("configuration",)  # Keys in cards of earlier versions.
@@ -61,9 +62,20 @@ class ModelCard:
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
             raise unreadable_card(path, error) from None
 
+    def warn_of_one_class(self) -> None:
+        """Warn on stderr of a network that has nothing to choose from."""
+        if len(self.classes) == 1:
+            print(
+                f"warning: there is one class, {self.classes[0]!r}, so nothing to choose: every image is right, "
+                "whatever it shows; give the images of other classes folders of their own",
+                file=sys.stderr,
+                flush=True,
+            )
+
     def val_split_of(self, dataset: str | None) -> float:
-        """Return the fraction of a data set's training images set aside for validation."""
-        return 0.0 if dataset in OWN_VALIDATION else self.val_split
+        """Return the fraction of a data set's training images set aside for validation, 0 of one not trained on."""
+        other = dataset not in (None, self.dataset) and {dataset, self.dataset} & set(OWN_VALIDATION)
+        return 0.0 if other else self.val_split
 
     def build(self) -> SqueezeNet:
         """Build the network, with initial weights."""

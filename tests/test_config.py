@@ -395,10 +395,6 @@ def test_a_stray_word_is_refused():
         (["--early_size", "24"], "early_size and early_epochs must be given together"),
         (["--early_epochs", "2"], "early_size and early_epochs must be given together"),
         (["--early_size", "24", "--early_epochs", "31"], "early_epochs: 31 is not allowed: at most epochs (30)"),
-        (
-            ["--dataset", "image_folder", "--val_split", "0.1"],
-            "val_split: image_folder has validation images of its own",
-        ),
         (["--resume", "--overwrite"], "resume: cannot be combined with overwrite"),
     ],
 )

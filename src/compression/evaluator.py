@@ -8,12 +8,11 @@ from typing import Any, Callable, Optional
 import mindspore as ms
 import numpy as np
 
-from src.cli.errors import UserError
 from src.compression.config import MeasureConfig
 from src.compression.photographs import Photographs, open_photographs
 from src.dataset import evaluation_pipeline, open_source
 from src.dataset.options import data_config
-from src.inference.evaluation import evaluate
+from src.inference.evaluation import evaluate, with_classes_of
 from src.inference.metrics import Classification, Evaluation
 from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
@@ -36,12 +35,7 @@ class Evaluator:
             self._source = open_photographs(config.images, config.labels, tuple(config.csv_columns), card.classes)
         else:
             data = data_config(config, val_split=card.val_split_of(config.dataset))
-            self._source = open_source(data, config.split)
-            if self._source.classes != card.classes[: len(self._source.classes)]:
-                raise UserError(
-                    f"{config.dataset}: has {len(self._source.classes)} classes ({self._source.classes[0]}, ...), but "
-                    f"the network has {len(card.classes)} others ({card.classes[0]}, ...)"
-                )
+            self._source = with_classes_of(card, open_source(data, config.split), "the network has", config.dataset)
         self._nets: dict[str, SqueezeNet] = {}  # By their batch norm; each is compiled once.
         self._original: Optional[np.ndarray] = None
 

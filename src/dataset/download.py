@@ -20,6 +20,8 @@ from typing import ContextManager, Iterator, NamedTuple, Sequence
 
 from src.cli.errors import UserError, first_line
 from src.dataset.archives import unpack
+from src.dataset.image_files import is_hidden
+from src.dataset.image_folder import SPLIT_NAMES, is_flat, split_folder
 from src.dataset.source import printable
 from src.files.locks import held
 from src.files.run_folder import make_folder
@@ -41,13 +43,13 @@ class Archive(NamedTuple):
     size: int
     folder: str | None = None
 
-
-def download(archive: Archive, folder: Path) -> None:
     @property
     def name(self) -> str:
         """The file's name."""
         return self.url.rsplit("/", 1)[1]
 
+
+def download(archive: Archive, folder: Path) -> None:
     """Download an archive and unpack it in `folder`, once for all processes.
 
     An interrupted download is continued, in this call and in the next one, from a hidden file. Raises UserError unless
@@ -149,11 +151,12 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def unpacked(path: Path, expected: Sequence[str] = ("train", "val", "test")) -> Path:
+def unpacked(path: Path, expected: Sequence[str] = ("train", "val", "test"), flat: bool = False) -> Path:
     """Return the folder of a data set; an archive is first unpacked, once.
 
     expected: folders of which the data set has at least one, searched also some levels down in the archive; empty for
-        a data set without files. Raises UserError, and leaves nothing, for an archive without them.
+        a data set without files. flat: whether class folders of images will do. Raises UserError, and leaves nothing,
+        for an archive without them.
     """
     suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
     if suffix is None or not expected or not os.path.isfile(path):  # Path.is_file raises for a name that is too long.
@@ -164,25 +167,27 @@ def unpacked(path: Path, expected: Sequence[str] = ("train", "val", "test")) -> 
         with _one_at_a_time(path.parent):
             if not folder.exists():  # No other process was faster.
                 with _unpacked_aside(path, path.parent) as inside:
-                    if not _holds(_root(inside, expected), expected):
-                        wanted = " or ".join(f"{name}/" for name in expected)
-                        raise UserError(f"{path}: there is no {wanted} in it; nothing was unpacked")
+                    root = _root(inside, expected, flat)
+                    if not _holds(root, expected, flat) or not any(files for *_, files in os.walk(root)):
+                        wanted = " or ".join(f"{name}/" for name in (*expected, *(["<class>"] if flat else [])))
+                        raise UserError(f"{path}: there is no {wanted} with files in it; nothing was unpacked")
                     inside.rename(folder)
-    return _root(folder, expected)
+    return _root(folder, expected, flat)
 
 
-def _root(folder: Path, expected: Sequence[str]) -> Path:
+def _root(folder: Path, expected: Sequence[str], flat: bool) -> Path:
     """Return the folder of the data set: this one, or the only folder in it."""
-    while not _holds(folder, expected):
-        entries = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
+    while not _holds(folder, expected, flat):
+        entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
         if len(entries) != 1 or not entries[0].is_dir():
             break
         folder = entries[0]
     return folder
 
 
-def _holds(folder: Path, expected: Sequence[str]) -> bool:
-    return any((folder / name).is_dir() for name in expected)
+def _holds(folder: Path, expected: Sequence[str], flat: bool) -> bool:
+    folders = (split_folder(folder, name) if name in SPLIT_NAMES else folder / name for name in expected)
+    return any(found.is_dir() for found in folders) or (flat and is_flat(folder))
 
 
 @contextlib.contextmanager

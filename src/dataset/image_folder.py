@@ -1,34 +1,80 @@
-"""Image folders in ImageNet's layout: train/<class>/*.jpg, val/<class>/*.jpg, and optionally test/<class>/*.jpg."""
+"""Image folders in ImageNet's layout: train/<class>/*.jpg, val/<class>/*.jpg, and optionally test/<class>/*.jpg.
+
+Or class folders alone, <class>/*.jpg, which are all for training unless val_split sets some images aside.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Iterable
 
 from src.cli.errors import UserError
+from src.cli.patience import announced
+from src.dataset.image_files import image_files, is_hidden
 from src.dataset.source import IMAGE_SUFFIXES, FileSource, printable
+
+# Usual names of a split's folder, in any case; the split's own name is preferred.
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
 def open_image_folder(path: Path, split: str) -> FileSource:
-    """Open the images of path/<split>. The classes are the folders in train/, in alphabetical order."""
-    classes = class_folders(path / "train")
-    present = class_folders(path / split)
+    """Open the images of a split. The classes are the folders in train/, in alphabetical order.
+
+    Without train/, they are those of the split, so that a network can be evaluated on it.
+    """
+    train = path if is_flat(path) else split_folder(path, "train")
+    folder = train if split == "train" else split_folder(path, split)
+    passed_over: Counter[str] = Counter()
+    classes = class_folders(train if os.path.isdir(train) or not os.path.isdir(folder) else folder)
+    present = class_folders(folder, passed_over)
     unknown = sorted(set(present) - set(classes))
     if unknown:
-        folder = printable(path / split / unknown[0])
-        raise UserError(f"{folder}: there is no such class in {path / 'train'}; remove the folder")
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        found = image_files(path / split / name) if name in present else []
+        raise UserError(
+            f"{printable(folder / unknown[0])}: there is no such class in {train}; add it there, or move this folder "
+            "away"
+        )
+    files, labels, present = [], [], set(present)
+    for label, name in enumerate(announced(classes, f"{folder}: class folders")):
+        found = image_files(folder / name, passed_over) if name in present else []
         files += found
         labels += [label] * len(found)
     if not files:
-        raise UserError(f"{path / split}: no images in its class folders (looked for {', '.join(IMAGE_SUFFIXES)})")
-    warn_of_missing_classes(path / split, labels, classes)
-    return FileSource(files, labels, classes)
+        raise UserError(f"{folder}: no images in its class folders (looked for {', '.join(IMAGE_SUFFIXES)})")
+    warn_of_missing_classes(folder, labels, classes)
+    source = FileSource(files, labels, classes)
+    source.passed_over = passed_over
+    return source
+
+
+def split_folder(path: Path, split: str) -> Path:
+    """Return the folder of a split: path/<split>, or the one with another of its usual names.
+
+    Raises UserError if several folders have such names.
+    """
+    if os.path.isdir(path / split) or not os.path.isdir(path):  # Path.is_dir raises for a name that is too long.
+        return path / split
+    found = sorted(e.name for e in os.scandir(path) if e.name.lower() in SPLIT_NAMES[split] and e.is_dir())
+    if len(found) > 1:
+        raise UserError(
+            f"{path}: {found[0]}/ and {found[1]}/ may both be the {split} images; call one of them {split}/"
+        )
+    return path / (found or [split])[0]
+
+
+def is_flat(path: Path) -> bool:
+    """Return whether class folders with images lie in `path` itself, without train/, val/ and test/."""
+    if not os.path.isdir(path) or any(os.path.isdir(split_folder(path, split)) for split in SPLIT_NAMES):
+        return False
+    return any(_has_images(entry.path) for entry in os.scandir(path) if entry.is_dir() and not is_hidden(entry.name))
+
+
+def _has_images(folder: str) -> bool:
+    with os.scandir(folder) as entries:
+        images = (e for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(e.name))
+        return any(os.path.isfile(e.path) for e in images)
 
 
 def warn_of_missing_classes(folder: Path, labels: Iterable[int], classes: list[str]) -> None:
@@ -48,27 +94,24 @@ def without_images(labels: Iterable[int], classes: list[str]) -> str:
     return f"{len(missing):,} of the {len(classes):,} classes ({names})"
 
 
-def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in a split. Raises UserError if there are none."""
-    if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long.
-        raise UserError(f"{folder}: no such folder; image data sets hold train/<class>/ and val/ under --data_path")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def class_folders(folder: Path, passed_over: Counter[str] | None = None) -> list[str]:
+    """Return the names of the class folders in a split. Raises UserError if there are none.
+
+    passed_over: counts what else lies in it.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(
+            f"{folder}: no such folder; image data sets hold train/<class>/ and val/ under --data_path, or <class>/ "
+            "alone (images of unknown classes are for infer.py)"
+        )
+    names, others = [], Counter() if passed_over is None else passed_over
+    for entry in os.scandir(folder):
+        if is_hidden(entry.name):
+            others["hidden"] += 1
+        elif entry.is_dir():
+            names.append(entry.name)
+        else:
+            others["outside of the class folders"] += 1
     if not names:
         raise UserError(f"{folder}: no class folders in it; image data sets hold {folder.name}/<class>/*.jpg")
-    return names
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Return all image files below a folder, sorted, without hidden ones."""
-    return sorted(map(Path, _image_files(folder)))
-
-
-def _image_files(folder: str | Path) -> Iterator[str]:
-    with os.scandir(folder) as entries:  # It tells files from folders without asking for each, as Path.rglob does.
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _image_files(entry.path)
-            elif entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith("."):
-                with contextlib.suppress(OSError):  # A link that leads to itself.
-                    if entry.is_file():
-                        yield entry.path
+    return sorted(names)

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Sequence
 
 from src.cli.errors import UserError, first_line
-from src.dataset.image_csv import labelled_rows
-from src.dataset.image_folder import class_folders, image_files, warn_of_missing_classes, without_images
+from src.cli.patience import announced
+from src.dataset.image_csv import base_name, labelled_rows
+from src.dataset.image_files import image_files, is_hidden
+from src.dataset.image_folder import class_folders, split_folder, warn_of_missing_classes, without_images
 from src.dataset.imagenet_classes import imagenet_classes
 from src.dataset.source import FileSource, printable
 from src.files.bounded import read_bytes
@@ -40,17 +43,18 @@ def open_imagenet(path: Path, split: str, val_labels: str | None, csv_columns: S
     val_labels: the file with the labels of a flat val/, or None to search for it; `csv_columns`: see open_image_csv.
     Raises UserError for folders that are not ImageNet classes, classes without training images, and invalid labels.
     """
-    folder = path / split
+    folder, passed_over = split_folder(path, split), Counter()
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; ImageNet is train/<WordNet id>/*.JPEG and val/ under --data_path")
     classes = imagenet_classes()
     names, wnids = [known.name for known in classes], [known.wnid for known in classes]
-    if split == "val" and (val_labels or not any(entry.is_dir() for entry in os.scandir(folder))):
-        labelled = _flat(
-            folder, Path(val_labels) if val_labels else _label_file(path), tuple(csv_columns), wnids, names
-        )
+    if split == "val" and (
+        val_labels or not any(entry.is_dir() and not is_hidden(entry.name) for entry in os.scandir(folder))
+    ):
+        table = Path(val_labels) if val_labels else _label_file(path)
+        labelled = _flat(image_files(folder, passed_over), folder, table, tuple(csv_columns), wnids, names)
     else:
-        labelled = _in_class_folders(folder, wnids)
+        labelled = _in_class_folders(folder, wnids, passed_over)
     if not labelled:
         raise UserError(f"{folder}: no images in it")
     labels = [label for _, label in labelled]
@@ -61,21 +65,27 @@ def open_imagenet(path: Path, split: str, val_labels: str | None, csv_columns: S
             "--dataset image_folder"
         )
     warn_of_missing_classes(folder, labels, names)
-    return FileSource((file for file, _ in labelled), labels, names)
+    source = FileSource((file for file, _ in labelled), labels, names)
+    source.passed_over = passed_over
+    return source
 
 
-def _in_class_folders(folder: Path, wnids: list[str]) -> list[tuple[str, int]]:
+def _in_class_folders(folder: Path, wnids: list[str], passed_over: Counter[str]) -> list[tuple[str, int]]:
     index = {wnid: i for i, wnid in enumerate(wnids)}
-    present = class_folders(folder)
+    present = class_folders(folder, passed_over)
     unknown = [name for name in present if name not in index]
     if unknown:
         more = f", nor are {len(unknown) - 1:,} other folders" if len(unknown) > 1 else ""
         raise UserError(
-            f"{printable(folder / unknown[0])}: is not one of the 1,000 WordNet ids, such as {wnids[0]}{more}; remove "
-            "it, or give --dataset image_folder for classes of your own"
+            f"{printable(folder / unknown[0])}: is not one of the 1,000 WordNet ids, such as {wnids[0]}{more}; move "
+            "it away, or give --dataset image_folder for classes of your own"
         )
     # Texts, as a million paths would take half a gigabyte meanwhile.
-    return [(os.fspath(file), index[name]) for name in present for file in image_files(folder / name)]
+    return [
+        (os.fspath(file), index[name])
+        for name in announced(present, f"{folder}: class folders")
+        for file in image_files(folder / name, passed_over)
+    ]
 
 
 def _label_file(path: Path) -> Path:
@@ -89,18 +99,18 @@ def _label_file(path: Path) -> Path:
 
 
 def _flat(
-    folder: Path, table: Path, columns: tuple[str, str], wnids: list[str], names: list[str]
+    found: list[Path], folder: Path, table: Path, columns: tuple[str, str], wnids: list[str], names: list[str]
 ) -> list[tuple[Path, int]]:
-    """Return the images of a flat folder with their labels from a file."""
-    files = {file.name: file for file in image_files(folder)}
+    """Return the images found in a flat folder with their labels from a file."""
+    files = {file.name: file for file in found}
     if table.suffix.lower() == ".txt":
         return _ground_truth(files, table, {wnid: i for i, wnid in enumerate(wnids)})
     # A class that is called by a number is meant by its index.
     known = {**{name: i for i, name in enumerate(names)}, **{wnid: i for i, wnid in enumerate(wnids)}}
     known.update((str(i), i) for i in range(len(wnids)))
     labelled = []
-    for line, name, label in labelled_rows(table, columns, KAGGLE_COLUMNS):
-        file = files.get(name) or files.get(f"{name}.JPEG")
+    for line, name, label in announced(labelled_rows(table, columns, KAGGLE_COLUMNS), f"{table}: rows"):
+        file = files.get(name) or files.get(base_name(name)) or files.get(f"{name}.JPEG")
         if file is None:
             raise UserError(f"{table}, line {line}: there is no file {printable(folder / name)[:1000]}")
         label = label if label in known else label.split(" ")[0]  # Behind Kaggle's ids are boxes.

@@ -23,10 +23,10 @@ class DataSourceConfig:
     """Data source: where the images and their labels are."""
 
     dataset: Dataset = "cifar10"
-    """cifar10 (pickled batches), cifar10_binary, image_folder (train/ and val/ with a folder per class), image_csv
-    (train/ with a folder per class, val/ with labels in val.csv), imagenet (train/ with a folder per WordNet id, val/
-    likewise or with labels in val_labels), mindrecord (one of these three, packed by to_mindrecord.py), digits
-    (scikit-learn's, needs no files)"""
+    """cifar10 (pickled batches), cifar10_binary, image_folder (train/ and val/ with a folder per class, or such folders
+    alone), image_csv (train/ with a folder per class, val/ with labels in val.csv), imagenet (train/ with a folder per
+    WordNet id, val/ likewise or with labels in val_labels), mindrecord (one of these three, packed by
+    to_mindrecord.py), digits (scikit-learn's, needs no files)"""
     data_path: str = "./data"
     """folder of the data set, or a .zip/.tar/.tar.gz of it, which is unpacked next to it"""
     csv_columns: Columns = dataclasses.field(default_factory=lambda: ["image", "label"])
@@ -52,8 +52,9 @@ class DataLoadingConfig(DataSourceConfig):
 class DataConfig(DataLoadingConfig):
     """Training data: which images are used, and how they are preprocessed and augmented."""
 
-    val_split: Fraction = 0.0
-    """fraction of the training images set aside for validation, always the same ones"""
+    val_split: Optional[Fraction] = None
+    """fraction of the training images set aside for validation, always the same ones, unless the data set has a folder
+    of validation images; null: 0.2 of class folders without train/, otherwise none"""
     train_images: Optional[Count] = None
     """use only this many training images, evenly over the classes"""
     batch_size: Count = 32

@@ -35,7 +35,7 @@ def pack(config) -> dict[str, int]:
         raise UserError(f"{printable(target)}: MindRecord does not accept this name; choose another --output_path")
     sources = {split: open_source(config, split) for split in splits(config)}
     if not sources:
-        raise UserError(f"{config.data_path}: contains neither train/ nor val/")
+        raise UserError(f"{config.data_path}: contains no class folders, and neither train/ nor val/")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".packing-", dir=target.parent))

@@ -24,8 +24,8 @@ class Kind(NamedTuple):
 
     open: (path, split, **keys) -> Source.
     help: its layout in a few words, for --help.
-    folders: its possible splits, each a folder; empty for a data set with training and test images, whose validation
-        images are taken from the training images.
+    folders: its possible splits, each a folder; empty for a data set with training and test images.
+    flat: whether class folders may lie in the data set's folder itself, all of them training images.
     keys: further keyword arguments of `open`, which are keys of the configuration.
     archive: its download.
     """
@@ -33,6 +33,7 @@ class Kind(NamedTuple):
     open: Callable[..., Source]
     help: str
     folders: tuple[str, ...] = ()
+    flat: bool = False
     keys: tuple[str, ...] = ()
     archive: Optional[Archive] = None
 
@@ -40,18 +41,23 @@ class Kind(NamedTuple):
 DATASETS = {
     "cifar10": Kind(open_cifar10, "CIFAR-10 as pickled batches", archive=cifar10.ARCHIVE),
     "cifar10_binary": Kind(open_cifar10_binary, "CIFAR-10 as binary batches", archive=cifar10_binary.ARCHIVE),
-    "image_folder": Kind(open_image_folder, "train/, val/ with a folder a class", ("train", "val", "test")),
+    "image_folder": Kind(
+        open_image_folder, "train/, val/ with a folder a class, or such folders alone", ("train", "val", "test"), True
+    ),
     "image_csv": Kind(
-        open_image_csv, "train/ with a folder a class, val/ with labels in val.csv", ("train", "val"), ("csv_columns",)
+        open_image_csv,
+        "train/ with a folder a class, val/ with labels in val.csv",
+        ("train", "val"),
+        keys=("csv_columns",),
     ),
     "imagenet": Kind(
         open_imagenet,
         "train/ with a folder a WordNet id, val/ likewise or with labels in val_labels",
         ("train", "val"),
-        ("val_labels", "csv_columns"),
+        keys=("val_labels", "csv_columns"),
     ),
     "mindrecord": Kind(open_mindrecord, "any of the three, packed by to_mindrecord.py", ("train", "val", "test")),
     "digits": Kind(open_digits, "scikit-learn's handwritten digits, which need no files"),
 }
-# Data sets that come with validation images.
+# Data sets that may come with validation images.
 OWN_VALIDATION = tuple(name for name, kind in DATASETS.items() if kind.folders)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import BinaryIO, Iterable, Sequence
 
@@ -14,7 +15,10 @@ from src.cli.errors import UserError
 
 # The mean and standard deviation of ImageNet's RGB channels scaled to 0-1, as torchvision and the model zoo use them.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".gif", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff"),
+)
 # Their formats. Among Pillow's others, EPS would run code in the file through Ghostscript.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 # Pillow warns of damaged EXIF entries and of large images that it can read; for unusable images it raises.
@@ -41,6 +45,7 @@ class Source:
         self.labels = np.asarray(labels, np.int32)
         self.mean, self.std = tuple(mean), tuple(std)
         self.broken: set[int] = set()  # Unreadable images that were left out so far.
+        self.passed_over: Counter[str] = Counter()  # Files that are no images, by kind (src/dataset/image_files.py).
 
     def image(self, index: int) -> np.ndarray:
         """Return an image, (H, W, 3) uint8."""
@@ -94,7 +99,7 @@ class Subset(Source):
 
     def __init__(self, source: Source, indices: np.ndarray):
         super().__init__(source.classes, source.labels[indices], source.mean, source.std)
-        self.source, self.indices = source, indices
+        self.source, self.indices, self.passed_over = source, indices, source.passed_over
         self.decodes, self.native_size = source.decodes, source.native_size
 
     def image(self, index: int) -> np.ndarray:

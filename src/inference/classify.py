@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
@@ -14,7 +16,7 @@ from src.checkpoint import load_network
 from src.cli.errors import UserError
 from src.cli.terminal import images_bar, warn
 from src.config import DeviceConfig
-from src.dataset.image_folder import image_files
+from src.dataset.image_files import image_files, say_passed_over
 from src.dataset.source import load_image, printable
 from src.devices.device import select_device
 from src.files.atomic import write_arrays, write_json
@@ -138,9 +140,9 @@ def _write_gallery(
 ) -> None:
     from src import visualize  # Here, because matplotlib is slow to import.
 
-    if overlays:
     names = visualize.legible(tuple(classes))
     predicted = [names[index] for index in best]
+    if overlays:
         visualize.activation_grid(path, shown, overlays, predicted)
     else:
         visualize.prediction_grid(path, shown, predicted)
@@ -155,7 +157,9 @@ def _image_paths(paths: list[str]) -> tuple[list[Path], list[UserError]]:
     """Return the given files and those in given folders, and the errors for the other paths."""
     files, missing = [], []
     for path in map(Path, paths):
-        found = image_files(path) if os.path.isdir(path) else [path] if os.path.isfile(path) else []
+        passed_over: Counter[str] = Counter()
+        found = image_files(path, passed_over) if os.path.isdir(path) else [path] if os.path.isfile(path) else []
+        say_passed_over(path, passed_over)
         files += found
         if os.path.isdir(path) and not found:
             missing.append(UserError(f"{printable(path)}: no images in this folder"))

@@ -53,8 +53,9 @@ class EvalConfig(DataLoadingConfig, TrainedModelConfig):
 
     dataset: Optional[Dataset] = None
     """data set; null: the one that the model was trained on"""
-    split: Optional[Literal["train", "val", "test"]] = None
-    """split of the data set; null: test, or val if the data set has no test images"""
+    split: Optional[Literal["train", "val", "test", "all"]] = None
+    """split of the data set, or all images of class folders without train/; null: test, or val if there are no test
+    images, or all if nothing was set aside"""
     batch_size: Count = 32
     """images per step"""
     resizer: Optional[Literal[RESIZERS]] = None

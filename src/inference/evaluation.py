@@ -16,7 +16,8 @@ from src.config import DeviceConfig
 from src.dataset import evaluation_pipeline, open_source, splits
 from src.dataset.options import data_config
 from src.dataset.preprocessing import Preprocessing
-from src.dataset.source import Source
+from src.dataset.source import Source, printable
+from src.dataset.splits import has_class_folders_alone
 from src.devices.device import select_device
 from src.devices.processes import ALONE, ProcessGroup
 from src.files.atomic import write_json, write_text
@@ -25,6 +26,7 @@ from src.inference.config import EvalConfig
 from src.inference.exported_model import ExportedModel, open_model
 from src.inference.metrics import Classification, Evaluation
 from src.loss import CrossEntropy
+from src.model_card import ModelCard
 from src.network.input_layer import with_input_layer
 from src.network.summary import check_memory
 
@@ -118,14 +120,13 @@ def evaluate_model(config: EvalConfig, device: DeviceConfig) -> dict:
         net, card = load_network(path)
         kind = {"checkpoint": str(path)}
     data = data_config(config, dataset=config.dataset or card.dataset, val_split=card.val_split_of(config.dataset))
-    present = splits(data)
-    split = config.split or next((name for name in ("test", "val") if name in present), "val")
-    source = open_source(data, split)
-    if source.classes != card.classes[: len(source.classes)]:
-        raise UserError(
-            f"{path}: was trained on the {len(card.classes)} classes {_some(card.classes)}; "
-            f"{data.dataset} has the {len(source.classes)} classes {_some(source.classes)}"
-        )
+    present, alone = splits(data), has_class_folders_alone(data)
+    split = config.split or next((name for name in ("test", "val") if name in present), "all" if alone else "val")
+    if group.is_main_process:
+        card.warn_of_one_class()
+    if alone and split == "val" and not config.split and group.is_main_process:
+        print(f"{data.data_path}: only the images that val_split {data.val_split} set aside; --split all takes all")
+    source = with_classes_of(card, open_source(data, split), f"{path}: was trained on", data.dataset)
     if target == "CPU":
         check_memory(card.model, card.preprocessing.image_size, min(config.batch_size, len(source)))
     if config.resizer == "device" and not card.preprocessing.native_size:
@@ -162,6 +163,25 @@ def evaluate_model(config: EvalConfig, device: DeviceConfig) -> dict:
     _write_confusion(folder, evaluation, card.classes)
     _write_mistakes(folder, evaluation, source, card.classes)
     return {**result, "output_path": str(folder)}
+
+
+def with_classes_of(card: ModelCard, source: Source, who: str, dataset: str) -> Source:
+    """Return a data set, all or some of a network's classes, with the labels that the network has for their names.
+
+    who: the beginning of the message of the UserError for other classes.
+    """
+    if source.classes == card.classes[: len(source.classes)]:
+        return source
+    index = {name: i for i, name in enumerate(card.classes)}
+    unknown = [name for name in source.classes if name not in index]
+    if unknown:
+        raise UserError(
+            f"{who} the {len(card.classes)} classes {_some(card.classes)}; {dataset} has the {len(source.classes)} "
+            f"classes {_some(source.classes)}, and {printable(unknown[0])} is none of them"
+        )
+    source.labels = np.array([index[name] for name in source.classes], np.int32)[source.labels]
+    source.classes = card.classes
+    return source
 
 
 def _write_confusion(folder: Path, evaluation: Evaluation, classes: list[str]) -> None:

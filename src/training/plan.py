@@ -17,6 +17,7 @@ from src.cli.errors import UserError
 from src.config import RUN_CONFIG, TrainConfig, changed_keys, with_keys
 from src.dataset import check_shards, evaluation_pipeline, open_source, preprocessing_of, splits, training_pipeline
 from src.dataset.source import Source, Subset, printable
+from src.dataset.splits import val_split_of
 from src.devices.device import select_device
 from src.devices.processes import ProcessGroup
 from src.loss import relative_weights
@@ -132,9 +133,13 @@ def prepare(config: TrainConfig) -> Plan:
     dashboard_writer(config.run.scalars)
     group = ProcessGroup.join()
     ms.set_seed(config.run.seed)
+    config = _with_val_split(config)
     present = splits(config.data)
     training = open_source(config.data, "train")
-    validation, test = (open_source(config.data, split) if split in present else None for split in ("val", "test"))
+    validation, test = (
+        open_source(config.data, split, split == "val" and bool(config.data.val_split)) if split in present else None
+        for split in ("val", "test")
+    )
     for images in (validation, test):
         if images is not None:
             check_shards(images, group.size)
@@ -145,6 +150,8 @@ def prepare(config: TrainConfig) -> Plan:
     names = training.classes + [f"class {i}" for i in range(len(training.classes), num_classes)]
     arguments = {**dataclasses.asdict(config.model), "num_classes": num_classes}
     card = ModelCard(arguments, names, preprocessing, config.data.dataset, config.data.val_split)
+    if group.is_main_process:
+        card.warn_of_one_class()
     for size in (config.data.image_size, config.data.early_size or config.data.image_size):
         check_image_size(arguments, size)
     if target == "CPU":
@@ -161,6 +168,19 @@ def prepare(config: TrainConfig) -> Plan:
     return plan if config.run.resume else initialize_weights(plan)
 
 
+def _with_val_split(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with the val_split that applies. Raises UserError where there are such images already.
+
+    Says so if the fraction was not given.
+    """
+    data, fraction = config.data, val_split_of(config.data)
+    if data.val_split and not fraction:
+        raise UserError(f"val_split: {data.data_path} has a folder of validation images already: leave val_split out")
+    if data.val_split is None and fraction:
+        print(f"{data.data_path}: class folders without train/: val_split {fraction} of them are for validation")
+    return with_keys(config, val_split=fraction)
+
+
 def learning_rates(config: TrainConfig, steps_per_epoch: int, devices: int) -> np.ndarray:
     """Return the learning rate of every step, scaled to the images per step on all devices."""
     schedule, batch_size = config.schedule, config.data.batch_size
@@ -172,6 +192,20 @@ def learning_rates(config: TrainConfig, steps_per_epoch: int, devices: int) -> n
         return rates
     print(f"learning rates are scaled by {factor:g}, as a step has {batch_size * devices} images")
     return scale_lr(rates, factor, schedule.scaling_warmup_epochs * steps_per_epoch)
+
+
+def _class_weights(given: str | list[float], training: Source, names: list[str]) -> np.ndarray | None:
+    """Return the weights of the classes in the loss, and print them. Raises UserError for weights that do not fit."""
+    try:
+        weights = relative_weights(given, training.labels, len(names))
+    except ValueError as error:
+        shown = printable(", ".join(names[:10])) + (", ..." if len(names) > 10 else "")
+        raise UserError(f"class_weights: {error}; give one for each of the {len(names):,} classes ({shown})") from None
+    if weights is not None:
+        heaviest = np.argsort(-weights, kind="stable")[:10]
+        shown = ", ".join(f"{printable(names[i])} {weights[i]:.3g}" for i in heaviest)
+        print(f"weights of the classes in the loss: {shown}{', ...' if len(names) > len(heaviest) else ''}")
+    return weights
 
 
 def resolved_config(config: TrainConfig) -> TrainConfig:
@@ -193,20 +227,6 @@ def initialize_weights(plan: Plan) -> Plan:
     card = load_pretrained(plan.net, plan.group.file(run.pretrained), plan.card)
     preprocessing = plan.card.preprocessing
     if card and card.preprocessing.normalize == preprocessing.normalize:
-def _class_weights(given: str | list[float], training: Source, names: list[str]) -> np.ndarray | None:
-    """Return the weights of the classes in the loss, and print them. Raises UserError for weights that do not fit."""
-    try:
-        weights = relative_weights(given, training.labels, len(names))
-    except ValueError as error:
-        shown = printable(", ".join(names[:10])) + (", ..." if len(names) > 10 else "")
-        raise UserError(f"class_weights: {error}; give one for each of the {len(names):,} classes ({shown})") from None
-    if weights is not None:
-        heaviest = np.argsort(-weights, kind="stable")[:10]
-        shown = ", ".join(f"{printable(names[i])} {weights[i]:.3g}" for i in heaviest)
-        print(f"weights of the classes in the loss: {shown}{', ...' if len(names) > len(heaviest) else ''}")
-    return weights
-
-
         preprocessing = dataclasses.replace(preprocessing, mean=card.preprocessing.mean, std=card.preprocessing.std)
     return dataclasses.replace(plan, card=dataclasses.replace(plan.card, preprocessing=preprocessing))
 

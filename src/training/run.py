@@ -59,6 +59,7 @@ def train(config: TrainConfig) -> dict:
     if not is_worker():  # In a process group, only the main process sees the folder.
         check_run_folder(folder, () if config.run.resume else RUN_ENTRIES, config.run.overwrite, (CHECKPOINTS,))
     plan = prepare(config)
+    config = plan.config
     with locked(folder, plan.group.is_main_process):
         begun = begun_run(folder, plan.group) if config.run.resume else None
         former = _former_result(plan) if begun and is_complete(begun, folder / RESULT, config, plan.group) else None

@@ -195,7 +195,7 @@ def test_labels_that_do_not_fit_are_named(folder):
     _, card = load_network(folder / "net.ckpt")
     for text, message in (
         ("image,label\n0.png,0", "no row for 1.png"),
-        ("image,label\n0.png,11", "line 2: '11' is not one of the 10 classes"),
+        ("image,label\n0.png,11", "line 2: unknown class '11'; the classes are 0, 1"),
         ("file,label\n0.png,1", "no column 'image'"),
     ):
         (folder / "wrong.csv").write_text(text)

@@ -108,7 +108,17 @@ def test_backslashes_in_the_names_of_a_zip_are_folders(archives):
     assert content(unpacked(archives / "data.zip")) == ["train", "train/a", "train/a/1.png", "train/b"]
 
 
-@pytest.mark.parametrize("names", [(), ("a/1.png", "b/2.png"), ("training/a/1.png",)])
+@pytest.mark.parametrize(
+    "names",
+    [
+        (),
+        ("a/1.txt", "b/2.png/"),
+        ("a/b/c/1.png", "d/b/c/1.png"),
+        ("pictures/a/1.txt",),
+        ("train/", "train/a/"),
+        ("1.png",),
+    ],
+)
 def test_an_archive_without_a_data_set_is_refused_and_leaves_nothing_for_the_next_try(archives, names):
     with zipfile.ZipFile(archives / "data.zip", "w") as packed:
         for name in names:
@@ -116,8 +126,24 @@ def test_an_archive_without_a_data_set_is_refused_and_leaves_nothing_for_the_nex
     config = DataConfig(dataset="image_folder", data_path=str(archives / "data.zip"))
     for _ in range(2):
         message = refusal(open_source, config, "train")
-        assert message == f"{archives}/data.zip: there is no train/ or val/ or test/ in it; nothing was unpacked"
-        assert content(archives) == ["data.zip"]
+        assert message.startswith(
+            f"{archives}/data.zip: there is no train/ or val/ or test/ or <class>/ with files in it"
+        )
+        assert message.endswith("nothing was unpacked") and content(archives) == ["data.zip"]
+
+
+@pytest.mark.parametrize("kind", ["image_folder", "image_csv", "imagenet", "cifar10"])
+def test_a_tar_archive_with_backslashes_in_its_names_leaves_nothing(archives, kind):
+    with tarfile.open(archives / "data.tar", "w") as packed:
+        packed.addfile(tarfile.TarInfo("train\\a\\1.png"))
+    for _ in range(2):
+        refusal(open_source, DataConfig(dataset=kind, data_path=str(archives / "data.tar")), "train")
+        assert content(archives) == ["data.tar"]
+
+
+def test_an_archive_of_class_folders_alone_is_a_data_set(archives, images):
+    folder = unpacked(pack(images / "train", archives / "data.zip", "photos"), flat=True)
+    assert folder == archives / "data" / "photos"
 
 
 def test_train_alone_is_not_taken_for_the_data_sets_folder(images, archives):

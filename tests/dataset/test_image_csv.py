@@ -78,7 +78,8 @@ def test_a_class_that_is_called_by_a_number_is_its_name_first(tmp_path):
         ("0000.png,bee\nmissing.png,ant", "line 3: there is no file {made}/val/missing.png"),
         ("0000.png,bee\n" + "x" * 300 + ".png,ant", "line 3: there is no file"),
         ("0000.png,wasp", "line 2: unknown class 'wasp'; the classes are ant, bee, cow"),
-        ("0000.png,3", "line 2: unknown class '3'"),
+        ("0000.png,0\n0001.png,3", "line 3: unknown class '3'"),
+        ("0000.png,4", "line 2: unknown class '4'"),
         ("0000.png,-1", "line 2: unknown class '-1'"),
         ("0000.png,1.0", "line 2: unknown class '1.0'"),
         ("0000.png,", "line 2: unknown class ''"),
@@ -92,12 +93,12 @@ def test_a_bad_row_is_named_with_its_line(made, row, problem):
     assert message.startswith(f"{made / 'val.csv'}, {problem.format(made=made)}")
 
 
-@pytest.mark.parametrize("header", ["file,label", "image;label", "", "image"])
+@pytest.mark.parametrize("header", ["file,label", "file;label", "", "image"])
 def test_columns_that_are_not_there_are_named_with_those_that_are(made, header):
     (made / "val.csv").write_text(f"{header}\n0000.png,bee\n" if header else "")
     message = refusal(open_image_csv, made, "val", COLUMNS)
     assert message.startswith(f"{made / 'val.csv'}: no column") and "--csv_columns" in message
-    assert f"(found: {header.replace(',', ', ') or 'none'})" in message
+    assert f"(found: {header.replace(',', ', ').replace(';', ', ') or 'none'})" in message
 
 
 def test_a_table_without_rows_is_refused(made):
@@ -110,10 +111,69 @@ def test_a_missing_table_is_named(made):
     assert str(made / "val.csv") in refusal(open_image_csv, made, "val", COLUMNS)
 
 
-@pytest.mark.parametrize("content", ["image,label\n0000.png,é\n".encode("latin1"), b"\xff\xfei\x00m\x00"])
-def test_a_table_that_is_not_utf_8_is_named(made, content):
+@pytest.mark.parametrize("content", [b"\xff\xfei\x00m\x00", b"\xff\xfe\x00", b"\x00" * 100, bytes(range(256)) * 50])
+def test_a_table_that_is_none_is_named(made, content):
     (made / "val.csv").write_bytes(content)
-    assert refusal(open_image_csv, made, "val", COLUMNS).startswith(f"{made / 'val.csv'}: not a CSV file in UTF-8")
+    assert refusal(open_image_csv, made, "val", COLUMNS).startswith(f"{made / 'val.csv'}: no")
+
+
+SPREADSHEETS = {
+    "semicolons": "image;label\r\n0000.png;bee\r\n0001.png;cow\r\n",
+    "semicolons, and commas in a comment": "image;comment;label\n0000.png;a, b, c;bee\n0001.png;d, e;cow\n",
+    "tabs": "image\tlabel\n0000.png\tbee\n0001.png\tcow\n",
+    "bars": "image|label\n0000.png|bee\n0001.png|cow\n",
+    "spaces after commas": 'image, label\n0000.png, "bee"\n0001.png, cow\n',
+    "capitals": "Image,LABEL\n0000.png,bee\n0001.png,cow\n",
+    "Excel's line": "sep=;\nimage;label\n0000.png;bee\n0001.png;cow\n",
+    "line ends of an old Mac": "image,label\r0000.png,bee\r0001.png,cow\r",
+    "an index": ",image,label\n0,0000.png,bee\n1,0001.png,cow\n",
+    "Windows paths": "image,label\nval\\0000.png,bee\n.\\val\\0001.png,cow\n",
+    "paths from the data set's folder": "image,label\nval/0000.png,bee\nval/0001.png,cow\n",
+    "a column of ü": "image,label,Größe\n0000.png,bee,1\n0001.png,cow,2\n",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1"])
+@pytest.mark.parametrize("what", SPREADSHEETS)
+def test_the_table_may_come_from_any_spreadsheet(made, what, encoding):
+    (made / "val.csv").write_bytes(SPREADSHEETS[what].encode(encoding))
+    assert content(open_image_csv(made, "val", COLUMNS)) == [(20, 1), (30, 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"), [("Käfer", "cp1252"), ("狗", "gb18030"), ("狗", "utf-16"), ("été", "latin-1")]
+)
+def test_class_names_are_read_in_the_encoding_of_the_table(tmp_path, name, encoding):
+    write_image_csv(tmp_path, {"ant": [image_of(1)], name: [image_of(2)]}, [(image_of(9), name)])
+    (tmp_path / "val.csv").write_bytes(f"image,label\n0000.png,{name}\n".encode(encoding))
+    source = open_image_csv(tmp_path, "val", COLUMNS)
+    assert [source.classes[label] for label in source.labels] == [name]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected", "said"),
+    [
+        ("012", [0, 1, 2], None),
+        ("123", [0, 1, 2], "from 1, so that 1 is ant"),
+        ("33", [2, 2], "from 1, so that 3 is cow"),
+        ("12", [1, 2], "from 0, so that 1 is bee"),
+        (["0", "cow"], [0, 2], None),
+        (["ant", "3"], [0, 2], "from 1, so that 3 is cow"),
+        (["01", "03"], [0, 2], "from 1, so that 1 is ant"),
+    ],
+)
+def test_what_numbers_count_from_is_recognised_or_said(made, capsys, labels, expected, said):
+    rows = "".join(f"000{i}.png,{label}\n" for i, label in enumerate(labels))
+    (made / "val.csv").write_text(f"image,label\n{rows}")
+    assert open_image_csv(made, "val", COLUMNS).labels.tolist() == expected
+    warnings = capsys.readouterr().err
+    assert (said in warnings and warnings.count("\n") == 1) if said else warnings == ""
+
+
+def test_the_folder_and_its_table_may_be_called_valid(made):
+    (made / "val").rename(made / "valid")
+    (made / "val.csv").rename(made / "valid.csv")
+    assert len(open_image_csv(made, "val", COLUMNS)) == 4
 
 
 def test_a_missing_data_folder_is_named_with_the_layout(tmp_path):

@@ -3,7 +3,8 @@ import shutil
 import numpy as np
 import pytest
 
-from src.dataset.image_folder import image_files, open_image_folder
+from src.dataset.image_files import image_files
+from src.dataset.image_folder import is_flat, open_image_folder
 from tests.made_data import refusal, write_image_folder
 
 
@@ -73,7 +74,7 @@ def test_a_class_may_be_absent_from_validation(made):
 def test_a_class_that_training_does_not_know_is_named(made):
     (made / "val" / "bee").mkdir()
     message = refusal(open_image_folder, made, "val")
-    assert message.startswith(f"{made / 'val' / 'bee'}: there is no such class in {made / 'train'}; remove")
+    assert message.startswith(f"{made / 'val' / 'bee'}: there is no such class in {made / 'train'}; add it there")
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -102,3 +103,51 @@ def test_class_folders_without_images_say_what_was_looked_for(made):
         file.rename(file.with_suffix(".txt"))
     message = refusal(open_image_folder, made, "val")
     assert message.startswith(f"{made / 'val'}: no images") and ".jpg" in message and ".png" in message
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({"val": "valid"}, [50, 150, 151]),
+        ({"val": "Validation"}, [50, 150, 151]),
+        ({"train": "Training", "val": "VALID"}, [50, 150, 151]),
+    ],
+)
+def test_the_folders_of_splits_may_have_other_usual_names(made, names, expected):
+    for name, other in names.items():
+        (made / name).rename(made / other)
+    assert values(open_image_folder(made, "val")) == expected
+    assert len(open_image_folder(made, "train")) == 5
+
+
+def test_the_splits_own_name_comes_first_and_two_others_are_a_question(made):
+    shutil.copytree(made / "val", made / "valid")
+    (made / "valid" / "ant" / "0000.png").unlink()
+    assert values(open_image_folder(made, "val")) == [50, 150, 151]
+    (made / "val").rename(made / "validation")
+    assert "call one of them val/" in refusal(open_image_folder, made, "val")
+
+
+def values(source):
+    return [int(source.image(i)[0, 0, 0]) for i in range(len(source))]
+
+
+def test_class_folders_alone_are_training_images(made):
+    source = open_image_folder(made / "train", "train")
+    assert (source.classes, values(source)) == (["ant", "zebra"], [10, 11, 12, 200, 201])
+    assert "no such folder" in refusal(open_image_folder, made / "train", "val")
+
+
+def test_a_folder_of_data_sets_is_not_taken_for_class_folders(made):
+    assert not is_flat(made.parent) and not is_flat(made) and is_flat(made / "train")
+    assert f"{made.parent / 'train'}: no such folder" in refusal(open_image_folder, made.parent, "train")
+
+
+def test_without_train_the_classes_are_those_of_the_split(made):
+    shutil.rmtree(made / "train")
+    assert open_image_folder(made, "test").classes == ["zebra"]
+
+
+def test_photographs_without_classes_are_the_wrong_layout(made):
+    message = refusal(open_image_folder, made / "train" / "ant", "train")
+    assert "<class>/" in message and "infer.py" in message
