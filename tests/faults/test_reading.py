@@ -33,6 +33,10 @@ READERS = {
     "convert.py, checkpoint": ("net.ckpt", "convert", "--to", "npz", "out.npz", "--ckpt_path", "net.ckpt"),
     "compress.py, .sqz": ("net.sqz", "compress", "--ckpt_path", "net.sqz", "--output_path", "out"),
     "compress.py, .net": ("net.net", "compress", "--ckpt_path", "net.net", "--output_path", "out"),
+    "compress.py, labels": (
+        *("names.csv", "compress", "--ckpt_path", "{}", "--images", "data", "--labels", "names.csv"),
+        *("--output_path", "out", *CPU),
+    ),
     "compress.py --decompress": ("net.sqz", "compress", "--decompress", "net.sqz", "--output_path", "out"),
     "infer.py, .sqz": ("net.sqz", "infer", "--ckpt_path", "net.sqz", "--images", "1.png", "--output_path", "out", *CPU),
     "infer.py, .onnx": ("a.onnx", "infer", "--model_path", "a.onnx", "--images", "1.png", "--output_path", "out", *CPU),
