@@ -24,13 +24,14 @@ def open_image_csv(path: Path, split: str, csv_columns: Sequence[str]) -> FileSo
     """Open a split. `csv_columns` are the columns of val.csv with the file name and the class.
 
     A file name is relative to val/ or to its parent; a class is a folder's name in train/, or a number (see
-    class_indices).
+    class_indices). Without train/, the classes are those of the table, so that a network can be evaluated on it.
     """
     if split == "train":
         return open_image_folder(path, "train")
-    classes, folder = class_folders(split_folder(path, "train")), split_folder(path, split)
-    tables = [path / f"{name}.csv" for name in (folder.name, split, *SPLIT_NAMES[split])]
+    train, folder = split_folder(path, "train"), split_folder(path, split)
+    tables = [path / f"{name}.csv" for name in (folder.name, *SPLIT_NAMES[split], "labels")]
     table = next((file for file in tables if os.path.lexists(file)), tables[0])
+    classes = class_folders(train) if os.path.isdir(train) or not os.path.lexists(table) else []
     lines, files, labels = [], [], []
     for line, name, label in announced(labelled_rows(table, tuple(csv_columns), known=classes), f"{table}: rows"):
         places = [place / way for way in (name, name.replace("\\", "/")) for place in (folder, path)]
@@ -42,6 +43,7 @@ def open_image_csv(path: Path, split: str, csv_columns: Sequence[str]) -> FileSo
         labels.append(label)
     if not files:
         raise UserError(f"{table}: no rows below the header; give it one for every image in {folder}")
+    classes = classes or sorted(set(labels))
     return FileSource(files, class_indices(labels, classes, table, lines), classes)
 
 

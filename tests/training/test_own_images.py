@@ -86,3 +86,15 @@ def test_one_class_is_nothing_to_choose(program, evaluate, tmp_path, no_pictures
     for done in runs:
         (line,) = done.stderr.splitlines()
         assert done.returncode == 0 and line.startswith("warning: there is one class, 'ant', so nothing to choose")
+
+
+def test_photographs_in_one_folder_are_evaluated_with_a_table_of_their_classes(trained, evaluate, tmp_path):
+    write_image_folder(tmp_path, {"": {"photos": noise(3)}})
+    (tmp_path / "photos" / "labels.csv").write_text("image;label\n0000.png;cow\n0001.png;bee\n0002.png;cow\n")
+    data = ("--dataset", "image_csv", "--data_path", "photos")
+    done = evaluate(trained[0] / "run" / "best.ckpt", *data, cwd=tmp_path)
+    assert done.returncode == 0 and "image_csv val, 3 images" in done.stdout, done.stderr
+    table = (tmp_path / "out" / "confusion_matrix.csv").read_text().splitlines()
+    assert [sum(map(int, row.split(",")[1:])) for row in table[1:]] == [0, 1, 2]
+    (tmp_path / "photos" / "labels.csv").write_text("image;label\n0000.png;horse\n")
+    assert "horse is none of them" in one_line_error(evaluate(trained[0] / "run" / "best.ckpt", *data, cwd=tmp_path))
