@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
+import itertools
 import os
 import sys
 from pathlib import Path, PurePosixPath
@@ -33,9 +35,11 @@ def open_image_csv(path: Path, split: str, csv_columns: Sequence[str]) -> FileSo
     table = next((file for file in tables if os.path.lexists(file)), tables[0])
     classes = class_folders(train) if os.path.isdir(train) or not os.path.lexists(table) else []
     lines, files, labels = [], [], []
-    for line, name, label in announced(labelled_rows(table, tuple(csv_columns), known=classes), f"{table}: rows"):
-        places = [place / way for way in (name, name.replace("\\", "/")) for place in (folder, path)]
-        file = next(filter(os.path.isfile, places), None)  # Path.is_file raises for a name that is too long.
+    rows = labelled_rows(table, tuple(csv_columns), known=itertools.chain(classes, _names_in(folder)))
+    for line, name, label in announced(rows, f"{table}: rows"):
+        ways = (name, name.replace("\\", "/"))
+        places = (os.path.join(place, way) for way in ways for place in (folder, path))  # Paths would take seconds.
+        file = next(filter(os.path.isfile, places), None)
         if file is None:
             raise UserError(f"{table}, line {line}: there is no file {printable(folder / name)[:1000]}")
         lines.append(line)
@@ -81,7 +85,7 @@ def labelled_rows(table: Path, *choices: tuple[str, str], known: Iterable[str] =
     """Yield line number, file name and class of every row of a CSV file, separated and encoded as spreadsheets do.
 
     choices: pairs of column names for file name and class; the first pair present in the file counts. known: names of
-        classes, which help to tell encodings apart. Raises UserError that names file and line.
+        classes and files, which help to tell encodings apart. Raises UserError that names file and line.
     """
     text = _decoded(read_bytes(table, MAX_TABLE_BYTES, "give a CSV file of names and classes"), known)
     first, line_end, rest = text.partition("\n")
@@ -123,13 +127,15 @@ def _decoded(content: bytes, known: Iterable[str]) -> str:
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), None)
     if encoding is None and b"\0" in content[:2]:
         encoding = "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
-    for name in (encoding or "utf-8", *(["gb18030"] if _has_any(known, content, "gb18030") else []), "cp1252"):
-        try:
-            return content.decode(name)
-        except UnicodeDecodeError:
-            continue
+    with contextlib.suppress(UnicodeDecodeError):
+        return content.decode(encoding or "utf-8")
+    chinese = any(not name.isascii() and name.encode("gb18030", "replace") in content for name in known)
+    with contextlib.suppress(UnicodeDecodeError):
+        return content.decode("gb18030" if chinese else "cp1252")
     return content.decode("latin-1")
 
 
-def _has_any(names: Iterable[str], content: bytes, encoding: str) -> bool:
-    return any(not name.isascii() and name.encode(encoding, "replace") in content for name in names)
+def _names_in(folder: Path) -> Iterator[str]:
+    """Yield the names in a folder, if there is such a folder."""
+    if os.path.isdir(folder):
+        yield from os.listdir(folder)

@@ -150,6 +150,13 @@ def test_class_names_are_read_in_the_encoding_of_the_table(tmp_path, name, encod
     assert [source.classes[label] for label in source.labels] == [name]
 
 
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-8", "utf-16"])
+def test_file_names_are_read_in_the_encoding_of_the_table(made, encoding):
+    (made / "val" / "0000.png").rename(made / "val" / "企鹅.png")
+    (made / "val.csv").write_bytes("image,label\n企鹅.png,bee\n".encode(encoding))
+    assert content(open_image_csv(made, "val", COLUMNS)) == [(20, 1)]
+
+
 @pytest.mark.parametrize(
     ("labels", "expected", "said"),
     [
