@@ -268,6 +268,12 @@ def test_a_sound_file_is_kept_where_the_device_rounds_convolutions(tmp_path, mon
     assert softmax or difference > 1e-3  # More than a CPU explains.
 
 
+def test_a_network_whose_logits_are_all_zero_exports_on_a_device_that_rounds(tmp_path, monkeypatch):
+    file = write_checkpoint(tmp_path, scale=0)
+    on_a_device_that_rounds(monkeypatch, 10)
+    assert export(file, "MINDIR")["largest_difference"] == 0
+
+
 def test_on_a_device_that_rounds_a_file_with_other_weights_is_still_refused(tmp_path, monkeypatch):
     file = write_checkpoint(tmp_path, scale=10)
     on_a_device_that_rounds(monkeypatch, 10, error=0.01)
