@@ -74,7 +74,7 @@ from types import SimpleNamespace
 import src
 import numpy as np
 from src import visualize
-from src.training import progress
+from src.training import callbacks, progress
 from src.cli import signals
 from src.training import plan as plan_module
 from src.training import run as training
@@ -87,7 +87,7 @@ from src.training.checkpoints import Checkpoints
 rank, step, plans, stop = int(os.environ["RANK_ID"]), 0, [], None
 prepare, step_end = training.prepare, Checkpoints.on_train_step_end
 visualize.save = lambda figure, path: None
-progress.time = SimpleNamespace(perf_counter=lambda: float(step))
+progress.time = callbacks.time = SimpleNamespace(perf_counter=lambda: float(step))
 
 def keeping(config):
     plans.append(prepare(config))
