@@ -29,7 +29,6 @@ from src.cli.types import (
 )
 from src.cli.yaml_files import dump
 from src.dataset.options import DataConfig, DataSourceConfig
-from src.dataset.pipeline import unfit_for_device
 from src.keys import (
     DIALECT,
     RETIRED_KEYS,
@@ -200,8 +199,6 @@ class TrainConfig:
             raise UserError(f"pretrain_epochs: {schedule.epochs} leaves no epoch to train: raise epochs")
         if (data.early_size is None) != (data.early_epochs == 0):
             raise UserError("early_size and early_epochs must be given together")
-        if data.preprocess == "device" and unfit_for_device(data):
-            raise UserError(unfit_for_device(data))
         if data.early_epochs > schedule.epochs:
             raise UserError(f"early_epochs: {data.early_epochs} is not allowed: at most epochs ({schedule.epochs})")
         if self.optimizer.freeze and not (run.pretrained or run.whiten_stem):

@@ -13,6 +13,7 @@ from mindspore.dataset.vision import Inter
 
 from src.dataset.mixing import METHODS
 from src.dataset.preprocessing import Preprocessing, applied, fit_transforms, normalization
+from src.dataset.source import Part
 
 
 class Drawn:
@@ -27,8 +28,38 @@ class Drawn:
         self.name, self.seed, self.change = name, seed, change
 
     def __call__(self, image: np.ndarray, draw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # A text as seed is hashed, so that neighbouring draws are unrelated; the same in every version of Python.
-        return np.ascontiguousarray(self.change(image, Random(f"{self.seed} {self.name} {draw}"))), draw
+        return np.ascontiguousarray(self.change(image, drawn(self.seed, self.name, draw))), draw
+
+
+class DrawnPart:
+    """A random part of an image, cut out and mirrored as it is read: the rest is never copied.
+
+    The first stage of a pipeline, if any. The part covers 8 to 100% of the area, with sides 3:4 to 4:3 (Szegedy et al.
+    2014); after ten misses it is the largest such part in the centre.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def __call__(self, draw: int, height: int, width: int) -> Part:
+        random, mirrored = drawn(self.seed, "crop", draw), drawn(self.seed, "flip", draw).random() < 0.5
+        for _ in range(10):
+            area = random.uniform(0.08, 1.0) * height * width
+            ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                y, x = int(random.random() * (height - h + 1)), int(random.random() * (width - w + 1))
+                return Part(y, x, h, w, mirrored)
+        w, h = min(width, max(1, round(height * 4 / 3))), min(height, max(1, round(width * 4 / 3)))
+        return Part((height - h) // 2, (width - w) // 2, h, w, mirrored)
+
+
+def drawn(seed: int, name: str, draw: int) -> Random:
+    """Return the random numbers of a draw for the transform of this name.
+
+    A text as seed is hashed, so that neighbouring draws are unrelated; the same in every version of Python.
+    """
+    return Random(f"{seed} {name} {draw}")
 
 
 class Target(NamedTuple):
@@ -36,35 +67,32 @@ class Target(NamedTuple):
 
     side: of the transformed image, in pixels.
     crop_padding: zeros around an image before cropping.
-    pixels: whether the image stays (side, side, 3) uint8, for preprocessing on the device.
     """
 
     preprocessing: Preprocessing
     side: int
     crop_padding: int
     seed: int
-    pixels: bool
 
 
 # A stage of a pipeline: deterministic operators, or a random transform.
-Stage = Union[list, Drawn]
+Stage = Union[list, Drawn, DrawnPart]
 
 
 def crop_flip(target: Target) -> list[Stage]:
     """Return a random crop and a horizontal flip, which bring an image to the network's size.
 
-    The crop is taken from the zero-padded image, resized before with fit "resize"; with "center_crop" it covers a
-    random 8 to 100% of the area and is then resized (Szegedy et al. 2014). For preprocessing on the device, images are
-    cropped before resizing, and never with a random area.
+    The crop is taken from the zero-padded image, resized before with fit "resize"; with "center_crop" it is a
+    DrawnPart, which is then resized. Where the graph resizes, images are cropped before.
     """
     preprocessing, seed, size = target.preprocessing, target.seed, target.preprocessing.image_size
     crop = Drawn("crop", seed, lambda image, random: random_crop(image, target.side, target.crop_padding, random))
     flipped = Drawn("flip", seed, flip)
-    if target.pixels or preprocessing.fit == "crop":
+    if preprocessing.resizer == "device" or preprocessing.fit == "crop":
         return [crop, flipped]
     if preprocessing.fit == "resize":
         return [fit_transforms(preprocessing), crop, flipped]
-    return [Drawn("crop", seed, random_part), flipped, [vision.Resize((size, size), Inter.LINEAR)]]
+    return [DrawnPart(seed), [vision.Resize((size, size), Inter.LINEAR)]]
 
 
 def color_jitter(target: Target) -> list[Stage]:
@@ -73,11 +101,9 @@ def color_jitter(target: Target) -> list[Stage]:
 
 
 def cutout(target: Target) -> list[Stage]:
-    """Return a random transform that fills a square with the mean colour (Cutout, DeVries and Taylor 2017).
-    2017).
-    """
+    """Return a random transform that fills a square with the mean colour (Cutout, DeVries and Taylor 2017)."""
     length = max(1, target.side // 4)
-    if not target.pixels:  # After normalisation a square of zeros is a square of the mean colour.
+    if not target.preprocessing.on_device:  # After normalisation a square of zeros is a square of the mean colour.
         return [Drawn("cutout", target.seed, partial(cut_out, length))]
     mean = np.round(np.multiply(target.preprocessing.mean, 255)).astype(np.uint8)
     by_dataset = target.preprocessing.normalize == "dataset"
@@ -117,26 +143,24 @@ def training_stages(
 
     augment: names of AUGMENTATIONS. crop_padding: None for an eighth of the image's side.
     """
-    target = _target(preprocessing, preprocessing.image_size, crop_padding, seed, pixels=False)
-    return [
-        *(_stages(GEOMETRY, augment, target) or [fit_transforms(preprocessing)]),
-        *_stages(COLOR, augment, target),
-        normalization(preprocessing),
-        *_stages(NORMALIZED, augment, target),
-        [vision.HWC2CHW()],
-    ]
+    target = _target(preprocessing, preprocessing.image_size, crop_padding, seed)
+    normalized = _stages(NORMALIZED, augment, target)
+    if not preprocessing.on_device:
+        normalized = [normalization(preprocessing), *normalized, [vision.HWC2CHW()]]
+    geometry = _stages(GEOMETRY, augment, target) or [fit_transforms(preprocessing)]
+    return [*geometry, *_stages(COLOR, augment, target), *normalized]
 
 
 def pixel_changes(
     preprocessing: Preprocessing, augment: Sequence[str], crop_padding: int | None, seed: int
 ) -> list[Drawn]:
-    """Return the random transforms of a training image that stays uint8, (side, side, 3); see training_stages."""
-    target = _target(preprocessing, preprocessing.side, crop_padding, seed, pixels=True)
+    """Return the random transforms of a training image that the graph resizes; see training_stages."""
+    target = _target(preprocessing, preprocessing.side, crop_padding, seed)
     return [change for stage in (GEOMETRY, COLOR, NORMALIZED) for change in _stages(stage, augment, target)]
 
 
-def _target(preprocessing: Preprocessing, side: int, crop_padding: int | None, seed: int, pixels: bool) -> Target:
-    return Target(preprocessing, side, side // 8 if crop_padding is None else crop_padding, seed, pixels)
+def _target(preprocessing: Preprocessing, side: int, crop_padding: int | None, seed: int) -> Target:
+    return Target(preprocessing, side, side // 8 if crop_padding is None else crop_padding, seed)
 
 
 def _stages(stage: str, augment: Sequence[str], target: Target) -> list[Stage]:
@@ -156,21 +180,6 @@ def random_crop(image: np.ndarray, size: int, padding: int, random: Random) -> n
         image = np.pad(image, [(n, n) for n in around] + [(0, 0)])
     y, x = (int(random.random() * (side - size + 1)) for side in image.shape[:2])
     return image[y : y + size, x : x + size]
-
-
-def random_part(image: np.ndarray, random: Random) -> np.ndarray:
-    """Return a random crop of 8 to 100% of the area, sides 3:4 to 4:3; after ten misses, the largest such crop."""
-    height, width = image.shape[:2]
-    for _ in range(10):
-        area = random.uniform(0.08, 1.0) * height * width
-        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            y, x = int(random.random() * (height - h + 1)), int(random.random() * (width - w + 1))
-            return image[y : y + h, x : x + w]
-    w, h = min(width, max(1, round(height * 4 / 3))), min(height, max(1, round(width * 4 / 3)))
-    y, x = (height - h) // 2, (width - w) // 2
-    return image[y : y + h, x : x + w]
 
 
 def jitter(image: np.ndarray, random: Random) -> np.ndarray:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from src.cli.errors import UserError, first_line
-from src.dataset.source import IMAGENET_MEAN, IMAGENET_STD, Source, load_image
+from src.dataset.source import IMAGENET_MEAN, IMAGENET_STD, Choice, Source, load_image
 from src.files.bounded import open_file, read_bytes
 
 DESCRIPTION, SUFFIX, INDEX_SUFFIX = "dataset.json", ".mindrecord", ".db"
@@ -44,9 +44,9 @@ class MindRecordSource(Source):
         self._descriptors = [os.open(file, os.O_RDONLY) for file in files]
         weakref.finalize(self, lambda descriptors: [os.close(n) for n in descriptors], self._descriptors)
 
-    def image(self, index: int) -> np.ndarray:
+    def image(self, index: int, choice: Choice = None) -> np.ndarray:
         row = self._row(index)
-        return load_image(Path(row["name"].decode("utf-8", "replace")), io.BytesIO(row["image"]))
+        return load_image(Path(row["name"].decode("utf-8", "replace")), io.BytesIO(row["image"]), choice)
 
     def name(self, index: int) -> str:
         return Path(self._row(index)["name"].decode("utf-8", "replace")).name

@@ -71,9 +71,10 @@ class DataConfig(DataLoadingConfig):
     resizer: Resizer = "mindspore"
     """resizing in evaluation and prediction: mindspore, fast, or pillow, the pixels of published ImageNet networks"""
     preprocess: Optional[Literal["host", "device"]] = None
-    """where images are resized and normalised: on the host by data-set operators, or on the device in the graph, which
-    takes uint8 images of the data set's own size; also when the checkpoint is evaluated or exported; null: on an
-    Ascend, if the images of the data set all have one size, and on the host elsewhere"""
+    """where images are normalised: on the host by data-set operators, or on the device in the graph, which takes uint8
+    images, and also resizes them if those of the data set all have one size (not with resizer pillow, with early_size
+    unless fit is crop, nor with crop_flip and fit center_crop); likewise when the checkpoint is evaluated or exported;
+    null: on the device if it is an Ascend, else on the host"""
     augment: Augmentations = "none"
     """training augmentations, one or several: crop_flip, color_jitter, cutout, mixup, cutmix"""
     mixup_alpha: Ratio = 1.0

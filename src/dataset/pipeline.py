@@ -9,7 +9,7 @@ import numpy as np
 
 from src.cli.errors import UserError
 from src.dataset import mixing
-from src.dataset.augmentation import Drawn, pixel_changes, training_stages
+from src.dataset.augmentation import Drawn, DrawnPart, pixel_changes, training_stages
 from src.dataset.options import DataConfig
 from src.dataset.preprocessing import Preprocessing, evaluation_transforms, fit_transforms
 from src.dataset.sampling import Batches, Epochs, EvaluationPixels, EvaluationRows, Steps, TrainingPixels, TrainingRows
@@ -21,16 +21,16 @@ MAX_WORKERS = 8
 def preprocessing_of(config: DataConfig, source: Source, target: str = "CPU") -> Preprocessing:
     """Return the preprocessing of a data set's images.
 
-    target: kind of device, which decides `preprocess: null`. Raises UserError for resizing on the device without a
-    common size, since such images fill no batch.
+    target: kind of device, which decides `preprocess: null`.
     """
-    on_device = config.preprocess == "device"
-    if config.preprocess is None and target == "Ascend":
-        on_device = bool(source.native_size) and config.resizer == "mindspore" and not unfit_for_device(config)
-    if on_device and not source.native_size:
-        raise UserError(
-            f"preprocess: device needs images of one size, but those of {config.dataset} have different sizes; use host"
-        )
+    on_device = config.preprocess == "device" or (config.preprocess is None and target == "Ascend")
+    # In the graph all images of a batch have one size, and random parts of images, or smaller ones at first, have not.
+    resizes = (
+        bool(source.native_size)
+        and config.resizer == "mindspore"
+        and not (config.early_size and config.fit != "crop")
+        and not ("crop_flip" in config.augment and config.fit == "center_crop")
+    )
     return Preprocessing(
         config.image_size,
         config.fit,
@@ -38,17 +38,9 @@ def preprocessing_of(config: DataConfig, source: Source, target: str = "CPU") ->
         source.mean,
         source.std,
         source.native_size,
-        "device" if on_device else config.resizer,
+        resizer="device" if on_device and resizes else config.resizer,
+        normalizer="device" if on_device else "host",
     )
-
-
-def unfit_for_device(config: DataConfig) -> str:
-    """Return the reason why images cannot be preprocessed on the device as configured, or an empty string."""
-    if config.early_size and config.fit != "crop":
-        return f"preprocess: device supports early_size only with fit crop; use host for fit {config.fit}"
-    if config.fit == "center_crop" and "crop_flip" in config.augment:
-        return "preprocess: device does not support crop_flip with fit center_crop; use fit resize or crop"
-    return ""
 
 
 def training_pipeline(
@@ -74,16 +66,18 @@ def training_pipeline(
     order = Epochs(len(source), config.batch_size, num_shards, shard_id, seed, epoch, step)
     augment = [config.augment] if isinstance(config.augment, str) else config.augment
     columns = ["image", "label", "draw"]
-    if preprocessing.on_device:
+    if preprocessing.resizer == "device":
         changes = pixel_changes(preprocessing, augment, config.crop_padding, seed)
         rows = TrainingPixels(source, preprocessing, order.num_samples, config.max_broken_images, changes)
         steps = Steps(order)
         batches = _generator(Batches(rows, steps.draws, steps.num_samples), columns, steps, 1)
     else:
-        rows = TrainingRows(source, preprocessing, order.num_samples, config.max_broken_images)
+        stages = training_stages(preprocessing, augment, config.crop_padding, seed)
+        part = stages.pop(0) if isinstance(stages[0], DrawnPart) else None
+        rows = TrainingRows(source, preprocessing, order.num_samples, config.max_broken_images, part)
         images = _generator(rows, columns, order, _readers(source, config.num_workers))
         workers = _workers(config.num_workers)
-        for stage in training_stages(preprocessing, augment, config.crop_padding, seed):
+        for stage in stages:
             if isinstance(stage, Drawn):
                 changed = ["image", "draw"]
                 images = images.map(stage, changed, changed, num_parallel_workers=workers, python_multiprocessing=False)
@@ -122,7 +116,7 @@ def evaluation_pipeline(
     batch_size = min(batch_size, len(source))
     batches = -(-len(source) // batch_size)
     count = batches * batch_size if pad else len(source)
-    if preprocessing.on_device:
+    if preprocessing.resizer == "device":
         rows = EvaluationPixels(source, preprocessing, count, max_broken_images)
 
         def members(batch: int) -> range:
@@ -131,7 +125,7 @@ def evaluation_pipeline(
         return _generator(Batches(rows, members, batches), columns, order, 1)
     rows = EvaluationRows(source, preprocessing, count, max_broken_images)
     images = _generator(rows, columns, order, _readers(source, num_workers))
-    transforms = (fit_transforms if pixels else evaluation_transforms)(preprocessing)
+    transforms = (fit_transforms if pixels or preprocessing.on_device else evaluation_transforms)(preprocessing)
     images = images.map(transforms, "image", num_parallel_workers=_workers(num_workers))
     return images.batch(batch_size, drop_remainder=False)
 

@@ -13,7 +13,7 @@ from PIL import Image
 # Shorter side before the centre crop: 256 for the sizes of ImageNet networks, otherwise in units of image_size.
 _SHORTER_SIDE, _MARGIN = {224: 256, 227: 256}, 8 / 7
 FITS, NORMALIZATIONS = ("resize", "crop", "center_crop"), ("dataset", "per_image")
-RESIZERS = ("mindspore", "pillow", "device")
+RESIZERS, NORMALIZERS = ("mindspore", "pillow", "device"), ("host", "device")
 MAX_IMAGE_SIZE = 8192  # Limit for sizes read from files, before memory is allocated.
 
 
@@ -24,8 +24,9 @@ class Preprocessing:
     Saved in every checkpoint and with every exported model. fit, normalize: see DataConfig. mean, std: of the RGB
     channels on a scale of 0 to 1, not used with normalize "per_image"; one value each for a network of grey images.
     native_size: side of the data set's images if all have the same; a photograph is resized to it before cropping.
-    resizer: see DataConfig, or "device" for preprocessing in the graph, whose input is then pixels (side, side, 3)
-    uint8 (src/network/input_layer.py). resize: shorter side before the crop of "center_crop", if it is unusual.
+    resizer: see DataConfig, or "device" for resizing in the graph. resize: shorter side before the crop of
+    "center_crop", if it is unusual. normalizer: "host" or "device", which is the graph. A graph that does either takes
+    pixels (side, side, 3) uint8 (src/network/input_layer.py).
     """
 
     image_size: int
@@ -36,6 +37,7 @@ class Preprocessing:
     native_size: int | None = None
     resizer: str = "mindspore"
     resize: int | None = None
+    normalizer: str = "host"
 
     @property
     def channels(self) -> int:
@@ -44,13 +46,13 @@ class Preprocessing:
 
     @property
     def on_device(self) -> bool:
-        """Whether the network's graph preprocesses uint8 images."""
-        return self.resizer == "device"
+        """Whether the network's graph takes uint8 images, and normalises them."""
+        return "device" in (self.resizer, self.normalizer)
 
     @property
     def side(self) -> int:
         """Side in pixels of the host's output: native_size where the graph resizes the images."""
-        return self.native_size if self.on_device and self.fit != "crop" else self.image_size
+        return self.native_size if self.resizer == "device" and self.fit != "crop" else self.image_size
 
     @property
     def shorter_side(self) -> int:
@@ -72,7 +74,8 @@ class Preprocessing:
             made.fit in FITS,
             made.normalize in NORMALIZATIONS,
             made.resizer in RESIZERS,
-            made.native_size is not None or not made.on_device,
+            made.normalizer in NORMALIZERS,
+            made.native_size is not None or made.resizer != "device",
             numbers.shape in ((2, 1), (2, 3)) and ((numbers >= 0) & (numbers <= 1)).all() and (numbers[1] > 0).all(),
             not any(isinstance(n, bool) for n in (*made.mean, *made.std)),
         )
@@ -95,8 +98,8 @@ class Preprocessing:
 
     def fit_image(self, image: np.ndarray) -> np.ndarray:
         """Bring an image to (side, side, 3) uint8, for a model that does the remaining preprocessing."""
-        if not self.on_device or self.fit == "crop":
-            return applied(fit_transforms(self), self.to_scale(image))
+        if self.resizer != "device" or self.fit == "crop":
+            return np.ascontiguousarray(applied(fit_transforms(self), self.to_scale(image)))
         if self.fit == "resize":
             return pillow_resized(image, self.side, self.side)
         return pillow_center_crop(image, self.side, self.side)
@@ -108,7 +111,7 @@ class Preprocessing:
         rows of a larger one.
         """
         size = self.shorter_side if self.fit == "center_crop" else self.image_size
-        if not self.on_device or self.fit == "crop" or size == self.side == self.image_size:
+        if self.resizer != "device" or self.fit == "crop" or size == self.side == self.image_size:
             return None
         places = np.clip((np.arange(size) + 0.5) * self.side / size - 0.5, 0, self.side - 1)
         low = np.floor(places).astype(int)
@@ -136,7 +139,7 @@ class Preprocessing:
         elif self.fit == "resize":
             steps += [resize(width=self.side, height=self.side)]
         else:
-            shorter_side = self.side if self.on_device else self.shorter_side
+            shorter_side = self.side if self.resizer == "device" else self.shorter_side
             steps += [resize(shorter_side=shorter_side, longer_side="floor"), {"step": "crop", "size": self.side}]
         if pixels:
             return steps
@@ -152,14 +155,13 @@ class Preprocessing:
         return [*steps, {"step": "transpose", "to": "CHW", **({"channels": 1} if self.channels == 1 else {})}]
 
     def pixels(self, image: np.ndarray) -> np.ndarray:
-        """Return an image of the data set, (native_size, native_size, 3), as the graph's input (side, side, 3).
-        input.
-        """
+        """Return an image of the data set, (native_size, native_size, 3), as the graph's input (side, side, 3)."""
         return image if len(image) == self.side else self.fit_image(image)
 
     def on_host(self) -> Preprocessing:
         """Return the equivalent preprocessing by data set operators on the host."""
-        return dataclasses.replace(self, resizer="mindspore") if self.on_device else self
+        resizer = "mindspore" if self.resizer == "device" else self.resizer
+        return dataclasses.replace(self, resizer=resizer, normalizer="host")
 
     def to_scale(self, image: np.ndarray) -> np.ndarray:
         """Prepare an image for `fit`: make it grey for a network of one channel, and for "crop" shrink a large one to

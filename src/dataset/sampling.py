@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Callable, Iterable, Iterator, Sequence
 
 import mindspore.dataset as ds
@@ -9,9 +10,9 @@ import numpy as np
 
 from src.cli.errors import UserError
 from src.cli.terminal import warn
-from src.dataset.augmentation import Drawn
+from src.dataset.augmentation import Drawn, DrawnPart
 from src.dataset.preprocessing import Preprocessing
-from src.dataset.source import Source
+from src.dataset.source import Choice, Source
 
 
 class Epochs(ds.Sampler):
@@ -75,10 +76,13 @@ class TrainingRows:
 
     limit: number of unreadable images to tolerate; each is named once on stderr and replaced by the next image. Raises
         UserError beyond the limit.
+    part: the part of each image to read, or None for whole images.
     """
 
-    def __init__(self, source: Source, preprocessing: Preprocessing, rows: int, limit: int):
-        self.source, self.preprocessing, self.rows = source, preprocessing, rows
+    def __init__(
+        self, source: Source, preprocessing: Preprocessing, rows: int, limit: int, part: DrawnPart | None = None
+    ):
+        self.source, self.preprocessing, self.rows, self.part = source, preprocessing, rows, part
         self.limit = min(limit, len(source) - 1)  # At least one image must replace the others.
 
     def __len__(self) -> int:
@@ -86,10 +90,11 @@ class TrainingRows:
 
     def __getitem__(self, draw: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         index = int(draw) % len(self.source)
-        image = readable_image(self.source, index, self.limit)
+        choice = partial(self.part, int(draw)) if self.part else None
+        image = readable_image(self.source, index, self.limit, choice)
         while image is None:
             index = (index + 1) % len(self.source)
-            image = readable_image(self.source, index, self.limit)
+            image = readable_image(self.source, index, self.limit, choice)
         # With numpy 2, MindSpore takes a number only as a zero-dimensional array, not as a scalar.
         return self.preprocessing.to_scale(image), np.asarray(self.source.labels[index]), np.asarray(draw, np.int64)
 
@@ -163,12 +168,12 @@ class Batches:
         return tuple(np.stack(column) for column in zip(*(self.rows[row] for row in self.members(int(number)))))
 
 
-def readable_image(source: Source, index: int, limit: int) -> np.ndarray | None:
-    """Return an image, or None with a warning for an unreadable one, which is added to source.broken."""
+def readable_image(source: Source, index: int, limit: int, choice: Choice = None) -> np.ndarray | None:
+    """Return an image or its chosen part; for an unreadable one warn, add it to source.broken and return None."""
     if index in source.broken:
         return None
     try:
-        return source.image(index)
+        return source.image(index, choice)
     except UserError as error:
         if len(source.broken) >= limit:
             raise

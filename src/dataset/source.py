@@ -6,7 +6,7 @@ import os
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import BinaryIO, Iterable, Sequence
+from typing import BinaryIO, Callable, Iterable, NamedTuple, Optional, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -28,6 +28,19 @@ MAX_ASPECT = 1000
 _ORIENTATION = 0x0112  # The EXIF tag.
 
 
+class Part(NamedTuple):
+    """Part of an image in pixels, and whether it is mirrored."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    mirrored: bool
+
+
+Choice = Optional[Callable[[int, int], Part]]  # Returns a part of an image from its height and width.
+
+
 class Source:
     """Images and labels by index.
 
@@ -47,8 +60,8 @@ class Source:
         self.broken: set[int] = set()  # Unreadable images that were left out so far.
         self.passed_over: Counter[str] = Counter()  # Files that are no images, by kind (src/dataset/image_files.py).
 
-    def image(self, index: int) -> np.ndarray:
-        """Return an image, (H, W, 3) uint8."""
+    def image(self, index: int, choice: Choice = None) -> np.ndarray:
+        """Return an image, or the chosen part of the image, (H, W, 3) uint8."""
         raise NotImplementedError
 
     def name(self, index: int) -> str:
@@ -70,8 +83,12 @@ class ArraySource(Source):
         super().__init__(classes, labels, mean, std)
         self.images, self.native_size = images, images.shape[1]
 
-    def image(self, index: int) -> np.ndarray:
-        return self.images[index]
+    def image(self, index: int, choice: Choice = None) -> np.ndarray:
+        image = self.images[index]
+        if choice is None:
+            return image
+        top, left, height, width, mirrored = choice(*image.shape[:2])
+        return np.ascontiguousarray(image[top : top + height, left : left + width][:, :: -1 if mirrored else 1])
 
 
 class FileSource(Source):
@@ -87,8 +104,8 @@ class FileSource(Source):
         """Return the file of an image."""
         return Path(self._files[index])
 
-    def image(self, index: int) -> np.ndarray:
-        return load_image(self.file(index))
+    def image(self, index: int, choice: Choice = None) -> np.ndarray:
+        return load_image(self.file(index), choice=choice)
 
     def name(self, index: int) -> str:
         return self.file(index).name
@@ -102,18 +119,18 @@ class Subset(Source):
         self.source, self.indices, self.passed_over = source, indices, source.passed_over
         self.decodes, self.native_size = source.decodes, source.native_size
 
-    def image(self, index: int) -> np.ndarray:
-        return self.source.image(int(self.indices[index]))
+    def image(self, index: int, choice: Choice = None) -> np.ndarray:
+        return self.source.image(int(self.indices[index]), choice)
 
     def name(self, index: int) -> str:
         return self.source.name(int(self.indices[index]))
 
 
-def load_image(path: Path, content: BinaryIO | None = None) -> np.ndarray:
+def load_image(path: Path, content: BinaryIO | None = None, choice: Choice = None) -> np.ndarray:
     """Read an image file as (H, W, 3) uint8: the first frame, upright, grey repeated, alpha dropped.
 
-    content: the file's bytes, if already in memory. Raises UserError that names a file that is not a whole image, or
-    has more pixels than Pillow's limit.
+    content: the file's bytes, if already in memory. choice: return this part alone, which is faster. Raises UserError
+    that names a file that is not a whole image, or has more pixels than Pillow's limit.
     """
     try:
         with Image.open(content or path, formats=IMAGE_FORMATS) as image:
@@ -125,11 +142,15 @@ def load_image(path: Path, content: BinaryIO | None = None) -> np.ndarray:
             image = _upright(image)
             if image.mode == "F":
                 raise UserError(f"{printable(path)}: floating-point pixels of unknown range; save it with 8 bits")
+            if choice is not None:
+                top, left, height, width, mirrored = choice(image.height, image.width)
+                image = image.crop((left, top, left + width, top + height))
+                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
             if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 instead of scaling them.
                 grey = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=-1)
             image.info.pop("transparency", None)  # Pillow would warn that it gets lost.
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except UserError:
         raise
     except UnidentifiedImageError:

@@ -124,9 +124,12 @@ class Runs:
 
     def _small(self, name: str) -> tuple:
         flags = VARIATIONS[name].flags
-        # Images of one size, which `preprocess: device` takes, come with test images; the others with none.
-        layout, dataset = ("cifar10",) * 2 if "--preprocess" in flags else ("train_only", "image_folder")
-        images = ("--dataset", dataset, "--data_path", self.data(layout), "--train_images", 64, "--image_size", 64)
+        # Images of one size, which the graph can resize, come with test images; photographs with none.
+        if "--preprocess" in flags:
+            images = ("--dataset", "cifar10", "--data_path", self.data("cifar10"))
+        else:
+            images = ("--dataset", "image_folder", "--data_path", self.data("train_only"), "--preprocess", "host")
+        images += ("--train_images", 64, "--image_size", 64)
         return ("train.py", *images, "--batch_size", 8, *SHORT, *flags)
 
     @functools.cache  # noqa: B019

@@ -64,7 +64,8 @@ def page(recipes: Mapping[str, Kernels | None], variations: Mapping[str, Kernels
     """Return docs/ASCEND.md; None is a step that does not compile."""
     parts = [_HEAD.format(version=mindspore.__version__, ai_cpu=", ".join(sorted(AI_CPU_KERNELS)))]
     parts += ["## Recipes (config/)\n", _counts(recipes)]
-    parts += ["## Variations of v1.0 at 64x64 with Momentum, which is the first row\n", _counts(variations)]
+    parts += ["## Variations of v1.0 at 64x64 with Momentum, which is the first row\n"]
+    parts += ["`preprocess: host`, unless a row says device.\n", _counts(variations)]
     parts += ["## Operators\n", _operators({name: recipes[name] for name in LISTED if recipes.get(name)})]
     by_hand = PAGE.read_text(encoding="utf-8").partition(BY_HAND)
     return "\n".join([*parts, "".join(by_hand[1:])])

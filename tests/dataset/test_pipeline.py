@@ -427,15 +427,20 @@ def test_several_devices_see_together_what_one_sees_with_the_whole_batch():
         np.testing.assert_array_equal(np.concatenate([shard[epoch] for shard in shards], axis=1), whole)
 
 
-def test_an_ascend_preprocesses_images_of_one_size_unless_that_is_not_to_be(made):
+def test_the_graph_of_an_ascend_normalises_images_and_resizes_those_of_one_size(made):
     source = open_source(DataConfig(data_path=str(made)), "train")
-
-    def on_device(target: str = "Ascend", images=source, **keys) -> bool:
-        return preprocessing_of(DataConfig(data_path=str(made), **keys), images, target).on_device
-
-    assert on_device() and on_device(augment="crop_flip") and on_device("CPU", preprocess="device")
-    assert not on_device("CPU") and not on_device("GPU") and not on_device(preprocess="host")
-    assert not on_device(resizer="pillow") and not on_device(fit="center_crop", augment="crop_flip")
     of_any_size = Subset(source, np.arange(10))
     of_any_size.native_size = None
-    assert not on_device(images=of_any_size)
+
+    def made_for(target: str = "Ascend", images=source, **keys) -> tuple[str, str]:
+        preprocessing = preprocessing_of(DataConfig(data_path=str(made), **keys), images, target)
+        assert preprocessing.on_device == (preprocessing.normalizer == "device")
+        return preprocessing.resizer, preprocessing.normalizer
+
+    in_graph, normalised_in_graph, on_host = ("device",) * 2, ("mindspore", "device"), ("mindspore", "host")
+    assert made_for() == made_for(augment="crop_flip") == made_for("CPU", preprocess="device") == in_graph
+    assert made_for("CPU") == made_for("GPU") == made_for(preprocess="host") == on_host
+    assert made_for(resizer="pillow") == ("pillow", "device")
+    for keys in ({"images": of_any_size}, {"fit": "center_crop", "augment": "crop_flip"}, {"early_size": 16}):
+        assert made_for(**keys) == made_for("CPU", preprocess="device", **keys) == normalised_in_graph
+    assert made_for(early_size=16, fit="crop") == in_graph

@@ -3,13 +3,16 @@ import json
 
 import numpy as np
 import pytest
+from mindspore.dataset.vision import HWC2CHW, Inter, Resize
 from PIL import Image
 
 from src.config import DataConfig
-from src.dataset import evaluation_pipeline, preprocessing_of, training_pipeline
-from src.dataset.preprocessing import FITS, NORMALIZATIONS, Preprocessing, standardize
+from src.dataset import evaluation_pipeline, open_source, preprocessing_of, training_pipeline
+from src.dataset.augmentation import DrawnPart
+from src.dataset.preprocessing import FITS, NORMALIZATIONS, Preprocessing, applied, normalization, standardize
+from src.dataset.sampling import Epochs
 from src.dataset.source import ArraySource
-from tests.made_data import read_all
+from tests.made_data import read_all, write_image_folder
 
 AS_IS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -238,6 +241,28 @@ def test_crop_flip_of_photographs_takes_parts_of_many_sizes():
     shares = np.abs(spans) / 127
     assert shares.max() > 0.85 and shares.min() < 0.45 and shares.std() > 0.1
     assert 70 < (spans > 0).sum() < 130
+
+
+def test_crop_flip_of_photographs_is_a_part_of_the_whole_image_resized(tmp_path):
+    random = np.random.RandomState(0)
+    shapes = [(90, 70), (40, 60), (33, 200), (64, 64)]
+    write_image_folder(tmp_path, {"train": {"a": [random.randint(0, 256, (*s, 3)).astype(np.uint8) for s in shapes]}})
+    config = DataConfig(
+        "image_folder", str(tmp_path), image_size=32, fit="center_crop", augment="crop_flip", batch_size=4
+    )
+    source = open_source(config, "train")
+    preprocessing, rest = preprocessing_of(config, source), Resize((32, 32), Inter.LINEAR)
+    order, mirrored = Epochs(4, 4, 1, 0, seed=5), set()
+    for epoch in range(2):
+        inputs, _ = read_all(training_pipeline(source, config, preprocessing, seed=5, epoch=epoch).take(1))
+        for draw, found in zip(order.draws(epoch)[0], inputs):
+            image = source.image(draw % 4)
+            top, left, height, width, flipped = DrawnPart(5)(draw, *image.shape[:2])
+            part = image[top : top + height, left : left + width][:, :: -1 if flipped else 1]
+            expected = applied([rest, *normalization(preprocessing), HWC2CHW()], np.ascontiguousarray(part))
+            np.testing.assert_array_equal(found, expected)
+            mirrored.add(flipped)
+    assert mirrored == {False, True}
 
 
 def test_color_jitter_changes_colours_each_time_and_moves_nothing():

@@ -7,7 +7,7 @@ from PIL import Image
 from src.cli import errors
 from src.dataset import evaluation_pipeline
 from src.dataset.preprocessing import Preprocessing
-from src.dataset.source import ArraySource, FileSource, Subset, load_image, printable, split_by_class
+from src.dataset.source import ArraySource, FileSource, Part, Subset, load_image, printable, split_by_class
 from tests.made_data import read_all, refusal
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (6, 5, 3)).astype(np.uint8)
@@ -102,6 +102,42 @@ def test_an_image_is_turned_upright_as_its_exif_entry_says(tmp_path, suffix, ori
     np.testing.assert_array_equal(load_image(path), PIXELS)
 
 
+def _of_many_kinds(folder):
+    """Return files of one image: colours, grey, 16 bits, a palette, alpha, CMYK, and one that lies on its side."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    alpha = np.concatenate([PIXELS, np.full((6, 5, 1), 9, np.uint8)], axis=-1)
+    return [
+        saved(folder / "colour.jpg", PIXELS),
+        saved(folder / "grey.jpg", GREY),
+        saved(folder / "16bits.png", Image.fromarray(GREY.astype(np.uint16) * 257)),
+        saved(folder / "palette.gif", Image.fromarray(PIXELS).convert("P", palette=Image.Palette.ADAPTIVE)),
+        saved(folder / "alpha.png", alpha),
+        saved(folder / "cmyk.jpg", Image.fromarray(PIXELS).convert("CMYK")),
+        saved(folder / "turned.jpg", np.ascontiguousarray(np.rot90(PIXELS)), exif=turned),
+    ]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_part_is_that_of_the_whole_image_in_every_kind_of_source(tmp_path, mirrored):
+    files = _of_many_kinds(tmp_path)
+    asked = []
+
+    def choice(height, width):
+        asked.append((height, width))
+        return Part(1, 2, 4, 3, mirrored)
+
+    from_files = FileSource(files, [0] * len(files), ["a"])
+    arrays = ArraySource(np.stack([PIXELS, PIXELS[::-1]]), [0, 0], ["a"], (0.5,) * 3, (0.5,) * 3)
+    for source in (from_files, arrays, Subset(from_files, np.arange(3)), Subset(arrays, np.array([1]))):
+        for index in range(len(source)):
+            expected = source.image(index)[1:5, 2:5]
+            found = source.image(index, choice)
+            assert found.flags["C_CONTIGUOUS"]
+            np.testing.assert_array_equal(found, expected[:, ::-1] if mirrored else expected)
+    assert set(asked) == {(6, 5)}
+
+
 @pytest.mark.parametrize("exif", [b"", b"Exif\x00\x00", b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff", b"\xff" * 50])
 def test_an_exif_entry_that_cannot_be_read_is_passed_over(tmp_path, exif):
     plain, damaged = (saved(tmp_path / f"{i}.jpg", PIXELS, exif=content) for i, content in enumerate((b"", exif)))
@@ -186,7 +222,7 @@ def test_a_bad_image_inside_a_running_pipeline_ends_in_the_same_line(tmp_path, n
 
 def test_a_bug_inside_a_running_pipeline_stays_a_bug():
     class Broken(ArraySource):
-        def image(self, index):
+        def image(self, index, choice=None):
             return self.images[index + len(self)]
 
     source = Broken(PIXELS[None], [0], ["a"], (0, 0, 0), (1, 1, 1))

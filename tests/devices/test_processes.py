@@ -282,10 +282,10 @@ class Numbered(ArraySource):
         super().__init__(images, labels, [str(i) for i in range(10)], (0.5,) * 3, (0.5,) * 3)
         self.unreadable = unreadable
 
-    def image(self, index: int) -> np.ndarray:
+    def image(self, index: int, choice=None) -> np.ndarray:
         if index in self.unreadable:
             raise UserError(f"image {index}: not an image")
-        return super().image(index)
+        return super().image(index, choice)
 
 
 def shares(source: Numbered, size: int, batch_size: int) -> list[list[tuple[np.ndarray, np.ndarray]]]:

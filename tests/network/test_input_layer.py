@@ -24,7 +24,7 @@ from src.inference.exported_model import open_model
 from src.network.input_layer import InputLayer, with_input_layer
 from src.training.plan import prepare
 from src.training.run import train
-from tests.made_data import refusal, write_image_folder
+from tests.made_data import write_image_folder
 from tests.runs import BRIEF, CPU, configuration
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -86,6 +86,75 @@ def test_cropped_training_images_are_those_of_the_host(augment):
     found = InputLayer(preprocessing)(batches["device"]["image"]).asnumpy()
     np.testing.assert_allclose(found, batches["host"]["image"].asnumpy(), rtol=0, atol=1e-5)
     np.testing.assert_array_equal(batches["device"]["label"].asnumpy(), batches["host"]["label"].asnumpy())
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A folder of images of several sizes: train/ and val/ with a few of each of three classes."""
+    folder, random = tmp_path_factory.mktemp("photographs"), np.random.RandomState(1)
+    shapes = [(30, 40), (25, 18), (16, 16), (50, 21)]
+
+    def images(scale):
+        return [(random.randint(0, 256, (*shape, 3)) * scale).astype(np.uint8) for shape in shapes]
+
+    classes = {"a": 1, "b": 0.7, "c": 0.4}
+    write_image_folder(folder, {s: {n: images(scale) for n, scale in classes.items()} for s in ("train", "val")})
+    return folder
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize(
+    ("augment", "normalize", "resizer", "tolerance"),
+    [
+        ("none", "dataset", "pillow", 1e-5),
+        (["crop_flip", "color_jitter"], "per_image", "mindspore", 1e-5),
+        (["crop_flip", "cutmix"], "dataset", "pillow", 1e-5),
+        ("cutout", "dataset", "mindspore", 0.01),  # The mean colour in whole grey levels.
+    ],
+)
+def test_photographs_become_pixels_that_the_graph_normalises_as_the_host_does(
+    photographs, fit, augment, normalize, resizer, tolerance
+):
+    keys = {"image_size": 16, "fit": fit, "augment": augment, "normalize": normalize, "resizer": resizer}
+    found = {}
+    for preprocess in ("host", "device"):
+        config = DataConfig("image_folder", str(photographs), batch_size=4, preprocess=preprocess, **keys)
+        source = open_source(config, "train")
+        preprocessing = preprocessing_of(config, source)
+        trained = training_pipeline(source, config, preprocessing, seed=3)
+        evaluated = evaluation_pipeline(source, preprocessing, 4)
+        batches = [next(p.create_tuple_iterator(num_epochs=1, output_numpy=True)) for p in (trained, evaluated)]
+        if preprocess == "device":
+            assert {(b[0].dtype, b[0].shape) for b in batches} == {(np.dtype(np.uint8), (4, 16, 16, 3))}
+            alone = np.stack([preprocessing(source.image(i)) for i in range(4)])
+            batches = [(InputLayer(preprocessing)(Tensor(images)).asnumpy(), labels) for images, labels in batches]
+            np.testing.assert_allclose(batches[1][0], alone, rtol=0, atol=1e-5)
+        found[preprocess] = batches
+    for (images, labels), (expected, expected_labels) in zip(found["device"], found["host"]):
+        np.testing.assert_array_equal(labels, expected_labels)
+        np.testing.assert_allclose(images, expected, rtol=0, atol=tolerance)
+
+
+def test_a_training_on_photographs_normalised_in_the_graph_gives_a_checkpoint_that_the_host_evaluates_alike(
+    photographs, tmp_path
+):
+    data = {"dataset": "image_folder", "data_path": str(photographs), "train_images": None, "val_split": 0.0}
+    keys = {"fit": "center_crop", "augment": "crop_flip", "early_size": 12, "early_epochs": 1, "batch_size": 4}
+    config = configuration(
+        **{**BRIEF, **data, **keys, "epochs": 2}, preprocess="device", output_path=str(tmp_path / "run")
+    )
+    config.check()
+    result = train(config)
+    net, card = load_network(tmp_path / "run" / "best.ckpt")
+    source = open_source(config.data, "val")
+    assert (card.preprocessing.resizer, card.preprocessing.normalizer) == ("mindspore", "device")
+    in_graph = evaluate(net, source, card.preprocessing, 5, 1)
+    on_host = evaluate(net, source, card.preprocessing.on_host(), 5, 1)
+    assert in_graph.accuracy == on_host.accuracy == result["validation"]["accuracy"]
+    assert in_graph.loss == pytest.approx(on_host.loss, rel=1e-5)
+    classifier = Classifier.from_checkpoint(str(tmp_path / "run" / "best.ckpt"))
+    classified = classifier([classifier.prepare(source.image(i)) for i in range(len(source))]).probabilities
+    np.testing.assert_allclose(classified.max(1), in_graph.confidences, atol=1e-5)
 
 
 def test_images_that_are_resized_are_cropped_before():
@@ -151,19 +220,10 @@ def test_the_exported_graph_resizes_too(tiny_device_run, tmp_path, file_format):
     assert by_file.prepare(noise(1, 50)[0][:30]).shape == (8, 8, 3)
 
 
-def test_what_does_not_go_together_is_refused(tmp_path):
-    device = {**BRIEF, "preprocess": "device"}
-    early = configuration(**device, early_size=8, early_epochs=1)
-    assert refusal(early.check).startswith("preprocess: device supports early_size only with fit crop")
-    parts = configuration(**device, fit="center_crop", augment="crop_flip")
-    assert refusal(parts.check).startswith("preprocess: device does not support crop_flip with fit center_crop")
-    write_image_folder(tmp_path, {"train": {"a": noise(2, 9), "b": noise(2, 12)}})
-    files = DataConfig("image_folder", str(tmp_path), preprocess="device")
-    source = open_source(files, "train")
-    assert "device needs images of one size" in refusal(preprocessing_of, files, source)
-    unsound = dataclasses.asdict(made(32)) | {"native_size": None}
+@pytest.mark.parametrize("unsound", [{"native_size": None}, {"normalizer": "graph"}])
+def test_unsound_preprocessing_is_refused(unsound):
     with pytest.raises(ValueError):
-        Preprocessing.from_json(unsound)
+        Preprocessing.from_json(dataclasses.asdict(made(32)) | unsound)
 
 
 @pytest.fixture(scope="module")
