@@ -21,10 +21,12 @@ def test_it_is_built_once_and_kept_for_later_sessions():
     assert library.stat().st_ino == built
 
 
-def test_mindspore_probes_it_as_a_device_that_adds():
+def test_mindspore_probes_it_as_a_device_that_adds(tmp_path):
     program = "import mindspore as ms; ms.set_device('Ascend', 0); print((ms.Tensor([1.0]) + 1).asnumpy()[0])"
     variables = {"PATH": "/usr/bin:/bin", **stand_in.environment()}
-    done = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, timeout=300)
+    # MindSpore makes a folder for what it might offload where it runs.
+    options = {"cwd": tmp_path, "env": variables, "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run([sys.executable, "-c", program], **options)
     assert done.stdout.splitlines()[-1] == "2.0", done.stderr
 
 
