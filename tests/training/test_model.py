@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Parameter, Tensor, nn
 
 from src.cli.errors import UserError
 from src.config import OptimizerConfig, parse_train
@@ -12,6 +15,7 @@ from src.loss import CrossEntropy
 from src.network.input_layer import with_input_layer
 from src.squeezenet import SqueezeNet
 from src.training.model import build_model, check_precision, loss_scale_manager
+from src.training.resume import GLOBAL_STEP, restore
 from tests.programs import ROOT
 from tests.runs import weights
 
@@ -109,3 +113,22 @@ def test_every_recipe_trains_on_a_cpu_at_amp_level_o0_and_says_that_its_loss_sca
     scaled = "loss_scale: 1024 is not used on a CPU, where float32 needs none\n"
     assert capsys.readouterr().out == (scaled if optimizer.loss_scale else "")
     assert loss_scale_manager(optimizer) is None
+
+
+@pytest.mark.parametrize(
+    ("devices", "step", "updates"),
+    [(2, 10, 7), (1, 8, 8)],
+    ids=["three were left out", "by the steps on another number of devices"],
+)
+def test_a_resumed_run_goes_on_at_the_learning_rate_of_its_updates(devices, step, updates):
+    def network(count):
+        net = nn.Cell()
+        net.count = Parameter(Tensor([count], ms.int32), name=GLOBAL_STEP)
+        return net
+
+    saved = SimpleNamespace(
+        path=Path("10.ckpt"), state=SimpleNamespace(step=10, devices=2), parameters=network(7).parameters_dict()
+    )
+    resumed = network(0)
+    restore(resumed, saved, SimpleNamespace(size=devices, rank=0), step)
+    assert resumed.count.asnumpy().tolist() == [updates]
