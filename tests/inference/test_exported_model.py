@@ -78,10 +78,10 @@ def test_the_results_of_an_exported_model_lie_next_to_it_under_its_whole_name(ex
     assert result["output_path"] == str(tmp_path / "eval_net.onnx_test")
 
 
-@pytest.mark.parametrize("resizer", ["mindspore", "device"])
-def test_a_model_resized_on_the_device_takes_float32_from_the_host(tiny, tmp_path, exported, resizer):
+@pytest.mark.parametrize(("resizer", "normalizer"), [("mindspore", "host"), ("device", "host"), ("pillow", "device")])
+def test_a_model_preprocessed_on_the_device_takes_float32_from_the_host(tiny, tmp_path, exported, resizer, normalizer):
     spec = json.loads(Path(exported["onnx"] + ".json").read_text())
-    spec["preprocessing"]["resizer"] = resizer
+    spec["preprocessing"] |= {"resizer": resizer, "normalizer": normalizer}
     shutil.copy(exported["onnx"], tmp_path / "net.onnx")
     (tmp_path / "net.onnx.json").write_text(json.dumps(spec))
     by_file = evaluate_model(EvalConfig(model_path=str(tmp_path / "net.onnx"), batch_size=50), CPU)
