@@ -8,13 +8,14 @@ from typing import Iterator
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet(level: int = logging.WARNING) -> Iterator[None]:
     """Suppress the warnings of Python's loggers, such as MindSpore's about deprecated calls, but not errors."""
-    logging.disable(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(max(level, before))
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
 
 
 @contextlib.contextmanager
@@ -26,7 +27,8 @@ def silent() -> Iterator[None]:
         with open(os.devnull, "w") as devnull:
             for fd in (1, 2):
                 os.dup2(devnull.fileno(), fd)
-        yield
+        with quiet(logging.CRITICAL):  # In a notebook sys.stderr is no file.
+            yield
     finally:
         sys.stdout.flush(), sys.stderr.flush()
         for fd, copy in zip((1, 2), saved):
