@@ -8,7 +8,8 @@ net = SqueezeNet(num_classes=10, squeeze_ratio=0.25, pct_3x3=0.25, bypass="simpl
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from functools import wraps
+from typing import Any, Callable, Optional
 
 from mindspore import nn, ops
 from mindspore.common.initializer import Normal
@@ -100,11 +101,23 @@ class Fire(nn.Cell):
         return expanded if self.shortcut is None else expanded + self.shortcut(x)
 
 
+def _version_first(init: Callable[..., None]) -> Callable[..., None]:
+    """Let a text that comes first be the version."""
+
+    @wraps(init)
+    def initialize(self, *arguments, **options):
+        if arguments and isinstance(arguments[0], str):
+            options["version"], arguments = arguments[0], arguments[1:]
+        init(self, *arguments, **options)
+
+    return initialize
+
+
 class SqueezeNet(nn.Cell):
     """SqueezeNet. Input (N, in_channels, H, W) float32, output logits (N, num_classes) float32.
 
     num_classes: length of the logits.
-    version: a row of VERSIONS.
+    version: a row of VERSIONS; it may come first, as in torchvision: SqueezeNet("1_1", num_classes=1000).
     bypass: "none"; "simple" adds a Fire module's input to its output wherever both have the same channels (v1.0:
         fire 3, 5, 7, 9); "complex" adds a 1x1 convolution of the input around the others too.
     batch_norm: "none"; "squeeze", after the squeeze convolutions alone; "all", after every convolution but the last.
@@ -125,6 +138,7 @@ class SqueezeNet(nn.Cell):
     Raises ValueError for a value that is not among those listed, TypeError for num_classes that is not an integer.
     """
 
+    @_version_first
     def __init__(
         self,
         num_classes: int = 10,
