@@ -52,17 +52,23 @@ def without_pictures() -> Iterator[pytest.MonkeyPatch]:
 
 
 def tiny_run(folder: Path) -> SimpleNamespace:
-    """Train a small net on the digits, pictures and all: folder, config, result, output."""
+    """Train a small net on the digits, pictures and all: folder, config, result, output, figures by file name."""
     config = configuration(
         **{**DIGITS, "batch_norm": "all", "optimizer": "adam", "lr_max": 0.004, "lr_decay_mode": "cosine"},
         **{"train_images": 480, "val_split": 0.1, "epochs": 3, "warmup_epochs": 1, "log_steps": 10},
         **{"keep_checkpoint_max": 2, "output_path": str(folder)},
     )
     config.check()
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
+    output, figures, save = io.StringIO(), {}, visualize.save
+
+    def saved(figure, path):
+        figures[path.name] = figure
+        save(figure, path)
+
+    with contextlib.redirect_stdout(output), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(visualize, "save", saved)
         result = train(config)
-    return SimpleNamespace(folder=folder, config=config, result=result, output=output.getvalue())
+    return SimpleNamespace(folder=folder, config=config, result=result, output=output.getvalue(), figures=figures)
 
 
 def metrics_rows(folder: Path) -> list[dict]:

@@ -120,8 +120,9 @@ def _check(data: bytes, parameters: Parameters) -> None:
 
 def _draw(folder: Path, original: Parameters, parameters: Parameters, report: dict[str, Any]) -> None:
     from src.compression import pictures  # Here, because matplotlib is slow to import.
+    from src.visualize import save
 
     few = convolutions(parameters)[:_MOST_HISTOGRAMS]
     layers = [pictures.Layer(name, original[name], parameters[name]) for name in few]
-    pictures.histograms(folder / HISTOGRAMS_PICTURE, layers)
-    pictures.layer_bytes(folder / BYTES_PICTURE, report["layers"], report["totals"]["file_bytes"])
+    save(pictures.histograms(layers), folder / HISTOGRAMS_PICTURE)
+    save(pictures.layer_bytes(report["layers"], report["totals"]["file_bytes"]), folder / BYTES_PICTURE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,12 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from src.visualize import save
-
 # More lines than that would hide the histogram.
 _MOST_LINES = 256
 _COLUMNS = 4
-_INCHES_FOR_TITLE = 0.7
+_INCHES_FOR_TITLE = 0.5
 
 
 class Layer(NamedTuple):
@@ -27,8 +24,8 @@ class Layer(NamedTuple):
     compressed: np.ndarray
 
 
-def histograms(path: Path, layers: Sequence[Layer]) -> None:
-    """Write a histogram of the original's nonzero weights for each layer, with lines at the codebook's values."""
+def histograms(layers: Sequence[Layer]) -> Figure:
+    """Draw a histogram of the original's nonzero weights for each layer, with lines at the codebook's values."""
     rows = max(1, -(-len(layers) // _COLUMNS))
     height = 2.4 * rows + _INCHES_FOR_TITLE
     figure = Figure(figsize=(4 * _COLUMNS, height))
@@ -43,18 +40,19 @@ def histograms(path: Path, layers: Sequence[Layer]) -> None:
         axes.set_title(title, fontsize=8)
         axes.tick_params(labelsize=6)
         axes.set_yticks([])
-    figure.suptitle("Weights of each convolution and their codebooks")
+    figure.suptitle("Weights of each convolution and their codebooks").set_in_layout(False)
     keys = [Patch(color="C0", label="original weights"), Line2D([], [], color="red", label="codebook value")]
     figure.legend(handles=keys, loc="upper right", fontsize=8)
-    save(figure, path, top=1 - _INCHES_FOR_TITLE / height)
+    figure.set_layout_engine("tight", rect=(0, 0, 1, 1 - _INCHES_FOR_TITLE / height))
+    return figure
 
 
-def layer_bytes(path: Path, rows: Sequence[dict[str, Any]], file_bytes: int) -> None:
-    """Write a bar for each convolution's size in the file, and one for the biases and other vectors together."""
+def layer_bytes(rows: Sequence[dict[str, Any]], file_bytes: int) -> Figure:
+    """Draw a bar for each convolution's size in the file, and one for the biases and other vectors together."""
     large = [row for row in rows if len(row["shape"]) >= 2]
     names = [row["name"].removesuffix(".weight") for row in large] + ["biases and other vectors"]
     sizes = [row["bytes"] for row in large] + [sum(row["bytes"] for row in rows if len(row["shape"]) < 2)]
-    figure = Figure(figsize=(8, 1.3 + 0.22 * len(names)))
+    figure = Figure(figsize=(8, 1.3 + 0.22 * len(names)), layout="tight")
     axes = figure.add_subplot()
     bars = axes.barh(names, [size / 1000 for size in sizes])
     axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
@@ -64,4 +62,4 @@ def layer_bytes(path: Path, rows: Sequence[dict[str, Any]], file_bytes: int) -> 
     axes.set_xlabel("kB (1000 bytes)")
     axes.tick_params(axis="y", labelsize=7)
     axes.grid(alpha=0.3, axis="x")
-    save(figure, path)
+    return figure

@@ -129,22 +129,30 @@ def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any
     if config.features:
         arrays = {"files": np.array([result["file"] for result in results]), "features": np.concatenate(features)}
         write_arrays(folder / FEATURES, arrays)
-    best = [result["top_k"][0]["index"] for result in results[: len(shown)]]
-    _write_gallery(folder / GALLERY, shown, overlays, best, classifier.classes)
+    _write_gallery(folder / GALLERY, shown, overlays, results, Path(path).name, classifier.classes)
     return results, len(files) + len(missing) - len(results)
 
 
 def _write_gallery(
-    path: Path, shown: list[np.ndarray], overlays: list[np.ndarray], best: list[int], classes: list[str]
+    path: Path,
+    shown: list[np.ndarray],
+    overlays: list[np.ndarray],
+    results: list[dict[str, Any]],
+    model: str,
+    classes: list[str],
 ) -> None:
     from src import visualize  # Here, because matplotlib is slow to import.
 
-    names = visualize.legible(tuple(classes))
-    predicted = [names[index] for index in best]
+    title = f"Predictions of {model}: {visualize.some_of(len(shown), len(results), 'images')}"
+    best, legible = [result["top_k"][0] for result in results[: len(shown)]], visualize.legible(tuple(classes))
+    predicted, confidences = [legible[entry["index"]] for entry in best], [entry["probability"] for entry in best]
+    names = tuple(printable(Path(result["file"]).name) for result in results[: len(shown)])
+    names = visualize.legible(names, "file names")
     if overlays:
-        visualize.activation_grid(path, shown, overlays, predicted)
+        figure = visualize.activation_grid(shown, overlays, predicted, confidences, title, names)
     else:
-        visualize.prediction_grid(path, shown, predicted)
+        figure = visualize.prediction_grid(shown, predicted, confidences, None, title, names)
+    visualize.save(figure, path)
 
 
 def _top_k(probabilities: np.ndarray, classes: list[str], k: int) -> list[dict[str, Any]]:

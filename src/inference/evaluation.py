@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from mindspore import Model, nn, ops
@@ -30,9 +31,13 @@ from src.model_card import ModelCard
 from src.network.input_layer import with_input_layer
 from src.network.summary import check_memory
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 RESULT, CONFUSION_TABLE = "result.json", "confusion_matrix.csv"
 CONFUSION_PICTURE, MISTAKES_PICTURE = "confusion_matrix.png", "worst_mistakes.png"
 MISTAKES = 32
+PICTURE_IMAGES = 32  # As in the MindSpore tutorial.
 
 
 class Flipped(nn.Cell):
@@ -160,7 +165,7 @@ def evaluate_model(config: EvalConfig, device: DeviceConfig) -> dict:
     if not group.is_main_process:
         return {**result, "output_path": str(folder)}
     write_json(folder / RESULT, result)
-    _write_confusion(folder, evaluation, card.classes)
+    _write_confusion(folder, evaluation, card.classes, f"{path.name} on {data.dataset} {split}")
     _write_mistakes(folder, evaluation, source, card.classes)
     return {**result, "output_path": str(folder)}
 
@@ -184,28 +189,50 @@ def with_classes_of(card: ModelCard, source: Source, who: str, dataset: str) -> 
     return source
 
 
-def _write_confusion(folder: Path, evaluation: Evaluation, classes: list[str]) -> None:
+def _write_confusion(folder: Path, evaluation: Evaluation, classes: list[str], title: str) -> None:
     from src import visualize
 
     confusion = evaluation.confusion()
     lines = [",".join(["true \\ predicted", *map(_csv_cell, classes)])]
     lines += [",".join([_csv_cell(name), *map(str, row)]) for name, row in zip(classes, confusion)]
     write_text(folder / CONFUSION_TABLE, "\n".join(lines) + "\n")
-    visualize.confusion_matrix(folder / CONFUSION_PICTURE, confusion, visualize.legible(tuple(classes)))
+    figure = visualize.confusion_matrix(confusion, visualize.legible(tuple(classes)), f"Confusion matrix, {title}")
+    visualize.save(figure, folder / CONFUSION_PICTURE)
 
 
 def _write_mistakes(folder: Path, evaluation: Evaluation, source: Source, classes: list[str]) -> None:
     from src import visualize
 
     worst, classes = evaluation.worst_mistakes(MISTAKES), visualize.legible(tuple(classes))
+    if not len(worst):
+        (folder / MISTAKES_PICTURE).unlink(missing_ok=True)
+        return
     titles = [
-        f"{classes[evaluation.predictions[i]]} {evaluation.confidences[i]:.0%}\nis {classes[evaluation.labels[i]]}"
+        f"{visualize.class_title(classes[evaluation.predictions[i]], evaluation.confidences[i])}\n"
+        f"true: {visualize.class_title(classes[evaluation.labels[i]], np.exp(-evaluation.losses[i]))}"
         for i in worst
     ]
-    if len(worst):
-        visualize.image_grid(folder / MISTAKES_PICTURE, [source.image(evaluation.indices[i]) for i in worst], titles)
-    else:
-        (folder / MISTAKES_PICTURE).unlink(missing_ok=True)
+    wrong = int((evaluation.predictions != evaluation.labels).sum())
+    title = f"Worst mistakes, by the probability of the true class: {visualize.some_of(len(worst), wrong, 'wrong')}"
+    title += f" among {len(evaluation.labels):,} images"
+    images = [source.image(evaluation.indices[i]) for i in worst]
+    visualize.save(visualize.image_grid(images, titles, title), folder / MISTAKES_PICTURE)
+
+
+def evaluation_grid(
+    evaluation: Evaluation, source: Source, classes: list[str], what: str, count: int = PICTURE_IMAGES
+) -> Figure:
+    """Draw the first evaluated images with their predictions. what: they are, such as "test images"."""
+    from src import visualize
+
+    count, classes = min(count, len(evaluation.indices)), visualize.legible(tuple(classes))
+    return visualize.prediction_grid(
+        [source.image(int(i)) for i in evaluation.indices[:count]],
+        [classes[p] for p in evaluation.predictions[:count]],
+        evaluation.confidences[:count],
+        [classes[label] for label in evaluation.labels[:count]],
+        f"{visualize.some_of(count, len(evaluation.labels), what)}; {evaluation.accuracy:.2%} of all are right",
+    )
 
 
 def _csv_cell(text: str) -> str:

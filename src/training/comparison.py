@@ -57,7 +57,7 @@ def main() -> None:
 
     from src import visualize  # Slow to import.
 
-    visualize.accuracy_over_time(picture, curves)
+    visualize.save(visualize.accuracy_over_time(curves), picture)
     for folder, points in curves.items():
         best = max(points, key=lambda point: point[1])
         print(f"{folder}: {best[1]:.2%} after {best[0] / 60:.1f} min; in all {points[-1][0] / 60:.1f} min")

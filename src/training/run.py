@@ -21,7 +21,7 @@ from src.files.atomic import check_place, write_json, write_text
 from src.files.bounded import read_text
 from src.files.locks import locked
 from src.files.run_folder import check_run_folder, make_run_folder
-from src.inference.evaluation import evaluate
+from src.inference.evaluation import PICTURE_IMAGES, evaluate, evaluation_grid
 from src.training.plan import (
     BATCH_PICTURE,
     BEST,
@@ -44,7 +44,6 @@ from src.training.session import Outcome, Session
 from src.training.state import read_result
 
 MAX_RESULT_BYTES = 1 << 20
-PICTURE_IMAGES = 32  # As in the MindSpore tutorial.
 
 
 def train(config: TrainConfig) -> dict:
@@ -152,7 +151,9 @@ def run_steps(plan: Plan, session: Session) -> Outcome:
         )
     with signals.postponed():
         if plan.group.is_main_process:
-            visualize.learning_rate(plan.folder / RATE_PICTURE, plan.rates, plan.steps_per_epoch)
+            schedule = {plan.config.schedule.lr_decay_mode: plan.rates}
+            title = f"Learning rate of {len(plan.rates):,} steps"
+            visualize.save(visualize.learning_rates(schedule, plan.steps_per_epoch, title), plan.folder / RATE_PICTURE)
             picture_batch(plan)
         return session.run()
 
@@ -166,7 +167,9 @@ def picture_batch(plan: Plan) -> None:
     images = images if preprocessing.on_device else preprocessing.undo(images)
     classes = visualize.legible(tuple(plan.card.classes))
     titles = [visualize.label_title(label, classes) for label in batch["label"][:PICTURE_IMAGES]]
-    visualize.image_grid(plan.folder / BATCH_PICTURE, images, titles)
+    shown = visualize.some_of(len(images), len(batch["image"]), "images")
+    title = f"First training batch as the network sees it, {'x'.join(map(str, images.shape[1:3]))} pixels: {shown}"
+    visualize.save(visualize.image_grid(images, titles, title), plan.folder / BATCH_PICTURE)
 
 
 def evaluate_final(plan: Plan, outcome: Outcome) -> dict:
@@ -195,12 +198,6 @@ def evaluate_final(plan: Plan, outcome: Outcome) -> dict:
         if plan.test:
             figures["test"] = evaluation.summary()
         if group.is_main_process:
-            shown = slice(min(PICTURE_IMAGES, len(evaluation.indices)))
-            predicted, classes = evaluation.predictions[shown], visualize.legible(tuple(card.classes))
-            visualize.prediction_grid(
-                plan.folder / PREDICTIONS_PICTURE,
-                [images.image(int(i)) for i in evaluation.indices[shown]],
-                [classes[p] for p in predicted],
-                predicted == evaluation.labels[shown],
-            )
+            shown = evaluation_grid(evaluation, images, card.classes, f"{'test' if plan.test else 'validation'} images")
+            visualize.save(shown, plan.folder / PREDICTIONS_PICTURE)
     return figures

@@ -16,7 +16,7 @@ from mindspore.train import LossMonitor, TimeMonitor
 
 from src.checkpoint import read_checkpoint, read_json, save_checkpoint
 from src.cli.errors import UserError, first_line
-from src.config import decisive_keys
+from src.config import TrainConfig, decisive_keys
 from src.dataset import evaluation_pipeline
 from src.files.atomic import WriteError, open_growing, write_text
 from src.files.bounded import read_text
@@ -204,7 +204,9 @@ class Session:
     def _draw_curves(self) -> None:
         from src import visualize  # Slow to import.
 
-        visualize.learning_curves(self.plan.folder / CURVES_PICTURE, self.history.rows)
+        plan = self.plan
+        figure = visualize.learning_curves(self.history.rows, plan.rates, plan.steps_per_epoch, run_title(plan.config))
+        visualize.save(figure, plan.folder / CURVES_PICTURE)
 
     def _state(self, step: int) -> State:
         plan, parts = self.plan, {name: part.state() for name, part in self.parts.items()}
@@ -281,6 +283,15 @@ class Session:
         broken = np.zeros(len(self.plan.training), np.float32)
         broken[list(self.plan.training.broken)] = 1
         return int((self.plan.group.sum(broken) > 0).sum())
+
+
+def run_title(config: TrainConfig) -> str:
+    """Return the title of a run's curves: the network, the data set, and why training figures are not comparable."""
+    smoothing = config.optimizer.label_smoothing
+    training = ["augmented images"] if config.data.augment != "none" else []
+    training += [f"loss with label smoothing {smoothing:g}"] if smoothing else []
+    title = f"SqueezeNet {config.model.version} on {config.data.dataset}, run {Path(config.run.output_path).name}"
+    return title + (f" (training: {', '.join(training)})" if training else "")
 
 
 def rows_until(file: Path, step: int, counted: Callable[[int], int]) -> str | None:

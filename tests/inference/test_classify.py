@@ -26,6 +26,7 @@ from src.network.cam import heat
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 CPU = DeviceConfig(device_target="CPU")
+IMAGE_GRID = visualize.image_grid  # Which no_pictures leaves out.
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,15 @@ def digits(tiny, tmp_path_factory):
     net, card = load_network(checkpoint)
     evaluation = evaluate(net, source, card.preprocessing, 50, 1)
     return SimpleNamespace(images=folder / "images", models=models, evaluation=evaluation)
+
+
+@pytest.fixture
+def galleries(monkeypatch) -> dict:
+    """The pictures that would have been written, by their paths."""
+    drawn: dict = {}
+    monkeypatch.setattr(visualize, "image_grid", IMAGE_GRID)
+    monkeypatch.setattr(visualize, "save", lambda figure, path: drawn.update({path: figure}))
+    return drawn
 
 
 def classify(digits, output: Path, model: str = "ckpt", images=None, **keys) -> tuple:
@@ -114,16 +124,16 @@ def test_files_and_folders_mix_in_the_order_given_and_other_files_in_folders_are
     assert [prediction["file"] for prediction in predictions] == files and skipped == 0
 
 
-def test_the_gallery_shows_each_image_with_its_likeliest_class(digits, tmp_path, monkeypatch):
-    shown = []
-    monkeypatch.setattr(
-        "src.visualize.prediction_grid", lambda path, images, names: shown.append((path, images, names))
-    )
+def test_the_gallery_shows_each_image_with_its_likeliest_class(digits, tmp_path, galleries, monkeypatch):
+    monkeypatch.setattr("src.inference.classify.GALLERY_IMAGES", 9)
     predictions, _ = classify(digits, tmp_path / "out", batch_size=5)
-    ((path, images, names),) = shown
-    assert path == tmp_path / "out" / "predictions.png"
-    assert names == [prediction["top_k"][0]["name"] for prediction in predictions]
-    assert np.array_equal(images[7], np.asarray(Image.open(digits.images / "07.png")))
+    figure = galleries[tmp_path / "out" / "predictions.png"]
+    assert len(figure.axes) == 9
+    best = [prediction["top_k"][0] for prediction in predictions]
+    assert figure.axes[7].get_title() == f"{best[7]['name']} ({best[7]['probability']:.0%})"
+    assert figure.axes[7].get_xlabel() == "07.png"
+    assert np.array_equal(figure.axes[7].images[0].get_array(), np.asarray(Image.open(digits.images / "07.png")))
+    assert figure.get_suptitle() == f"Predictions of {Path(digits.models['ckpt']).name}: 9 of 12 images"
 
 
 def test_features_are_the_mean_of_the_last_feature_map_of_each_file(digits, tmp_path):
@@ -139,13 +149,11 @@ def test_features_are_the_mean_of_the_last_feature_map_of_each_file(digits, tmp_
     assert not (tmp_path / "plain" / "features.npz").exists()
 
 
-def test_the_gallery_shows_on_request_where_the_class_was_seen(digits, tmp_path, monkeypatch):
-    shown = []
-    monkeypatch.setattr("src.visualize.activation_grid", lambda *arguments: shown.append(arguments))
+def test_the_gallery_shows_on_request_where_the_class_was_seen(digits, tmp_path, galleries):
     predictions, _ = classify(digits, tmp_path / "out", batch_size=5, cam=True)
-    ((path, images, overlays, names),) = shown
-    assert path == tmp_path / "out" / "predictions.png" and len(images) == len(overlays) == 12
-    assert names == [prediction["top_k"][0]["name"] for prediction in predictions]
+    pictures = [axes.images[0].get_array() for axes in galleries[tmp_path / "out" / "predictions.png"].axes]
+    images, overlays = pictures[::2], pictures[1::2]
+    assert len(images) == len(overlays) == 12
     net, card = load_network(digits.models["ckpt"])
     for i in (0, 7):
         inputs, predicted = card.preprocessing(images[i])[None], predictions[i]["top_k"][0]["index"]
@@ -193,12 +201,12 @@ def test_a_path_that_is_not_there_is_named_and_left_out_when_there_are_others(di
     assert second == f"warning: skipped: {tmp_path / 'empty'}: no images in this folder"
 
 
-def test_large_images_are_shown_small(digits, tmp_path, monkeypatch):
-    shown = []
-    monkeypatch.setattr("src.visualize.prediction_grid", lambda path, images, names: shown.extend(images))
+def test_large_images_are_shown_small(digits, tmp_path, galleries):
     Image.new("RGB", (2000, 1000), (9, 99, 199)).save(tmp_path / "large.png")
     classify(digits, tmp_path / "out", images=[tmp_path / "large.png"])
-    assert [image.shape for image in shown] == [(128, 256, 3)] and (shown[0] == (9, 99, 199)).all()
+    (gallery,) = galleries.values()
+    shown = gallery.axes[0].images[0].get_array()
+    assert shown.shape == (128, 256, 3) and (shown == (9, 99, 199)).all()
 
 
 def test_a_model_with_another_sum_than_its_specification_gives_is_refused(digits, exported, tmp_path):

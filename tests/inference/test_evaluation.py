@@ -197,8 +197,8 @@ def test_without_mistakes_a_former_gallery_of_mistakes_goes(two_classes, tmp_pat
 
 
 def test_the_gallery_shows_the_worst_mistakes_first(tiny, tmp_path, monkeypatch):
-    shown = []
-    monkeypatch.setattr("src.visualize.image_grid", lambda path, images, titles, *_: shown.extend(zip(images, titles)))
+    shown = {}
+    monkeypatch.setattr("src.visualize.save", lambda figure, path: shown.update({path.name: figure}))
     config = EvalConfig(str(tiny.folder / "best.ckpt"), batch_size=50, output_path=str(tmp_path / "eval"))
     evaluate_model(config, CPU)
     net, card = load_network(tiny.folder / "best.ckpt")
@@ -208,10 +208,14 @@ def test_the_gallery_shows_the_worst_mistakes_first(tiny, tmp_path, monkeypatch)
     wrong = np.flatnonzero(logits.argmax(1) != source.labels)
     own = np.exp(logits)[np.arange(len(source)), source.labels] / np.exp(logits).sum(1)
     worst = wrong[np.argmin(own[wrong])]
-    image, title = shown[0]
-    assert len(shown) == min(32, len(wrong))
-    assert np.array_equal(image, source.image(int(worst)))
-    assert title.endswith(f"%\nis {source.labels[worst]}") and title.startswith(f"{logits[worst].argmax()} ")
+    gallery = shown["worst_mistakes.png"]
+    assert len(gallery.axes) == min(32, len(wrong))
+    assert np.array_equal(gallery.axes[0].images[0].get_array(), source.image(int(worst)))
+    first, second = gallery.axes[0].get_title().splitlines()
+    assert first.startswith(f"{logits[worst].argmax()} (")
+    assert second == f"true: {source.labels[worst]} ({own[worst]:.{1 if own[worst] < 0.01 else 0}%})"
+    assert gallery.get_suptitle().endswith(f"{len(wrong)} wrong among {len(source)} images")
+    assert "best.ckpt on digits test" in shown["confusion_matrix.png"].axes[0].get_title()
 
 
 @pytest.mark.parametrize("name", ["file", "file/inside"])

@@ -120,6 +120,19 @@ def test_pictures_are_png_images(tiny):
             assert picture.format == "PNG" and min(picture.size) > 200
 
 
+def test_pictures_say_what_they_show(tiny):
+    test = tiny.result["test"]
+    assert {name: figure.get_suptitle() for name, figure in tiny.figures.items()} == {
+        "training_batch.png": "First training batch as the network sees it, 16x16 pixels: 16 images",
+        "learning_rate.png": "",
+        "curves.png": f"SqueezeNet cifar on digits, run {tiny.folder.name}",
+        "predictions.png": f"32 of {test['images']} test images; {test['accuracy']:.2%} of all are right",
+    }
+    assert tiny.figures["learning_rate.png"].axes[0].get_title() == "Learning rate of 90 steps"
+    epochs = tiny.figures["curves.png"].axes[1].get_lines()[1].get_xdata()  # Of the validation.
+    assert epochs.tolist() == [1, 2, 3]
+
+
 def test_scalars_in_the_tensorboard_file_are_those_of_metrics_csv(tiny):
     tags = scalars_of(tiny.folder / "scalars")
     assert set(tags) == {"train/lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy"}
