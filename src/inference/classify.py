@@ -20,7 +20,7 @@ from src.dataset.source import load_image, printable
 from src.devices.device import select_device
 from src.files.atomic import write_arrays, write_json
 from src.files.run_folder import output_folder
-from src.inference.config import InferConfig
+from src.inference.config import CHECKPOINTS, InferConfig
 from src.inference.exported_model import ExportedModel, open_model
 from src.inference.metrics import softmax
 from src.network.summary import check_memory
@@ -54,6 +54,11 @@ class Classifier:
         """Return the outputs for preprocessed images."""
         return self._outputs(np.stack(inputs))
 
+    def predict(self, image: str | Path | np.ndarray, top_k: int = 5) -> list[dict[str, Any]]:
+        """Return index, name and probability of the likeliest classes of an image: a file, or (H, W, 3) uint8."""
+        pixels = image if isinstance(image, np.ndarray) else load_image(Path(image))
+        return _top_k(self([self.prepare(pixels)]).probabilities[0], self.classes, top_k)
+
     @classmethod
     def from_checkpoint(cls, path: str, batch_size: int = 1) -> Classifier:
         """Load the classifier of a checkpoint. Raises UserError for an unusable checkpoint or too large a batch."""
@@ -82,6 +87,16 @@ class Classifier:
         """Load the classifier of an exported model."""
         prepare = model.preprocessing.fit_image if model.takes_pixels else model.preprocessing
         return cls(model.spec["classes"], prepare, lambda inputs: Outputs(softmax(model.logits(inputs))))
+
+
+def load(path: str | Path, device: DeviceConfig | None = None) -> Classifier:
+    """Load a checkpoint (.ckpt, .sqz) or an exported model (.onnx, .mindir): load("best.ckpt").predict("cat.jpg").
+
+    A checkpoint runs on the device that MindSpore is set to. Raises UserError for an unusable file.
+    """
+    if Path(path).suffix in CHECKPOINTS:
+        return Classifier.from_checkpoint(str(path))
+    return Classifier.from_exported(open_model(path, None, device or DeviceConfig()))
 
 
 def infer(config: InferConfig, device: DeviceConfig) -> tuple[list[dict[str, Any]], int]:

@@ -16,7 +16,7 @@ from src.checkpoint import load_network
 from src.cli.errors import UserError
 from src.config import DeviceConfig
 from src.dataset import open_source
-from src.inference.classify import infer
+from src.inference.classify import infer, load
 from src.inference.config import ExportConfig, InferConfig
 from src.inference.evaluation import evaluate
 from src.inference.export import export_checkpoint
@@ -134,6 +134,16 @@ def test_the_gallery_shows_each_image_with_its_likeliest_class(digits, tmp_path,
     assert figure.axes[7].get_xlabel() == "07.png"
     assert np.array_equal(figure.axes[7].images[0].get_array(), np.asarray(Image.open(digits.images / "07.png")))
     assert figure.get_suptitle() == f"Predictions of {Path(digits.models['ckpt']).name}: 9 of 12 images"
+
+
+@pytest.mark.parametrize("kind", ["ckpt", "onnx"])
+def test_a_loaded_model_predicts_a_file_or_an_array_as_the_program_does(digits, tmp_path, kind):
+    predictions, _ = classify(digits, tmp_path / "out", kind, images=[digits.images / "07.png"], top_k=3)
+    model, file = load(digits.models[kind], CPU), digits.images / "07.png"
+    for image in (file, str(file), np.asarray(Image.open(file))):
+        found = model.predict(image, top_k=3)
+        assert [entry["name"] for entry in found] == [entry["name"] for entry in predictions[0]["top_k"]]
+        np.testing.assert_allclose(probabilities_of([{"top_k": found}]), probabilities_of(predictions), atol=1e-5)
 
 
 def test_features_are_the_mean_of_the_last_feature_map_of_each_file(digits, tmp_path):
