@@ -23,7 +23,7 @@ RIGHT, WRONG = "blue", "red"
 # With more classes, a confusion matrix has no room for numbers and names.
 MAX_NAMED_CLASSES = 30
 MOST_IN_LEGEND = 100  # Names that have no font.
-_INCHES_FOR_HEAD = 0.3  # Of a title, or a legend, above a grid of images.
+_INCHES_FOR_HEAD = 0.33  # Of a title, or a legend, above a grid of images.
 
 
 def image_grid(
@@ -56,15 +56,15 @@ def image_grid(
         if captions:
             axes.set_xlabel(_short(captions[i], 26), fontsize=7, color="dimgrey", parse_math=False)
     if title:
-        head = figure.suptitle(title, y=1 - 0.1 / height, fontsize=10, parse_math=False)
-        head.set_in_layout(False)  # The rectangle below leaves room for it.
+        figure.suptitle(title, y=1 - 0.1 / height, fontsize=10, parse_math=False)
     if legend:
         keys = [Patch(color=color, label=meaning) for color, meaning in legend.items()]
         place = (0.5, 1 - _INCHES_FOR_HEAD * len(heads) / height)
         figure.legend(
             handles=keys, loc="lower center", bbox_to_anchor=place, ncols=len(keys), fontsize=8, frameon=False
         )
-    figure.set_layout_engine("tight", rect=(0, 0, 1, 1 - _INCHES_FOR_HEAD * len(heads) / height))
+    # The layout leaves room for the title by itself.
+    figure.set_layout_engine("tight", rect=(0, 0, 1, 1 - _INCHES_FOR_HEAD * bool(legend) / height))
     return figure
 
 

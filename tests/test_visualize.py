@@ -45,6 +45,7 @@ def test_title_legend_names_and_images_do_not_overlap(count):
     title = "32 of 10,000 test images; 87.65% of all are right"
     figure = visualize.prediction_grid(IMAGES[:count], ["dog"] * count, [0.5] * count, true, title, names)
     figure.draw_without_rendering()
+    assert figure._suptitle.get_in_layout()  # A notebook cuts off what is not.
     parts = [figure.get_window_extent(), figure._suptitle.get_window_extent(), figure.legends[0].get_window_extent()]
     parts += [axes.get_tightbbox() for axes in figure.axes]
     for i, part in enumerate(parts[1:], 1):

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 # More lines than that would hide the histogram.
 _MOST_LINES = 256
 _COLUMNS = 4
-_INCHES_FOR_TITLE = 0.5
+_INCHES_FOR_LEGEND = 0.15  # More than the title takes.
 
 
 class Layer(NamedTuple):
@@ -27,7 +27,7 @@ class Layer(NamedTuple):
 def histograms(layers: Sequence[Layer]) -> Figure:
     """Draw a histogram of the original's nonzero weights for each layer, with lines at the codebook's values."""
     rows = max(1, -(-len(layers) // _COLUMNS))
-    height = 2.4 * rows + _INCHES_FOR_TITLE
+    height = 2.4 * rows + 0.5
     figure = Figure(figsize=(4 * _COLUMNS, height))
     for i, layer in enumerate(layers):
         axes = figure.add_subplot(rows, _COLUMNS, i + 1)
@@ -40,10 +40,10 @@ def histograms(layers: Sequence[Layer]) -> Figure:
         axes.set_title(title, fontsize=8)
         axes.tick_params(labelsize=6)
         axes.set_yticks([])
-    figure.suptitle("Weights of each convolution and their codebooks").set_in_layout(False)
+    figure.suptitle("Weights of each convolution and their codebooks")
     keys = [Patch(color="C0", label="original weights"), Line2D([], [], color="red", label="codebook value")]
     figure.legend(handles=keys, loc="upper right", fontsize=8)
-    figure.set_layout_engine("tight", rect=(0, 0, 1, 1 - _INCHES_FOR_TITLE / height))
+    figure.set_layout_engine("tight", rect=(0, 0, 1, 1 - _INCHES_FOR_LEGEND / height))
     return figure
 
 
