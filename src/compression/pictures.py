@@ -40,7 +40,7 @@ def histograms(layers: Sequence[Layer]) -> Figure:
         axes.set_title(title, fontsize=8)
         axes.tick_params(labelsize=6)
         axes.set_yticks([])
-    figure.suptitle("Weights of each convolution and their codebooks")
+    figure.suptitle("Weights of each convolution and their codebooks", y=1 - 0.1 / height)
     keys = [Patch(color="C0", label="original weights"), Line2D([], [], color="red", label="codebook value")]
     figure.legend(handles=keys, loc="upper right", fontsize=8)
     figure.set_layout_engine("tight", rect=(0, 0, 1, 1 - _INCHES_FOR_LEGEND / height))
