@@ -25,7 +25,7 @@ MEANING = (
     "what is done with a network",
     "wings, imported by programs alone",
 )
-PROGRAMS = "train.py  eval.py  infer.py  export.py  compress.py  convert.py  to_mindrecord.py"
+PROGRAMS = "train.py  eval.py  infer.py  export.py  compress.py  convert.py  to_mindrecord.py  study.py"
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from src.compression.config import Compression
 from src.config import DeviceConfig, MindRecordConfig, TrainConfig
 from src.conversion.config import ConvertConfig
 from src.inference.config import EvalConfig, ExportConfig, InferConfig
+from src.study.config import StudyConfig
 
 INTRODUCTION = """\
 # Configuration
@@ -27,7 +28,8 @@ Made by `python docs/make_configuration.py > docs/CONFIGURATION.md`.
 
 Each key is a line in a YAML file given with `--config`, and a flag: `--key value`. Flags take precedence over the file,
 the file over the defaults. The defaults of `train.py` are the recipe of the MindSpore tutorial on CIFAR-10. A list is
-several words, or words with commas between them: `--augment crop_flip,mixup`. `null` stands for no value."""
+several words, or words with commas between them: `--augment crop_flip,mixup`. `study.py` also takes the keys of
+`train.py`, for the base of a study. `null` stands for no value."""
 PROGRAMS = {
     "train.py": get_type_hints(TrainConfig).values(),
     "eval.py": [EvalConfig, DeviceConfig],
@@ -36,6 +38,7 @@ PROGRAMS = {
     "to_mindrecord.py": [MindRecordConfig],
     "convert.py": [ConvertConfig],
     "compress.py": get_type_hints(Compression).values(),
+    "study.py": [StudyConfig],
 }
 
 

@@ -7,6 +7,7 @@ tutorial on CIFAR-10. docs/make_configuration.py generates the reference of all 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Mapping
@@ -43,6 +44,7 @@ from src.keys import (
 )
 from src.lr_generator import LR_DECAY_MODES
 
+CONFIG_FILES = {".yaml": "config", ".yml": "config"}  # Positional arguments by their suffix.
 RUN_CONFIG = "config.yaml"  # The configuration in the folder of a run.
 # Keys that may change when a run is resumed: its length, its place, and its output.
 MAY_CHANGE = """
@@ -226,15 +228,21 @@ def parse(argv: list[str], description: str, *concerns: type, positional: Mappin
     return Parser(description, concerns, DIALECT, positional).parse(argv)
 
 
+@functools.cache
+def train_parser(description: str) -> Parser:
+    """Return the parser of the configuration of a training run."""
+    dialect = DIALECT._replace(retired=RETIRED_KEYS)
+    return Parser(description, list(get_type_hints(TrainConfig).values()), dialect, CONFIG_FILES)
+
+
 def parse_train(argv: list[str], description: str) -> TrainConfig:
     """Parse and check the configuration of a training run, with output_path filled in.
 
     A resumed run has the configuration in its folder, unless --config names another file.
     """
-    concerns, dialect = list(get_type_hints(TrainConfig).values()), DIALECT._replace(retired=RETIRED_KEYS)
-    parser = Parser(description, concerns, dialect, {".yaml": "config", ".yml": "config"})
+    parser = train_parser(description)
     words = parser.words(argv)
-    folder = _folder_to_resume(words)
+    folder = folder_to_resume(words)
     named = Path(words["config"][0]).stem if words.get("config") else None
 
     def filled() -> TrainConfig:
@@ -261,7 +269,7 @@ def parse_train(argv: list[str], description: str) -> TrainConfig:
     return config
 
 
-def _folder_to_resume(words: dict[str, list[str]]) -> Optional[str]:
+def folder_to_resume(words: dict[str, list[str]]) -> Optional[str]:
     """Replace --resume FOLDER by --resume --output_path FOLDER, and return the folder, or None."""
     folder = next(iter(words.get("resume", [])), "")
     if folder.lower() in ("", "true", "false"):

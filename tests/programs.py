@@ -35,7 +35,7 @@ def run_script(script: str, *arguments, cwd: Path = ROOT, **environment) -> Simp
 def run_here(name: str, *arguments, cwd: Path | None = None, out: TextIO | None = None) -> SimpleNamespace:
     """Run a program likewise, but in this process. A bug is raised as it is.
 
-    name: of the program's module: train, src.training.comparison. out: what standard output is, and is not returned.
+    name: of the program's module: train, src.summary. out: what standard output is, and is not returned.
     """
     module = importlib.import_module(name)
     printed, err = io.StringIO(), io.StringIO()

@@ -30,6 +30,7 @@ from src.config import (
 )
 from src.dataset.options import data_config
 from src.inference.config import CHECKPOINTS, MODELS_AND_IMAGES, EvalConfig, ExportConfig, InferConfig
+from src.keys import RETIRED_KEYS
 from src.lr_generator import LR_DECAY_MODES
 from src.network.design_space import STEMS
 from src.network.geometry import feature_size
@@ -484,7 +485,8 @@ def test_the_keys_of_the_last_release_are_taken_with_a_warning(yaml_file, capsys
 
 
 def test_a_key_that_is_no_more_is_passed_over_where_it_means_nothing(yaml_file, monkeypatch, capsys):
-    monkeypatch.setattr("src.config.RETIRED_KEYS", {"old_size": None, "old_way": "stop", "old_switch": False})
+    for key, value in {"old_size": None, "old_way": "stop", "old_switch": False}.items():
+        monkeypatch.setitem(RETIRED_KEYS, key, value)
     path = yaml_file("old_size: null\nold_way: stop\nold_switch: false\nseed: 3\n")
     assert train_config("--config", path, "--output_path", "x", "--old_size", "null") == train_config(
         *("--seed", "3", "--output_path", "x")

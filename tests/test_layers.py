@@ -16,7 +16,7 @@ LAYERS = (
     ("config", "keys", "summary"),
     ("model_card", "checkpoint", "visualize"),
     ("inference", "training", "launching"),
-    ("conversion", "compression"),
+    ("conversion", "compression", "study"),
 )
 MOST_MODULES, MOST_LINES, MOST_LINES_OF_THE_NETWORK = 12, 350, 200
 

@@ -45,12 +45,14 @@ class Dialect(NamedTuple):
     renamed: new names by the old one, which is accepted with a warning.
     retired: former keys with the value to ignore; other values are refused.
     recipes: folder of YAML files that --config finds by their bare name.
+    repeated: keys of lists whose flags add up when given several times.
     """
 
     synonyms: Mapping[str, Sequence[str]] = _NONE
     renamed: Mapping[str, Sequence[str]] = _NONE
     retired: Mapping[str, Any] = _NONE
     recipes: Optional[Path] = None
+    repeated: Sequence[str] = ()
 
 
 _PLAIN = Dialect()
@@ -113,7 +115,7 @@ class Parser:
             if key == "config" or not _items(self._kind(key)):
                 many = 0 if not equals and self._stands_alone(key, words) else 1
                 words, strays = words[:many], [*strays, *words[many:]]
-            given[key] = words
+            given[key] = [*given.get(key, []), *words] if key in self.dialect.repeated else words
         for word in strays:
             self._take(word, given)
         return given
@@ -172,6 +174,10 @@ class Parser:
             if key == "config" or key in self.kinds or key in self.renamed or key in self.dialect.retired:
                 return key
         raise UserError(self._unknown(name))
+
+    def takes_list(self, name: str) -> bool:
+        """Return whether a flag takes a list. Raises UserError for an unknown flag."""
+        return _items(self._kind(self._key(name))) is not None
 
     def _kind(self, key: str) -> Any:
         """Return the type of a key; for a renamed key, the type of its new name."""

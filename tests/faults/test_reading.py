@@ -44,7 +44,7 @@ READERS = {
         *("data/val.csv", "eval", "--ckpt_path", "{}", "--dataset", "image_csv", "--data_path", "data"),
         *("--output_path", "out", *CPU),
     ),
-    "comparison, metrics.csv": ("metrics.csv", "src.training.comparison", "--runs", ".", "--output_path", "out.png"),
+    "study.py, metrics.csv": ("metrics.csv", "study", "--runs", ".", "--output_path", "out"),
     **{
         f"{name}.py, configuration": ("recipe.yaml", name, *CONFIG)
         for name in ("train", "eval", "infer", "export", "convert", "compress", "to_mindrecord", "src.summary")

@@ -1,0 +1,136 @@
+"""Train the runs of a study, each as a process of train.py, several at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Iterator, NamedTuple
+
+from tqdm import tqdm
+
+from src.cli import signals
+from src.config import RUN_CONFIG
+from src.files.run_folder import make_folder
+
+TRAIN = Path(__file__).resolve().parent.parent.parent / "train.py"
+LOOK_SECONDS = 0.2
+TAIL_BYTES = 4096
+
+
+class Job(NamedTuple):
+    """A run to train.
+
+    name: for display. config: file of the configuration. log: file for the output of train.py.
+    """
+
+    name: str
+    config: Path
+    seed: int
+    folder: Path
+    log: Path
+
+
+def command(job: Job) -> list[str]:
+    """Return the command line of a run, which continues it where it has begun."""
+    flags = [f"--config={job.config}", f"--seed={job.seed}", f"--output_path={job.folder}"]
+    return [sys.executable, str(TRAIN), *flags, *(["--resume=true"] if (job.folder / RUN_CONFIG).is_file() else [])]
+
+
+def train_all(jobs: list[Job], at_once: int, done: Callable[[Job], str]) -> dict[str, str]:
+    """Train runs, and return the reason for each that has failed, by name.
+
+    done: called after each run that has succeeded; returns the result for display. On a signal, the running trainings
+    are stopped in order, and Interrupted is raised after they have saved.
+    """
+    failures: dict[str, str] = {}
+    environment = dict(os.environ)
+    if at_once > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // at_once)))
+    with signals.postponed(), _Display(len(jobs)) as display:
+        for job, status in _finished(jobs, at_once, environment, display):
+            if status and not signals.received():
+                failures[job.name] = f"{last_line(job.log)} (exit code {status}; {job.log})"
+                display.say(f"failed: {job.name}: {failures[job.name]}")
+            elif not status:
+                display.say(f"{job.name}: {done(job)}")
+    return failures
+
+
+def _finished(
+    jobs: list[Job], at_once: int, environment: dict[str, str], display: _Display
+) -> Iterator[tuple[Job, int]]:
+    """Run train.py for each job; yield each with its exit status when it has ended."""
+    waiting, running, told = list(jobs), {}, False
+    while running or (waiting and not told):
+        while waiting and len(running) < at_once and not signals.received():
+            job = waiting.pop(0)
+            make_folder(job.folder.parent)
+            display.say(f"training {job.name}; log: {job.log}")
+            with open(job.log, "a", encoding="utf-8") as log:
+                # In a session of its own, so that Ctrl-C reaches it once, from here.
+                running[job] = subprocess.Popen(
+                    command(job),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                )
+        if signals.received() and not told:
+            for process in running.values():
+                process.send_signal(signal.SIGINT)
+            told = True
+        for job in [job for job, process in running.items() if process.poll() is not None]:
+            yield job, running.pop(job).returncode
+            display.advance()
+        display.show(list(running))
+        if running:
+            time.sleep(LOOK_SECONDS)
+
+
+def last_line(file: Path) -> str:
+    """Return the last line of a log."""
+    try:
+        with open(file, "rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL_BYTES))
+            lines = stream.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+class _Display:
+    """Progress for the user: lines, and on a terminal a bar with the last line of a running training."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __enter__(self) -> _Display:
+        bar = "{n_fmt}/{total_fmt} runs [{elapsed}<{remaining}] {desc}"
+        self._bar = tqdm(total=self.count, bar_format=bar, dynamic_ncols=True) if sys.stderr.isatty() else None
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self._bar is None:
+            print(line, flush=True)
+        else:
+            self._bar.write(line)
+
+    def advance(self) -> None:
+        """Count a run that has ended."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def show(self, running: list[Job]) -> None:
+        """Show how far the first running training is."""
+        if self._bar is not None and running:
+            self._bar.set_description_str(f"{running[0].name}: {last_line(running[0].log)}")
