@@ -78,7 +78,8 @@ class ModelConfig:
     num_classes: Optional[Classes] = None
     """number of classes; null: as many as the data set has"""
     base_e: Optional[Filters] = None
-    """metaparameter (paper, section 5.1): expand filters of the first Fire module; null: the version's own widths"""
+    """metaparameter (paper, section 5.1): expand filters of the first Fire module; null: the version's own widths;
+    base_e, incr_e and freq replace all widths by those of the paper's formula"""
     incr_e: Optional[Filters] = None
     """metaparameter: expand filters added every `freq` modules"""
     freq: Optional[Count] = None

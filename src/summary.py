@@ -10,6 +10,7 @@ import sys
 
 from src.cli.errors import run
 from src.config import parse_train
+from src.network.convolutions import replaced_widths
 from src.network.summary import check_image_size, summarize, table
 
 
@@ -18,6 +19,8 @@ def main() -> None:
     config = parse_train(sys.argv[1:], "layers, parameters and multiply-adds of a network")
     model = {**dataclasses.asdict(config.model), "num_classes": config.model.num_classes or 10}
     check_image_size(model, config.data.image_size)
+    if replaced_widths(model):
+        print(replaced_widths(model), file=sys.stderr)
     print(table(summarize(model, config.data.image_size)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, Mapping, NamedTuple
 
-from src.network.design_space import Layer, Norm, Stem, Widths, architecture
+from src.network.design_space import Layer, Norm, Stem, Widths, architecture, fires_from_metaparameters
 from src.squeezenet import VERSIONS, SqueezeNet
 
 METAPARAMETERS = ("base_e", "incr_e", "freq", "pct_3x3", "squeeze_ratio")
@@ -46,6 +46,27 @@ def layers_of(model: Mapping[str, Any]) -> tuple[Stem, list[Layer]]:
     given = arguments(model)
     metaparameters = {name: given[name] for name in METAPARAMETERS}
     return architecture(VERSIONS[given["version"]], given["stem"], given["batch_norm"] != "none", **metaparameters)
+
+
+def replaced_widths(model: Mapping[str, Any]) -> str:
+    """Return a warning that metaparameters replace the widths of a version that does not follow the paper's formula.
+
+    Empty for other networks: pct_3x3 and squeeze_ratio alone keep a version's own numbers of expand filters.
+    """
+    given = arguments(model)
+    named = [name for name in METAPARAMETERS[:3] if given[name] is not None]
+    own = _fires({"version": given["version"]})
+    if not named or own == fires_from_metaparameters(len(own)):
+        return ""
+    before, now = (", ".join("/".join(map(str, fire)) for fire in fires) for fires in (own, _fires(given)))
+    return (
+        f"warning: {', '.join(named)}: the Fire modules of version {given['version']} (squeeze/expand 1x1/expand 3x3: "
+        f"{before}) are replaced by those of the paper's formula: {now}"
+    )
+
+
+def _fires(model: Mapping[str, Any]) -> list[Widths]:
+    return [layer for layer in layers_of(model)[1] if isinstance(layer, Widths)]
 
 
 def convolutions(model: Mapping[str, Any]) -> list[Convolution]:

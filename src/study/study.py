@@ -17,6 +17,7 @@ from src.config import RUN_CONFIG, parse_train, to_yaml, with_keys
 from src.files.atomic import write_text
 from src.files.locks import locked
 from src.files.run_folder import make_folder
+from src.network.convolutions import replaced_widths
 from src.study.config import Base, StudyConfig, Words, base_of, read_study
 from src.study.design import Design, Point, differences, make_design
 from src.study.pictures import draw_axes
@@ -37,6 +38,9 @@ def run_study(study: StudyConfig, words: Words) -> int:
     study = _with_former(study, base)
     design = make_design(study, base)
     waiting = [run for run in design.runs() if read_result(run[2]) is None]
+    for warning in dict.fromkeys(replaced_widths(dataclasses.asdict(point.config.model)) for point in design.points):
+        if warning:
+            print(warning)
     print(_plan(design, len(waiting), study.jobs), flush=True)
     if study.dry_run:
         return 0

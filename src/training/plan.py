@@ -23,6 +23,7 @@ from src.devices.processes import ProcessGroup
 from src.loss import relative_weights
 from src.lr_generator import get_lr, scale_lr
 from src.model_card import ModelCard
+from src.network.convolutions import replaced_widths
 from src.network.summary import check_image_size, check_memory, summarize, totals
 from src.squeezenet import SqueezeNet
 from src.training.dashboard import dashboard_writer
@@ -152,6 +153,8 @@ def prepare(config: TrainConfig) -> Plan:
     card = ModelCard(arguments, names, preprocessing, config.data.dataset, config.data.val_split)
     if group.is_main_process:
         card.warn_of_one_class()
+        if replaced_widths(arguments):
+            print(replaced_widths(arguments))
     for size in (config.data.image_size, config.data.early_size or config.data.image_size):
         check_image_size(arguments, size)
     if target == "CPU":

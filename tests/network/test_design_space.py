@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from src.network.convolutions import layers_of
+from src.network.convolutions import layers_of, replaced_widths
 from src.network.design_space import Stem, Widths, fires_from_metaparameters
 from src.squeezenet import VERSIONS, SqueezeNet
 
@@ -123,3 +123,23 @@ def test_a_fire_module_of_one_kind_of_expand_filters_is_refused(pct_3x3):
 def test_a_squeeze_ratio_of_0_is_refused():
     with pytest.raises(ValueError, match=r"^squeeze_ratio: 0 is not above 0"):
         SqueezeNet(10, squeeze_ratio=0)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {},
+        {"base_e": 64, "freq": 1},  # v1.0 follows the formula.
+        {"version": "1_1", "incr_e": 64},
+        {"version": "cifar_wide", "squeeze_ratio": 0.25, "pct_3x3": 0.75},
+    ],
+)
+def test_metaparameters_that_keep_to_a_versions_widths_need_no_warning(model):
+    assert replaced_widths(model) == ""
+
+
+def test_a_formula_in_place_of_a_versions_own_widths_is_named_with_both():
+    warning = replaced_widths({"version": "cifar_wide", "base_e": 80, "squeeze_ratio": 0.25})
+    assert warning.startswith("warning: base_e: the Fire modules of version cifar_wide ")
+    assert "3x3: 32/16/64, 64/24/160, 64/24/160, 128/64/192, 128/64/192) are replaced" in warning
+    assert warning.endswith("formula: 20/40/40, 20/40/40, 52/104/104, 52/104/104, 84/168/168")

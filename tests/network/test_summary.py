@@ -156,6 +156,12 @@ def test_the_program_prints_the_table_of_a_configuration(monkeypatch, capsys):
     assert shown == table(summarize({"version": "cifar", "squeeze_ratio": 0.25}, 32)) + "\n"
 
 
+def test_the_program_says_that_a_formula_replaces_a_versions_own_widths(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["summary", "--version", "cifar_wide", "--image_size", "32", "--base_e", "64"])
+    summary.main()
+    assert "warning: base_e: the Fire modules of version cifar_wide" in capsys.readouterr().err
+
+
 def test_the_program_refuses_an_image_that_is_too_small(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["summary", "--image_size", "32"])
     with pytest.raises(UserError, match="image_size: 32 is too small"):

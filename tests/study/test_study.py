@@ -172,6 +172,8 @@ def test_a_study_trains_ordinary_runs(program, here):
     small = ("--base_e", 8, "--incr_e", 8, "--image_size", 12, "--train_images", 32, "--val_split", 0.1)
     done = program("study", *FLAGS, *small, "--vary", "bypass=none,simple", "--jobs", 2)
     assert done.returncode == 0, done.stdout + done.stderr
+    warning = "warning: base_e, incr_e: the Fire modules of version cifar "
+    assert done.stdout.startswith(warning) and warning in (here / "study" / "base" / "seed_1.log").read_text()
     for name in ("base", "bypass_simple"):
         run = here / "study" / name / "seed_1"
         result = json.loads((run / "result.json").read_text())
