@@ -291,7 +291,7 @@ def test_files_without_a_flag_are_what_their_suffix_says():
         ("squeeze_ratio", "0", "above 0"),
         ("final_relu", "maybe", "true or false"),
         ("final_relu", "1", "true or false"),
-        ("augment", "[none]", "crop_flip, color_jitter, cutout, mixup, cutmix"),
+        ("augment", "[none]", "crop_flip, color_jitter, randaugment, cutout, mixup, cutmix"),
         ("mixup_alpha", "0", "above 0"),
         ("augment", "crop_flip, none", "one of none, or one of crop_flip"),
         ("device_target", "auto CPU", "auto, Ascend, GPU, CPU"),

@@ -136,7 +136,7 @@ class RetrainConfig:
     train_images: Optional[Count] = None
     """use only this many training images, evenly over the classes"""
     augment: Optional[Augmentations] = None
-    """training augmentations, one or several: none, crop_flip, color_jitter, cutout, mixup, cutmix (both with alpha 1);
+    """training augmentations, one or several, as in train.py, mixup and cutmix with alpha 1;
     null: with crop_padding as in the config.yaml next to the checkpoint, or crop_flip when there is none"""
     crop_padding: Optional[Padding] = None
     """zeros around an image before crop_flip crops it; null: an eighth of its size"""

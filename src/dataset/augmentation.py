@@ -13,6 +13,7 @@ from mindspore.dataset.vision import Inter
 
 from src.dataset.mixing import METHODS
 from src.dataset.preprocessing import Preprocessing, applied, fit_transforms, normalization
+from src.dataset.rand_augment import rand_augment
 from src.dataset.source import Part
 
 
@@ -100,6 +101,11 @@ def color_jitter(target: Target) -> list[Stage]:
     return [Drawn("color", target.seed, jitter)]
 
 
+def randaugment(target: Target) -> list[Stage]:
+    """Return RandAugment: two of fourteen transforms at magnitude 9 of 30 (rand_augment.py)."""
+    return [Drawn("randaugment", target.seed, rand_augment)]
+
+
 def cutout(target: Target) -> list[Stage]:
     """Return a random transform that fills a square with the mean colour (Cutout, DeVries and Taylor 2017)."""
     length = max(1, target.side // 4)
@@ -131,6 +137,7 @@ GEOMETRY, COLOR, NORMALIZED, BATCH = "geometry", "color", "normalized", "batch"
 AUGMENTATIONS = {
     "crop_flip": Augmentation(GEOMETRY, crop_flip),
     "color_jitter": Augmentation(COLOR, color_jitter),
+    "randaugment": Augmentation(COLOR, randaugment),
     "cutout": Augmentation(NORMALIZED, cutout),
     **{method: Augmentation(BATCH) for method in METHODS},
 }

@@ -76,7 +76,7 @@ class DataConfig(DataLoadingConfig):
     unless fit is crop, nor with crop_flip and fit center_crop); likewise when the checkpoint is evaluated or exported;
     null: on the device if it is an Ascend, else on the host"""
     augment: Augmentations = "none"
-    """training augmentations, one or several: crop_flip, color_jitter, cutout, mixup, cutmix"""
+    """training augmentations, one or several: crop_flip, color_jitter, randaugment, cutout, mixup, cutmix"""
     mixup_alpha: Ratio = 1.0
     """mixup: draw the weight of the image from Beta(alpha, alpha); with a small alpha it is mostly close to 0 or 1"""
     cutmix_alpha: Ratio = 1.0

@@ -401,7 +401,7 @@ def training_inputs(first=0, epochs=3, workers=1, num_shards=1, shard_id=0, step
     images = np.random.RandomState(0).randint(0, 256, (50, 20, 20, 3)).astype(np.uint8)
     source = ArraySource(images, np.zeros(50), ["a"], (0.5,) * 3, (0.2,) * 3)
     source.decodes = workers > 1
-    augment = ["crop_flip", "color_jitter", "cutout"]
+    augment = ["crop_flip", "color_jitter", "randaugment", "cutout"]
     config = DataConfig(image_size=16, batch_size=batch_size, augment=augment, num_workers=workers)
     preprocessing = Preprocessing(16, "center_crop", "dataset", source.mean, source.std)
     pipeline = training_pipeline(source, config, preprocessing, 5, num_shards, shard_id, first, step)

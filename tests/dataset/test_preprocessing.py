@@ -311,7 +311,7 @@ def test_augmentations_combine():
     assert sum(tuple(map(len, cut(image))) == (16, 16) for image in inputs) > 20
 
 
-@pytest.mark.parametrize("augment", ["crop_flip", "color_jitter", "cutout"])
+@pytest.mark.parametrize("augment", ["crop_flip", "color_jitter", "randaugment", "cutout"])
 def test_augmentation_repeats_with_the_seed_and_differs_with_another(augment):
     options = {"image": PIXELS, "count": 20, "size": 32, "fit": "crop", "augment": augment, "num_workers": 1}
     first, again, other = (augmented(**options, seed=seed) for seed in (3, 3, 4))

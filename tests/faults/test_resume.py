@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 RECIPES: dict[str, dict] = {
     "adam, batch norm, all augmentations": {
         **{"optimizer": "adam", "lr_max": 0.003, "batch_norm": "all"},
-        "augment": ["crop_flip", "color_jitter", "cutout", "mixup", "cutmix"],
+        "augment": ["crop_flip", "color_jitter", "randaugment", "cutout", "mixup", "cutmix"],
     },
     "momentum, evaluation within the epoch, small images first": {
         **{"eval_steps": 3, "bypass": "complex", "early_size": 8, "early_epochs": 2},
