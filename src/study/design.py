@@ -98,7 +98,8 @@ def make_design(study: StudyConfig, base: Base) -> Design:
             config = base.varied(changes)
             needed = _needed(changes, base)
         size = config.data.image_size
-        model = {**dataclasses.asdict(config.model), "num_classes": config.model.num_classes or classes.of(config)}
+        found = classes.of(config)
+        model = {**dataclasses.asdict(config.model), "num_classes": config.model.num_classes or found}
         check_image_size(model, size)
         name = "-".join(f"{key}_{_file_name(value)}" for key, value in needed.items()) or BASE
         point = Point(name, {**own, **changes}, config, *totals(summarize(model, size)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from src.files.run_folder import make_folder
 TRAIN = Path(__file__).resolve().parent.parent.parent / "train.py"
 LOOK_SECONDS = 0.2
 TAIL_BYTES = 4096
+COUNT_COLUMNS = 36  # Of the bar, for the number of runs and the times.
 
 
 class Job(NamedTuple):
@@ -49,7 +51,7 @@ def train_all(jobs: list[Job], at_once: int, done: Callable[[Job], str]) -> dict
     failures: dict[str, str] = {}
     environment = dict(os.environ)
     if at_once > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // at_once)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
     with signals.postponed(), _Display(len(jobs)) as display:
         for job, status in _finished(jobs, at_once, environment, display):
             if status and not signals.received():
@@ -133,4 +135,5 @@ class _Display:
     def show(self, running: list[Job]) -> None:
         """Show how far the first running training is."""
         if self._bar is not None and running:
-            self._bar.set_description_str(f"{running[0].name}: {last_line(running[0].log)}")
+            text, columns = f"{running[0].name}: {last_line(running[0].log)}", shutil.get_terminal_size().columns
+            self._bar.set_description_str(text[: max(10, columns - COUNT_COLUMNS)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 import signal
 
 import pytest
@@ -141,11 +143,24 @@ def test_a_signal_stops_the_trainings_in_order_and_says_how_to_go_on(program, st
 
 def test_trainings_at_the_same_time_share_the_cores(program, stub, here, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(running.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(running.os, "cpu_count", lambda: 8)
     assert program("study", *FLAGS, "--vary", "bypass=none,simple", "--jobs", 3).returncode == 0
     assert (here / "study" / "base" / "seed_1.log").read_text() == "threads 2\n"
     assert program("study", *FLAGS, "--resume", "--vary", "bypass=complex", "--jobs", 1).returncode == 0
     assert (here / "study" / "bypass_complex" / "seed_1.log").read_text() == "threads None\n"
+
+
+def test_the_line_of_a_terminal_is_no_longer_than_the_terminal(tmp_path, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(running.sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "log").write_text("step 1\n" + "step 2 " * 30 + "\n\n")
+    with running._Display(1000) as display:
+        display.show([running.Job("squeeze_ratio_0.125, seed 1", tmp_path, 1, tmp_path, tmp_path / "log")])
+        display.advance()
+    lines = [line for line in re.split(r"[\r\n]", terminal.getvalue()) if line.strip()]
+    assert max(map(len, lines)) < 80 and "squeeze_ratio_0.125, seed 1: step 2 step" in lines[-1]
 
 
 def test_a_damaged_result_is_named(program, stub, here):
