@@ -24,6 +24,7 @@ from src.cli.types import (
     Epochs,
     Filters,
     Fraction,
+    Norm,
     OpenFraction,
     Padding,
     Ratio,
@@ -114,6 +115,11 @@ class OptimizerConfig:
     class_weights: Union[Literal["none", "balanced"], list[Amount]] = "none"
     """weight of each class in the training loss, in the order of the classes, or balanced: inversely proportional to
     the number of its images; scaled to a mean of 1 over the training images, so that lr_max keeps its meaning"""
+    clip_norm: Optional[Norm] = None
+    """scale the gradients down to this norm of all of them together; null: do not"""
+    ema_decay: Optional[Fraction] = None
+    """evaluate and save exponential moving averages of the weights, with this factor of the past, such as 0.999; null:
+    the weights themselves"""
     amp_level: Literal["O0", "O1", "O2", "O3", "auto"] = "O0"
     """mixed precision level of mindspore.amp; Ascend and GPU"""
     loss_scale: Optional[Amount] = None

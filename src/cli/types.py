@@ -7,6 +7,7 @@ from src.cli.flags import limited
 Count = limited(int, "a whole number, at least 1", ge=1, lt=2**31)
 CountOrZero = limited(int, "a whole number, at least 0", ge=0, lt=2**31)
 Amount = limited(float, "a number, at least 0", ge=0, allow_inf_nan=False)
+Norm = limited(float, "a number above 0", gt=0, allow_inf_nan=False)
 Fraction = limited(float, "a number from 0 to below 1", ge=0, lt=1)
 OpenFraction = limited(float, "a number between 0 and 1", gt=0, lt=1)
 Ratio = limited(float, "a number above 0, at most 8", gt=0, le=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from typing import Callable, Sequence
@@ -145,6 +146,8 @@ class Evaluator(Callback):
         self.model, self.dataset, self.steps, self.on_result = model, dataset, steps, on_result
         self.last_step = last_step
         self.seconds = 0.0
+        # Gives the network the weights to evaluate and to save.
+        self.weights: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
         self.announce: Callable[[], None] = lambda: None  # Called when an evaluation begins.
         self.best: dict | None = None  # The step and the summary of the first evaluation of the highest accuracy.
         self._evaluated_step = 0
@@ -171,13 +174,14 @@ class Evaluator(Callback):
     def _evaluate(self, cb) -> None:
         start = time.perf_counter()
         self.announce()
-        evaluation = self.model.eval(self.dataset, dataset_sink_mode=False)["evaluation"]
-        cb.train_network.set_train(True)  # model.eval leaves the shared layers in evaluation mode.
-        is_best = self.best is None or evaluation.accuracy > self.best["accuracy"]
-        if is_best:
-            self.best = {"step": cb.cur_step_num, **evaluation.summary()}
-        self._evaluated_step = cb.cur_step_num
-        self.on_result(cb.cur_step_num, cb.cur_epoch_num, evaluation, is_best)
+        with self.weights():
+            evaluation = self.model.eval(self.dataset, dataset_sink_mode=False)["evaluation"]
+            cb.train_network.set_train(True)  # model.eval leaves the shared layers in evaluation mode.
+            is_best = self.best is None or evaluation.accuracy > self.best["accuracy"]
+            if is_best:
+                self.best = {"step": cb.cur_step_num, **evaluation.summary()}
+            self._evaluated_step = cb.cur_step_num
+            self.on_result(cb.cur_step_num, cb.cur_epoch_num, evaluation, is_best)
         self.seconds += time.perf_counter() - start
 
 

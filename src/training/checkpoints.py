@@ -16,6 +16,7 @@ from src.cli import signals
 from src.cli.signals import Interrupted
 from src.devices.processes import ProcessGroup, vector
 from src.model_card import ModelCard
+from src.optimizers.averaging import STATISTICS
 from src.optimizers.momentum import Momentum
 from src.training.callbacks import passed_multiple
 from src.training.state import State
@@ -27,7 +28,7 @@ STATE_KEY, LOCAL_KEY = "run_state", "local_values"
 # Recomputed: the rates of all steps, for each group of layers, from the configuration; and zeros.
 NOT_SAVED = ("learning_rate", f"{Momentum.UNUSED}.")
 # Parameters that differ between devices: batch norm's statistics, and the sums over each device's images.
-LOCAL = (".moving_mean", ".moving_variance", "train_correct", "train_seen", "train_loss_sum")
+LOCAL = (".moving_mean", ".moving_variance", "train_correct", "train_seen", "train_loss_sum", STATISTICS)
 
 
 class Checkpoints(Callback):

@@ -18,6 +18,8 @@ from src.inference.metrics import Classification
 from src.loss import CrossEntropy
 from src.network.input_layer import InputLayer, without_input_layer
 from src.optimizers import OPTIMIZERS
+from src.optimizers.averaging import AveragingOptimizer
+from src.optimizers.clipping import ClippedGradients
 from src.optimizers.groups import parameter_groups
 
 
@@ -30,6 +32,10 @@ def build_model(
     metrics, names = {"evaluation": Classification(group)}, [parameter.name for parameter in net.get_parameters()]
     with _rewriting_elsewhere() if config.amp_level == "O1" else contextlib.nullcontext() as folder:
         model = Model(net, loss, optimizer, metrics=metrics, amp_level=config.amp_level, **scale)
+    if config.clip_norm is not None:
+        model.train_network.grad_reducer = ClippedGradients(model.train_network.grad_reducer, config.clip_norm)
+    if config.ema_decay is not None:
+        model.train_network.optimizer = AveragingOptimizer(optimizer, without_input_layer(net), config.ema_decay)
     model.train_network.rewritten = folder  # Read again when that is compiled, and removed with it.
     for parameter, name in zip(net.get_parameters(), names):
         parameter.name = name  # O1 renames those of a network within another, and checkpoints go by names.

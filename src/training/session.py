@@ -24,6 +24,7 @@ from src.files.run_folder import make_folder
 from src.inference.metrics import Evaluation
 from src.loss import LOSSES
 from src.network.input_layer import with_input_layer
+from src.optimizers.averaging import averaged
 from src.training.callbacks import BatchNormStatistics, DeadStartWarning, Evaluator, NonFinite, RunCallbacks
 from src.training.checkpoints import Checkpoints
 from src.training.dashboard import dashboard
@@ -99,8 +100,9 @@ class Session:
                         dataset_sink_mode=sink_size is not None,
                         sink_size=sink_size or -1,
                     )
-        if plan.group.is_main_process:
-            self._save_last()
+        with self._weights():
+            if plan.group.is_main_process:
+                self._save_last()
         return Outcome(
             self.evaluator.best if self.evaluator else None,
             self.progress.images_per_second,
@@ -163,6 +165,7 @@ class Session:
                 pad=True,
             )
             self.evaluator = Evaluator(self.model, images, run.eval_steps, len(plan.rates), self._on_evaluation)
+            self.evaluator.weights = self._weights
             self.evaluator.announce = lambda: self.progress.phase(f"validating {len(plan.validation):,} images")
             self.progress.evaluator = self.parts["evaluator"] = self.evaluator
         checkpoints = Checkpoints(
@@ -219,6 +222,10 @@ class Session:
             Parts(**parts, resumed_at=self.resumed_at),
             decisive_keys(plan.config),
         )
+
+    def _weights(self) -> contextlib.AbstractContextManager:
+        """Give the network the weights of the result in a `with` body: the averages, with ema_decay."""
+        return averaged(self.model.train_network, self.plan.group)
 
     def _seconds(self) -> float:
         """Return the duration of the run in seconds, over all its starts."""

@@ -46,6 +46,7 @@ def _variations() -> dict[str, Variation]:
     wide = ("--version", "cifar_wide", "--image_size", 32, "--batch_norm", "all", "--bypass", "simple", "--dropout", 0)
     on_device = ("--preprocess", "device")
     o2, o3 = ("--amp_level", "O2"), ("--amp_level", "O3")
+    clipped_and_averaged = ("--clip_norm", 1, "--ema_decay", 0.999)
     scaled = ("--loss_scale", 1024)
     cases = {
         "v1_0": Variation(quick=True),
@@ -71,6 +72,9 @@ def _variations() -> dict[str, Variation]:
         "sgd": Variation(("--optimizer", "sgd")),
         "adam": Variation(("--optimizer", "adam")),
         "muon": Variation(("--optimizer", "muon")),
+        "clip_norm": Variation(("--clip_norm", 1)),
+        "ema_decay": Variation(("--ema_decay", 0.999)),
+        "O2 clip_norm ema_decay": Variation((*o2, *scaled, "--batch_norm", "all", *clipped_and_averaged)),
         "O1": Variation(("--amp_level", "O1")),
         "O2": Variation(o2),
         "O2 scaled": Variation((*o2, *scaled), quick=True),
@@ -95,6 +99,7 @@ def _variations() -> dict[str, Variation]:
         "eight devices": Variation(devices=8, quick=True),
         "eight devices O2": Variation((*o2, *scaled, "--batch_norm", "all"), devices=8),
         "eight devices muon": Variation((*wide, "--optimizer", "muon"), devices=8),
+        "eight devices clip_norm ema_decay": Variation(("--batch_norm", "all", *clipped_and_averaged), devices=8),
         "eight devices not sunk": Variation(("--dataset_sink", "false"), devices=8),
     }
     return cases

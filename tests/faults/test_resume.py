@@ -32,8 +32,9 @@ RECIPES: dict[str, dict] = {
         **{"optimizer": "adam", "lr_max": 0.003, "batch_norm": "all"},
         "augment": ["crop_flip", "color_jitter", "randaugment", "cutout", "mixup", "cutmix"],
     },
-    "momentum, evaluation within the epoch, small images first": {
+    "momentum, clipped and averaged, evaluation within the epoch, small images first": {
         **{"eval_steps": 3, "bypass": "complex", "early_size": 8, "early_epochs": 2},
+        **{"clip_norm": 0.2, "ema_decay": 0.8, "batch_norm": "all"},
     },
     "nesterov, no decay of biases, no validation": {
         **{"optimizer": "nesterov", "decay_biases": False, "val_split": 0.0, "batch_norm": "squeeze"},

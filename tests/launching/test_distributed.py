@@ -60,7 +60,7 @@ FULL = [
     *(*DIGITS, "--epochs", "2", "--batch_size", "4", "--log_steps", "7", "--base_e", "16", "--incr_e", "16"),
     *("--batch_norm", "all", "--optimizer", "adam", "--lr_max", "0.003", "--lr_decay_mode", "cosine"),
     *("--warmup_epochs", "1", "--scaling_warmup_epochs", "1", "--dropout", "0.5"),
-    *("--augment", "crop_flip", "color_jitter", "cutout"),
+    *("--augment", "crop_flip", "color_jitter", "cutout", "--clip_norm", "0.5", "--ema_decay", "0.9"),
 ]
 FULL_STEPS = 40
 STOPPED = 53

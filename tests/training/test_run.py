@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.checkpoint import load_network, save_checkpoint
+from src.checkpoint import load_network, read_checkpoint, save_checkpoint
 from src.cli.errors import UserError
 from src.cli.signals import Interrupted
 from src.config import parse_train, to_yaml, with_keys
@@ -466,3 +466,33 @@ def test_a_configuration_edited_by_hand_is_not_resumed_from(tiny, tmp_path, keys
     ((key, value),) = keys.items()
     assert "was trained with other values than those in config.yaml" in message
     assert f"{key}: " in message and f"-> {value}" in message
+
+
+def test_with_ema_decay_the_averages_are_evaluated_and_saved(tmp_path, no_pictures):
+    keys = {**SMALL, "batch_norm": "all", "ema_decay": 0.8}
+    result = train(configuration(**keys, output_path=str(tmp_path / "run")))
+    newest = read_checkpoint(tmp_path / "run" / "checkpoints" / "SqueezeNet-3_4.ckpt")
+    last = read_checkpoint(tmp_path / "run" / "squeezenet.ckpt")
+    for kind, ends in (
+        ("weights", (".weight", ".bias", ".gamma", ".beta")),
+        ("statistics", (".moving_mean", "_variance")),
+    ):
+        average = newest[f"ema.{kind}"].asnumpy()
+        names = [name for name in last if name.endswith(ends) and name in newest]
+        found = np.concatenate([last[name].asnumpy().ravel() for name in names])
+        trained = np.concatenate([newest[name].asnumpy().ravel() for name in names])
+        if kind == "weights":  # The newest are not in it yet.
+            average = average + np.float32(1 - 0.8) * (np.append(trained, np.float32(1)) - average)
+        assert np.array_equal(found, average[:-1] / average[-1]) and np.abs(found - trained).max() > 1e-4
+    if result["validation"]["step"] == 12:
+        assert_same_weights(read_checkpoint(tmp_path / "run" / "best.ckpt"), last)
+    net, card = load_network(tmp_path / "run" / "best.ckpt")
+    again = evaluate(net, open_source(configuration(**keys).data, "val"), card.preprocessing, 16, 1)
+    assert again.accuracy == result["validation"]["accuracy"]
+    assert again.loss == pytest.approx(result["validation"]["loss"], rel=1e-5)
+
+
+def assert_same_weights(a: dict, b: dict) -> None:
+    assert all(
+        np.array_equal(a[name].asnumpy(), b[name].asnumpy()) for name in a if name.endswith((".weight", ".bias"))
+    )
