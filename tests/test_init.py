@@ -28,6 +28,7 @@ PROGRAMS = {
     "export.py": ["--ckpt_path", "x.ckpt"],
     "to_mindrecord.py": ["--output_path", "x"],
     "mindspore_hub_conf.py": [],
+    "study.py": ["--vary", "bypass=none"],
     "-m": ["src.summary"],
 }
 

@@ -14,7 +14,7 @@ from src.cli.errors import UserError
 from src.cli.signals import Interrupted
 from src.cli.yaml_files import dump
 from src.config import RUN_CONFIG, parse_train, to_yaml, with_keys
-from src.files.atomic import write_text
+from src.files.atomic import check_place, write_text
 from src.files.locks import locked
 from src.files.run_folder import make_folder
 from src.network.convolutions import replaced_widths
@@ -45,6 +45,8 @@ def run_study(study: StudyConfig, words: Words) -> int:
     if study.dry_run:
         return 0
     with locked(design.folder):
+        names = [RUN_CONFIG, STUDY, TABLE_CSV, TABLE, *(f"{key}.png" for key in design.axes)]
+        check_place(*(design.folder / name for name in names))
         write_text(design.folder / RUN_CONFIG, to_yaml(base.config))
         kept = {"vary": [f"{key}={','.join(values)}" for key, values in design.axes.items()]}
         write_text(design.folder / STUDY, dump({**kept, "grid": study.grid, "seeds": design.seeds}))

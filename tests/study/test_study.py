@@ -171,6 +171,13 @@ def test_a_damaged_result_is_named(program, stub, here):
     )
 
 
+@pytest.mark.parametrize("name", ["study.csv", "study.md", "bypass.png", "config.yaml"])
+def test_a_folder_in_the_place_of_a_file_is_named_before_anything_is_trained(program, stub, here, name):
+    (here / "study" / name).mkdir(parents=True)
+    error = one_line_error(program("study", *FLAGS, "--vary", "bypass=none"))
+    assert name in error and stub == []
+
+
 def test_two_studies_do_not_write_into_one_folder(program, stub, here):
     folder = here / "study" / "base"
     folder.mkdir(parents=True)
