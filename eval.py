@@ -1,6 +1,6 @@
 """Evaluate a checkpoint or an exported model: accuracy, loss, accuracy per class, confusion matrix, worst mistakes.
 
-python eval.py --ckpt_path runs/squeezenet_digits/best.ckpt
+python eval.py runs/squeezenet_digits
 python eval.py --ckpt_path runs/squeezenet_cifar10/squeezenet.ckpt --data_path ./data --batch_size 100
 python eval.py --model_path squeezenet.onnx --data_path ./data
 """
@@ -16,9 +16,11 @@ MOST_CLASSES, FEWEST = 100, 10
 def main() -> None:
     # Here, so that Ctrl-C is one line while MindSpore is imported, which takes seconds.
     from src.config import DeviceConfig, parse
-    from src.inference.config import MODELS, EvalConfig
+    from src.inference.config import MODELS, RUN_FOLDERS, EvalConfig
 
-    config, device = parse(sys.argv[1:], "Evaluate a model.", EvalConfig, DeviceConfig, positional=MODELS)
+    config, device = parse(
+        sys.argv[1:], "Evaluate a model.", EvalConfig, DeviceConfig, positional={**RUN_FOLDERS, **MODELS}
+    )
 
     from src.inference.evaluation import evaluate_model  # After the arguments are checked.
     from src.inference.metrics import describe

@@ -12,9 +12,11 @@ from src.cli.errors import run
 def main() -> None:
     # Here, so that Ctrl-C is one line while MindSpore is imported, which takes seconds.
     from src.config import DeviceConfig, parse
-    from src.inference.config import CHECKPOINTS, ExportConfig
+    from src.inference.config import CHECKPOINTS, RUN_FOLDERS, ExportConfig
 
-    config, device = parse(sys.argv[1:], "Export a checkpoint.", ExportConfig, DeviceConfig, positional=CHECKPOINTS)
+    config, device = parse(
+        sys.argv[1:], "Export a checkpoint.", ExportConfig, DeviceConfig, positional={**RUN_FOLDERS, **CHECKPOINTS}
+    )
 
     from src.inference.export import export_checkpoint  # After the arguments are checked.
 

@@ -62,7 +62,8 @@ class Parser:
     """Parser of a program's flags and YAML file.
 
     concerns: dataclasses whose fields are the keys; no two have the same key.
-    positional: key of a positional argument, by its suffix; "" stands for all others.
+    positional: key of a positional argument, by its suffix, or by a file in it, such as /best.ckpt, which then is the
+        value, for a folder; "" stands for all others.
     """
 
     def __init__(
@@ -201,7 +202,12 @@ class Parser:
         return self._positional(words[0]) is not None
 
     def _positional(self, word: str) -> Optional[str]:
-        return self.positional.get(Path(word).suffix.lower(), self.positional.get(""))
+        """Return the key of a positional argument."""
+        return self.positional.get(self._file_in(word) or Path(word).suffix.lower(), self.positional.get(""))
+
+    def _file_in(self, folder: str) -> Optional[str]:
+        """Return the first of the positional files, such as /best.ckpt, that a folder contains."""
+        return next((name for name in self.positional if name[:1] == "/" and os.path.isfile(folder + name)), None)
 
     def _take(self, word: str, given: dict[str, list[str]]) -> None:
         """Assign a positional argument to its key."""
@@ -210,7 +216,8 @@ class Parser:
         name = word.lstrip("-").partition("=")[0]
         if word.startswith("-") and self._meant(name):
             raise UserError(f"unexpected argument {word!r}; did you mean '--{self._meant(name)}'?")
-        key = self._positional(word)
+        key, name = self._positional(word), self._file_in(word)
+        word = word.rstrip("/") + name if name else word
         many = key in self.kinds and _items(self.kinds[key])
         if key is None or word.startswith("-") or (key in given and not many):
             raise UserError(f"unexpected argument {word!r}")

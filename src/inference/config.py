@@ -17,6 +17,8 @@ CHECKPOINTS = dict.fromkeys(
 )
 MODELS = {**CHECKPOINTS, **{suffix: "model_path" for runtime in RUNTIMES.values() for suffix in runtime.suffixes}}
 MODELS_AND_IMAGES = {**MODELS, "": "images"}
+# The folder of a run stands for its best weights.
+RUN_FOLDERS = dict.fromkeys(("/best.ckpt", "/squeezenet.ckpt"), "ckpt_path")
 
 
 @dataclasses.dataclass(frozen=True)

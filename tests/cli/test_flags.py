@@ -158,6 +158,15 @@ def test_words_without_a_flag_are_what_their_suffix_says(tmp_path):
     assert mistake("ann", positional={}) == "unexpected argument 'ann'"
 
 
+def test_a_folder_that_contains_a_positional_file_stands_for_it(tmp_path):
+    (tmp_path / "dinner").mkdir()
+    (tmp_path / "dinner" / "last.txt").touch()
+    (tmp_path / "guests").mkdir()
+    positional = {"/first.txt": "note", "/last.txt": "note", "": "guests"}
+    read = parsed(f"{tmp_path}/dinner/", f"{tmp_path}/guests", positional=positional)
+    assert (read["note"], read["guests"]) == (f"{tmp_path}/dinner/last.txt", [f"{tmp_path}/guests"])
+
+
 def test_a_word_after_a_switch_is_its_value_or_a_positional_argument():
     for word in ("ann", "hello.txt"):
         read = parsed("--vegan", word, "bob")
