@@ -53,9 +53,10 @@ def test_eval_prints_the_accuracy_of_training_and_that_of_each_class(trained):
     assert (done.returncode, done.stderr) == (0, "")
     result = json.loads((folder / "run" / "result.json").read_text())["test"]
     lines = done.stdout.splitlines()
-    assert lines[1].startswith(f"digits test, 359 images: top-1 {result['accuracy']:.2%}, top-5 ")
-    assert [line.split()[0] for line in lines[2:12]] == [str(i) for i in range(10)]
-    assert lines[12].endswith("run/eval_best_test") and (folder / "run" / "eval_best_test" / "result.json").is_file()
+    assert lines[1] == "evaluating run/best.ckpt on 359 images of digits test"
+    assert lines[2].startswith(f"digits test, 359 images: top-1 {result['accuracy']:.2%}, top-5 ")
+    assert [line.split()[0] for line in lines[3:13]] == [str(i) for i in range(10)]
+    assert lines[13].endswith("run/eval_best_test") and (folder / "run" / "eval_best_test" / "result.json").is_file()
 
 
 def test_export_then_infer_prints_a_line_for_each_image(trained):
