@@ -141,21 +141,6 @@ def learning_curves(history: Sequence[dict], rates: np.ndarray, steps_per_epoch:
     return figure
 
 
-def accuracy_over_time(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """Draw the validation accuracy of runs over time: points (seconds, accuracy) by the run's name."""
-    figure = Figure(figsize=(7, 4.2), layout="tight")
-    axes = figure.add_subplot()
-    for name, points in curves.items():
-        seconds, accuracies = np.transpose(points)
-        axes.plot(seconds / 60, 100 * accuracies, marker=".", label=name)
-    axes.set_xlabel("minutes")
-    axes.set_ylabel("validation accuracy (%)")
-    axes.set_title("Validation accuracy of runs over time")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
-
-
 def learning_rates(rates: Mapping[str, np.ndarray], steps_per_epoch: int, title: str = "") -> Figure:
     """Draw the learning rate of each step over the epochs, for schedules by name."""
     figure = Figure(figsize=(6.4, 3.6), layout="tight")

@@ -43,7 +43,7 @@ convert --from safetensors '../O (ü)/N ü.safetensors' --ckpt_path '../O (ü)/3
 convert --from onnx '../O (ü)/N [ü].onnx' --ckpt_path '../O (ü)/4 ü.ckpt'
 compress --ckpt_path '../O (ü)/猫/best.ckpt' --int8 {DATA} --split val --output_path '../O (ü)/klein ü' {CPU}
 compress --decompress '../O (ü)/klein ü/best.sqz' --output_path '../O (ü)/groß'
-src.training.comparison --runs '../O (ü)/猫' '../O (ü)/Lauf 2' --output_path '../O (ü)/Vergleich ü.png'
+study --runs '../O (ü)/猫' '../O (ü)/Lauf 2' --output_path '../O (ü)/Vergleich ü'
 """
 DRIVER = """
     import shlex, sys

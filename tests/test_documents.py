@@ -35,7 +35,7 @@ WORK = {
     "compress": ["src.compression.compress.compress", "src.compression.compress.decompress"],
     "convert": ["src.conversion.converting.convert"],
     "to_mindrecord": ["src.dataset.packing.pack"],
-    "src.training.comparison": ["src.training.comparison.accuracy_over_time"],
+    "study": ["src.study.study.run_study", "src.study.comparison.compare_runs"],
     "src.summary": ["src.summary.summarize"],
 }
 DEVICES = {"ascend": "Ascend", "gpu": "GPU", "cpu": "CPU"}

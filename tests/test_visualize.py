@@ -165,12 +165,6 @@ def test_an_overlay_is_the_image_where_it_is_cold_and_red_where_it_is_hot():
     assert found.dtype == np.uint8 and (found[0] == 100).all() and red > green and red > blue
 
 
-def test_runs_are_drawn_over_minutes():
-    (axes,) = visualize.accuracy_over_time({"a": [(60, 0.5), (120, 0.7)], "b": [(30, 0.2)]}).axes
-    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
-    assert drawn == {"a": [[1, 50], [2, 70]], "b": [[0.5, 20]]} and axes.get_xlabel() == "minutes"
-
-
 CHINESE = ("cat", "狗", "企鹅")
 
 

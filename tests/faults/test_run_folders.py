@@ -158,9 +158,9 @@ def test_metrics_that_are_none_are_refused_or_made_anew(faults, run, no_steps, p
                     assert (run.folder / "metrics.csv").read_text(encoding="utf-8").startswith("step,epoch")
             if what in METRICS:
                 with inject.fault(f"{what}, comparison"):
-                    picture = run.folder / "comparison.png"
-                    arguments = ("src.training.comparison", "--runs", run.folder, "--output_path", picture)
-                    assert "metrics.csv" in one_line_error(program(*arguments)) and not picture.exists()
+                    output = run.folder / "comparison"
+                    arguments = ("study", "--runs", run.folder, "--output_path", output)
+                    assert "metrics.csv" in one_line_error(program(*arguments)) and not output.exists()
 
 
 def test_states_with_other_values_are_refused_or_are_states(faults, finished):
