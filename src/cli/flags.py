@@ -196,8 +196,16 @@ class Parser:
         return []
 
     def _stands_alone(self, key: str, words: Sequence[str]) -> bool:
-        """Return whether the word after a switch is a positional argument: --cam photo.jpg, but --cam false."""
-        if not words or key == "config" or _options(self._kind(key)) != [bool] or words[0].lower() in _SWITCHED:
+        """Return whether the word after a switch is a positional argument: --cam photo.jpg, but --cam false.
+
+        --config is no switch, and the word after --resume may be its folder.
+        """
+        if (
+            not words
+            or key in ("config", "resume")
+            or _options(self._kind(key)) != [bool]
+            or words[0].lower() in _SWITCHED
+        ):
             return False
         return self._positional(words[0]) is not None
 

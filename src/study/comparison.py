@@ -105,7 +105,8 @@ def read_run(folder: Path) -> Run:
     """Read a run from its folder. Raises UserError for a missing or damaged file."""
     file = folder / METRICS
     try:
-        rows = read_history(read_text(file, MAX_HISTORY_BYTES, "give the folders of runs of train.py"))
+        text = read_text(file, MAX_HISTORY_BYTES, "give the folders of runs of train.py")
+        rows = read_history(text[: text.rfind("\n") + 1])  # A run that is being trained may be writing a line.
     except ValueError:
         raise UserError(f"{file}: not the metrics of a run") from None
     with contextlib.redirect_stderr(io.StringIO()):  # Warnings of keys that have been renamed since.

@@ -68,7 +68,11 @@ def read_history(text: str) -> list[dict]:
         raise ValueError("its columns are others")
     try:
         return [
-            {name: int(value) if name in whole else float(value) for name, value in row.items() if value}
+            {
+                name: int(value) if name in whole else float(value)
+                for name, value in row.items()
+                if value or name in whole
+            }
             for row in reader
         ]
     except (csv.Error, TypeError) as error:

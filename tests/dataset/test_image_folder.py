@@ -139,8 +139,10 @@ def test_class_folders_alone_are_training_images(made):
 
 
 def test_a_folder_of_data_sets_is_not_taken_for_class_folders(made):
-    assert not is_flat(made.parent) and not is_flat(made) and is_flat(made / "train")
-    assert f"{made.parent / 'train'}: no such folder" in refusal(open_image_folder, made.parent, "train")
+    outer = made / "outer"
+    shutil.copytree(made, outer / "photos")
+    assert not is_flat(outer) and not is_flat(made) and is_flat(made / "train")
+    assert f"{outer / 'train'}: no such folder" in refusal(open_image_folder, outer, "train")
 
 
 def test_without_train_the_classes_are_those_of_the_split(made):

@@ -193,7 +193,7 @@ def test_an_error_that_pillow_does_not_announce_names_the_file_too(tmp_path, mon
     def broken(image, mode):
         raise TypeError("'float' object cannot be interpreted as an integer")  # From a TIFF with flipped bytes.
 
-    path = saved(tmp_path / "a.tif", PIXELS)
+    path = saved(tmp_path / "a.tif", PIXELS[..., 0])
     monkeypatch.setattr(Image.Image, "convert", broken)
     assert refusal(load_image, path).startswith(f"{path}: cannot read the image")
 

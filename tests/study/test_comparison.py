@@ -119,7 +119,7 @@ def test_what_is_no_run_is_refused(program, tiny, tmp_path):
     assert "not the metrics of a run" in one_line_error(program("study", "run", cwd=tmp_path))
     (folder / "metrics.csv").write_text("step,epoch\n")
     (folder / "config.yaml").unlink()
-    assert "config.yaml: cannot read the configuration" in one_line_error(program("study", "run", cwd=tmp_path))
+    assert "config.yaml: cannot be read" in one_line_error(program("study", "run", cwd=tmp_path))
     assert "epochs: cannot be combined with --runs" in one_line_error(
         program("study", "run", "--epochs", 3, cwd=tmp_path)
     )
