@@ -34,13 +34,13 @@ from src.training.whitening import IMAGES as WHITENING_IMAGES
 from src.training.whitening import whitened
 
 # The files of a run's folder.
-LOG, METRICS, SCALARS, RESULT = "train.log", "metrics.csv", "scalars", "result.json"
-CHECKPOINTS, BEST, LAST = "checkpoints", "best.ckpt", "squeezenet.ckpt"
+LOG, MINDSPORE_LOG, METRICS, RESULT = "train.log", "mindspore.log", "metrics.csv", "result.json"
+CHECKPOINTS, BEST, LAST, SCALARS = "checkpoints", "best.ckpt", "squeezenet.ckpt", "scalars"
 BATCH_PICTURE, RATE_PICTURE = "training_batch.png", "learning_rate.png"
 CURVES_PICTURE, PREDICTIONS_PICTURE = "curves.png", "predictions.png"
 # Everything that a run writes and --overwrite removes.
 RUN_ENTRIES = (
-    *(RUN_CONFIG, LOG, METRICS, RESULT, CHECKPOINTS, BEST, LAST, SCALARS),
+    *(RUN_CONFIG, LOG, MINDSPORE_LOG, METRICS, RESULT, CHECKPOINTS, BEST, LAST, SCALARS),
     *(BATCH_PICTURE, RATE_PICTURE, CURVES_PICTURE, PREDICTIONS_PICTURE),
 )
 

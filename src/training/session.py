@@ -29,7 +29,7 @@ from src.training.callbacks import BatchNormStatistics, DeadStartWarning, Evalua
 from src.training.checkpoints import Checkpoints
 from src.training.dashboard import dashboard
 from src.training.model import build_model
-from src.training.plan import BEST, CHECKPOINTS, CURVES_PICTURE, LAST, LOG, METRICS, SCALARS, Plan
+from src.training.plan import BEST, CHECKPOINTS, CURVES_PICTURE, LAST, LOG, METRICS, MINDSPORE_LOG, SCALARS, Plan
 from src.training.progress import MAX_HISTORY_BYTES, History, ProgressLogger, read_history
 from src.training.resume import GLOBAL_STEP, restore
 from src.training.state import Parts, State, read_figures
@@ -85,12 +85,11 @@ class Session:
         if plan.group.is_main_process:
             make_folder(plan.folder / CHECKPOINTS)
         with contextlib.ExitStack() as opened:
-            log = self._open_records(opened)
-            callbacks = self._make_callbacks(log)
+            printed = self._open_records(opened)
+            callbacks = self._make_callbacks()
             if self.former:
                 self._restore()
-            # MindSpore's callbacks print: their lines go to the log, where they do not disrupt the progress bar.
-            with contextlib.redirect_stdout(log):
+            with contextlib.redirect_stdout(printed):
                 for steps, dataset in self._stretches():
                     sink_size = plan.sink_size(dataset.get_dataset_size())
                     self.model.train(
@@ -114,7 +113,10 @@ class Session:
         )
 
     def _open_records(self, opened: contextlib.ExitStack) -> Guarded:
-        """Open log, metrics.csv and scalars, continuing those of earlier starts; return the log."""
+        """Open logs, metrics.csv and scalars, continuing those of earlier starts.
+
+        Returns the log of what MindSpore and its callbacks print, which would disrupt the progress bar.
+        """
         plan, run = self.plan, self.plan.config.run
 
         def guarded(name: str, mode: str) -> Guarded:
@@ -123,7 +125,7 @@ class Session:
             opened.callback(stream.close)
             return stream
 
-        log = guarded(LOG, "a")
+        log, printed = guarded(LOG, "a"), guarded(MINDSPORE_LOG, "a")
         former = None
         if self.former and plan.group.is_main_process:
             former = rows_until(plan.folder / METRICS, plan.saved.state.step, plan.counted)
@@ -145,9 +147,9 @@ class Session:
             plan.group,
         )
         opened.callback(self.progress.close)
-        return log
+        return printed
 
-    def _make_callbacks(self, log: Guarded) -> list:
+    def _make_callbacks(self) -> list:
         plan, run, data = self.plan, self.plan.config.run, self.plan.config.data
         say = self.progress.say
         dead_start = DeadStartWarning(self.loss.untrained(len(plan.card.classes)), plan.config.model.final_relu, say)

@@ -62,7 +62,7 @@ RESULTS = {
 
 
 # Written anew, with the same content but for the epochs, before the metrics are read.
-CONFIGURED = ("config.yaml", "train.log")
+CONFIGURED = ("config.yaml", "train.log", "mindspore.log")
 
 
 class Began(Exception):

@@ -312,7 +312,7 @@ def test_learning_rates_are_scaled_to_the_images_a_step(two):
 
 def test_rank_0_alone_writes_the_runs_folder(two):
     expected = {
-        *("config.yaml", "train.log", "metrics.csv", "result.json", "best.ckpt", "squeezenet.ckpt"),
+        *("config.yaml", "train.log", "mindspore.log", "metrics.csv", "result.json", "best.ckpt", "squeezenet.ckpt"),
         "checkpoints",
     }
     assert {path.name for path in two.run("whole").iterdir()} == expected
