@@ -10,7 +10,7 @@ import numpy as np
 
 from src.compression.config import MeasureConfig
 from src.compression.photographs import Photographs, open_photographs
-from src.dataset import evaluation_pipeline, open_source
+from src.dataset import evaluation_pipeline, open_evaluated
 from src.dataset.options import data_config
 from src.inference.evaluation import evaluate, with_classes_of
 from src.inference.metrics import Classification, Evaluation
@@ -35,7 +35,7 @@ class Evaluator:
             self._source = open_photographs(config.images, config.labels, tuple(config.csv_columns), card.classes)
         else:
             data = data_config(config, val_split=card.val_split_of(config.dataset))
-            self._source = with_classes_of(card, open_source(data, config.split), "the network has", config.dataset)
+            self._source = with_classes_of(card, open_evaluated(data, config.split), "the network has", config.dataset)
         self._nets: dict[str, SqueezeNet] = {}  # By their batch norm; each is compiled once.
         self._original: Optional[np.ndarray] = None
 

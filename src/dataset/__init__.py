@@ -5,13 +5,14 @@ from __future__ import annotations
 from src.dataset.options import DataConfig
 from src.dataset.pipeline import check_shards, evaluation_pipeline, preprocessing_of, training_pipeline
 from src.dataset.registry import DATASETS
-from src.dataset.splits import open_source, splits
+from src.dataset.splits import open_evaluated, open_source, splits
 
 __all__ = [
     "DATASETS",
     "check_shards",
     "create_dataset",
     "evaluation_pipeline",
+    "open_evaluated",
     "open_source",
     "preprocessing_of",
     "splits",

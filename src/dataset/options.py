@@ -46,6 +46,8 @@ class DataLoadingConfig(DataSourceConfig):
     """download CIFAR-10 into data_path if it is missing"""
     num_workers: CountOrZero = 0
     """threads that load images; 0: one per core, at most 8"""
+    eval_images: Optional[Count] = None
+    """use at most this many images for each evaluation, evenly over the classes, for a quick look; null: all"""
 
 
 @dataclasses.dataclass(frozen=True)

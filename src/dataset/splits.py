@@ -11,7 +11,7 @@ from src.cli.errors import UserError
 from src.dataset.download import download, unpacked
 from src.dataset.image_files import say_passed_over
 from src.dataset.image_folder import is_flat, split_folder
-from src.dataset.options import DataSourceConfig
+from src.dataset.options import DataLoadingConfig, DataSourceConfig
 from src.dataset.registry import DATASETS
 from src.dataset.source import Source, Subset, split_by_class
 
@@ -74,7 +74,17 @@ def open_source(config: DataSourceConfig, split: str, quiet: bool = False) -> So
     if taken == "train" and fraction:
         source = _part(source, fraction, split)
     total = getattr(config, "train_images", None)
-    return _limited(source, total) if split == "train" and total else source
+    if split != "train" or not total:
+        return source
+    if total > len(source):
+        raise UserError(f"train_images: {total} is more than the {len(source)} training images")
+    return _limited(source, total)
+
+
+def open_evaluated(config: DataLoadingConfig, split: str, quiet: bool = False) -> Source:
+    """Open the images of a split for evaluations: at most eval_images of them. See open_source."""
+    source, total = open_source(config, split, quiet), config.eval_images
+    return _limited(source, total) if total and total < len(source) else source
 
 
 def _path(config: DataSourceConfig) -> Path:
@@ -99,8 +109,6 @@ def _part(source: Source, fraction: float, split: str) -> Source:
 
 def _limited(source: Source, total: int) -> Source:
     """Return a subset of `total` images, as evenly over the classes as possible."""
-    if total > len(source):
-        raise UserError(f"train_images: {total} is more than the {len(source)} training images")
     available = np.bincount(source.labels, minlength=len(source.classes))
     counts = np.zeros_like(available)
     while counts.sum() < total:

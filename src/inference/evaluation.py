@@ -14,7 +14,7 @@ from src.checkpoint import load_network
 from src.cli.errors import UserError
 from src.cli.terminal import images_bar
 from src.config import DeviceConfig
-from src.dataset import evaluation_pipeline, open_source, splits
+from src.dataset import evaluation_pipeline, open_evaluated, splits
 from src.dataset.options import data_config
 from src.dataset.preprocessing import Preprocessing
 from src.dataset.source import Source, printable
@@ -131,7 +131,7 @@ def evaluate_model(config: EvalConfig, device: DeviceConfig) -> dict:
         card.warn_of_one_class()
     if alone and split == "val" and not config.split and group.is_main_process:
         print(f"{data.data_path}: only the images that val_split {data.val_split} set aside; --split all takes all")
-    source = with_classes_of(card, open_source(data, split), f"{path}: was trained on", data.dataset)
+    source = with_classes_of(card, open_evaluated(data, split), f"{path}: was trained on", data.dataset)
     if target == "CPU":
         check_memory(card.model, card.preprocessing.image_size, min(config.batch_size, len(source)))
     if config.resizer == "device" and not card.preprocessing.native_size:

@@ -15,7 +15,15 @@ from mindspore.dataset import Dataset
 from src.checkpoint import load_pretrained
 from src.cli.errors import UserError
 from src.config import RUN_CONFIG, TrainConfig, changed_keys, with_keys
-from src.dataset import check_shards, evaluation_pipeline, open_source, preprocessing_of, splits, training_pipeline
+from src.dataset import (
+    check_shards,
+    evaluation_pipeline,
+    open_evaluated,
+    open_source,
+    preprocessing_of,
+    splits,
+    training_pipeline,
+)
 from src.dataset.source import Source, Subset, printable
 from src.dataset.splits import val_split_of
 from src.devices.device import select_device
@@ -138,7 +146,7 @@ def prepare(config: TrainConfig) -> Plan:
     present = splits(config.data)
     training = open_source(config.data, "train")
     validation, test = (
-        open_source(config.data, split, split == "val" and bool(config.data.val_split)) if split in present else None
+        open_evaluated(config.data, split, split == "val" and bool(config.data.val_split)) if split in present else None
         for split in ("val", "test")
     )
     for images in (validation, test):

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -11,6 +12,7 @@ from src.dataset import (
     cifar10_binary,
     create_dataset,
     evaluation_pipeline,
+    open_evaluated,
     open_source,
     preprocessing_of,
     splits,
@@ -310,6 +312,14 @@ def test_train_images_are_spread_evenly_over_the_classes(made, total):
     assert counts.sum() == total == len(set(images))
     assert counts.max() - counts.min() <= 1
     assert len(images_of(made, "test", train_images=total)[0]) == 20
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_eval_images_are_spread_evenly_and_may_be_more_than_there_are(made, split):
+    config = DataConfig(data_path=str(made), val_split=0.2, eval_images=10)
+    assert np.bincount(open_evaluated(config, split).labels).tolist() == [1] * 10
+    whole = open_source(config, split)
+    assert len(open_evaluated(dataclasses.replace(config, eval_images=1000), split)) == len(whole) > 10
 
 
 def test_train_images_of_small_classes_are_made_up_for_by_larger_ones(tmp_path):
