@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pydantic import ByteSize
+
 from src.cli.flags import limited
 
 Count = limited(int, "a whole number, at least 1", ge=1, lt=2**31)
 CountOrZero = limited(int, "a whole number, at least 0", ge=0, lt=2**31)
+Bytes = limited(ByteSize, "a number of bytes, at least 1, such as 500000 or 0.5MB", ge=1, lt=2**31)
 Amount = limited(float, "a number, at least 0", ge=0, allow_inf_nan=False)
 Norm = limited(float, "a number above 0", gt=0, allow_inf_nan=False)
 Fraction = limited(float, "a number from 0 to below 1", ge=0, lt=1)

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Optional, get_type_hints
 
 from src.cli.errors import UserError
 from src.cli.flags import limited
-from src.cli.types import Amount, Count, CountOrZero, Fraction, Padding
+from src.cli.types import Amount, Bytes, Count, CountOrZero, Fraction, Padding
 from src.config import DeviceConfig, parse
 from src.dataset.options import Augmentations, DataLoadingConfig, Dataset
 
@@ -48,7 +48,7 @@ class CompressConfig:
     target_bytes: the average to plan the pruning with"""
     layer_bits: list[str] = dataclasses.field(default_factory=list)
     """bits of some convolutions, such as features.0.*=8 *.squeeze.*=7; the last match counts"""
-    target_bytes: Optional[Count] = None
+    target_bytes: Optional[Bytes] = None
     """size of the file to reach: bits are allocated to the convolutions by their importance, up to 8 each; with
     train_epochs weights are pruned too"""
     max_drop: Optional[Fraction] = None

@@ -155,6 +155,12 @@ def test_what_cannot_be_is_one_line_from_the_configuration(flags, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("words", ["500000", "500kB", "0.5MB", "0.5 mb"])
+def test_a_size_may_be_given_in_kilobytes_and_megabytes(words):
+    (config, *_) = parse_compress(["--ckpt_path", "a", "--target_bytes", words], "Compress a network.")
+    assert config.target_bytes == 500_000
+
+
 def test_a_pattern_that_fits_no_layer_is_named():
     config = CompressConfig(ckpt_path="a", layer_bits=["feature.0=8"])
     with pytest.raises(UserError, match=r"'feature\.0' fits no convolution"):
