@@ -8,13 +8,12 @@ net = SqueezeNet(num_classes=10, squeeze_ratio=0.25, pct_3x3=0.25, bypass="simpl
 
 from __future__ import annotations
 
-from functools import wraps
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 from mindspore import nn, ops
 from mindspore.common.initializer import Normal
 
-from src.network.design_space import CIFAR_VERSIONS, STEMS, Norm, Pool, architecture
+from src.network.design_space import CIFAR_VERSIONS, STEMS, Norm, Pool, architecture, version_first
 from src.network.dropout import Dropout
 from src.network.initialization import shrink_residuals
 from src.network.pooling import CeilMaxPool2d
@@ -101,18 +100,6 @@ class Fire(nn.Cell):
         return expanded if self.shortcut is None else expanded + self.shortcut(x)
 
 
-def _version_first(init: Callable[..., None]) -> Callable[..., None]:
-    """Let a text that comes first be the version."""
-
-    @wraps(init)
-    def initialize(self, *arguments, **options):
-        if arguments and isinstance(arguments[0], str):
-            options["version"], arguments = arguments[0], arguments[1:]
-        init(self, *arguments, **options)
-
-    return initialize
-
-
 class SqueezeNet(nn.Cell):
     """SqueezeNet. Input (N, in_channels, H, W) float32, output logits (N, num_classes) float32.
 
@@ -138,7 +125,6 @@ class SqueezeNet(nn.Cell):
     Raises ValueError for a value that is not among those listed, TypeError for num_classes that is not an integer.
     """
 
-    @_version_first
     def __init__(
         self,
         num_classes: int = 10,
@@ -190,6 +176,10 @@ class SqueezeNet(nn.Cell):
 
     def construct(self, x):
         return self.classifier(self.features(x)).mean((2, 3))
+
+
+# No decorator, since amp_level O1 compiles the source of the class by itself.
+SqueezeNet.__init__ = version_first(SqueezeNet.__init__)
 
 
 def _shortcut(bypass: str, in_channels: int, out_channels: int, batch_norm: bool) -> Optional[nn.Cell]:

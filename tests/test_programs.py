@@ -156,7 +156,7 @@ def test_a_mistake_in_the_flags_is_one_line_that_says_what_is_allowed(program, t
             "eval": "give either --ckpt_path (a checkpoint) or --model_path (an exported model)",
             "infer": "top_k: '0' is not allowed; it takes a whole number, at least 1",
             "export": "file_format: 'TFLITE' is not allowed; it takes one of MINDIR, AIR, ONNX",
-            "to_mindrecord": "a: contains neither train/ nor val/",
+            "to_mindrecord": "a: contains no class folders, and neither train/ nor val/",
         }[name] in text
     assert list(tmp_path.iterdir()) == []
 

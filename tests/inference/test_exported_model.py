@@ -156,7 +156,8 @@ class Lite:
 def converted(exported: dict[str, str], form: str, folder: Path, name: str) -> str:
     """Return an ONNX file under the name of a converted one, with the specification that run_infer_310.sh copies."""
     content = Path(exported[form]).read_bytes()
-    (folder / name).write_bytes(content + b"\x92\x03\x00")  # Another file, of the same meaning.
+    # Another file, of the same meaning, that begins with an unknown field: nobody takes it for an ONNX file.
+    (folder / name).write_bytes(b"\x92\x03\x00" + content)
     shutil.copy(exported[form] + ".json", folder / f"{name}.json")
     return str(folder / name)
 
