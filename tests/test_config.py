@@ -287,7 +287,7 @@ def test_files_without_a_flag_are_what_their_suffix_says():
         ("log_steps", "1_000", "a whole number"),
         ("log_steps", "null", "a whole number"),
         ("dropout", "1", "from 0 to below 1"),
-        ("pct_3x3", "0", "between 0 and 1"),
+        ("pct_3x3", "0", "above 0 and below 1"),
         ("squeeze_ratio", "0", "above 0"),
         ("final_relu", "maybe", "true or false"),
         ("final_relu", "1", "true or false"),

@@ -12,7 +12,7 @@ Bytes = limited(ByteSize, "a number of bytes, at least 1, such as 500000 or 0.5M
 Amount = limited(float, "a number, at least 0", ge=0, allow_inf_nan=False)
 Norm = limited(float, "a number above 0", gt=0, allow_inf_nan=False)
 Fraction = limited(float, "a number from 0 to below 1", ge=0, lt=1)
-OpenFraction = limited(float, "a number between 0 and 1", gt=0, lt=1)
+OpenFraction = limited(float, "a number above 0 and below 1", gt=0, lt=1)
 Ratio = limited(float, "a number above 0, at most 8", gt=0, le=8)
 # Upper limits catch typing errors, which would take all memory.
 Side = limited(int, "a whole number from 1 to 8192", ge=1, le=8192)
