@@ -16,11 +16,9 @@ MOST_CLASSES, FEWEST = 100, 10
 def main() -> None:
     # Here, so that Ctrl-C is one line while MindSpore is imported, which takes seconds.
     from src.config import DeviceConfig, parse
-    from src.inference.config import MODELS, RUN_FOLDERS, EvalConfig
+    from src.inference.config import MODELS, EvalConfig
 
-    config, device = parse(
-        sys.argv[1:], "Evaluate a model.", EvalConfig, DeviceConfig, positional={**RUN_FOLDERS, **MODELS}
-    )
+    config, device = parse(sys.argv[1:], "Evaluate a model.", EvalConfig, DeviceConfig, positional=MODELS)
 
     from src.inference.evaluation import evaluate_model  # After the arguments are checked.
     from src.inference.metrics import describe

@@ -12,11 +12,9 @@ from src.cli.errors import run
 def main() -> None:
     # Here, so that Ctrl-C is one line while MindSpore is imported, which takes seconds.
     from src.config import DeviceConfig, parse
-    from src.inference.config import CHECKPOINTS, RUN_FOLDERS, ExportConfig
+    from src.inference.config import CHECKPOINTS, ExportConfig
 
-    config, device = parse(
-        sys.argv[1:], "Export a checkpoint.", ExportConfig, DeviceConfig, positional={**RUN_FOLDERS, **CHECKPOINTS}
-    )
+    config, device = parse(sys.argv[1:], "Export a checkpoint.", ExportConfig, DeviceConfig, positional=CHECKPOINTS)
 
     from src.inference.export import export_checkpoint  # After the arguments are checked.
 

@@ -16,11 +16,9 @@ from src.cli.errors import run
 def main() -> int:
     # Here, so that Ctrl-C is one line while MindSpore is imported, which takes seconds.
     from src.config import DeviceConfig, parse
-    from src.inference.config import MODELS_AND_IMAGES, RUN_FOLDERS, InferConfig
+    from src.inference.config import MODELS_AND_IMAGES, InferConfig
 
-    config, device = parse(
-        sys.argv[1:], "Classify images.", InferConfig, DeviceConfig, positional={**RUN_FOLDERS, **MODELS_AND_IMAGES}
-    )
+    config, device = parse(sys.argv[1:], "Classify images.", InferConfig, DeviceConfig, positional=MODELS_AND_IMAGES)
 
     from src.dataset.source import printable  # After the arguments are checked.
     from src.inference.classify import infer

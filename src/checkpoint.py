@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import shlex
 from pathlib import Path
 from typing import Any, Mapping, Tuple
 
@@ -18,7 +17,7 @@ from src.cli.errors import UserError, first_line
 from src.devices.silence import quiet, silent
 from src.files.atomic import written
 from src.files.bounded import open_file, read_bytes
-from src.files.kinds import explained
+from src.files.kinds import convert_command, explained
 from src.model_card import ModelCard, unreadable_card
 from src.network.dropout import Dropout
 from src.squeezenet import SqueezeNet
@@ -101,11 +100,8 @@ def load_network(path: str | Path) -> tuple[SqueezeNet, ModelCard]:
 
 def _foreign(path: str | Path) -> UserError:
     """Return the UserError for a MindSpore checkpoint without a model card."""
-    new = shlex.quote(str(Path(path).with_name(f"{Path(path).stem}_converted.ckpt")))
-    return UserError(
-        f"{path}: contains no model card, so it is not of this project; convert it: "
-        f"python convert.py --from mindspore {shlex.quote(str(path))} --ckpt_path {new}"
-    )
+    command = convert_command("mindspore", path)
+    return UserError(f"{path}: contains no model card, so it is not of this project; convert it: {command}")
 
 
 def build_network(

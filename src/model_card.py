@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 
 from src.cli.errors import UserError
+from src.cli.terminal import warn
 from src.dataset.preprocessing import Preprocessing
 from src.dataset.registry import OWN_VALIDATION
 from src.squeezenet import SqueezeNet
@@ -65,11 +65,9 @@ class ModelCard:
     def warn_of_one_class(self) -> None:
         """Warn on stderr of a network that has nothing to choose from."""
         if len(self.classes) == 1:
-            print(
-                f"warning: there is one class, {self.classes[0]!r}, so nothing to choose: every image is right, "
-                "whatever it shows; give the images of other classes folders of their own",
-                file=sys.stderr,
-                flush=True,
+            warn(
+                f"there is one class, {self.classes[0]!r}, so nothing to choose: every image is right, whatever it "
+                "shows; give the images of other classes folders of their own"
             )
 
     def val_split_of(self, dataset: str | None) -> float:

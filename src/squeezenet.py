@@ -13,7 +13,7 @@ from typing import Any, Optional
 from mindspore import nn, ops
 from mindspore.common.initializer import Normal
 
-from src.network.design_space import CIFAR_VERSIONS, STEMS, Norm, Pool, architecture, version_first
+from src.network.design_space import CIFAR_VERSIONS, STEMS, Norm, Pool, architecture
 from src.network.dropout import Dropout
 from src.network.initialization import shrink_residuals
 from src.network.pooling import CeilMaxPool2d
@@ -104,7 +104,7 @@ class SqueezeNet(nn.Cell):
     """SqueezeNet. Input (N, in_channels, H, W) float32, output logits (N, num_classes) float32.
 
     num_classes: length of the logits.
-    version: a row of VERSIONS; it may come first, as in torchvision: SqueezeNet("1_1", num_classes=1000).
+    version: a row of VERSIONS.
     bypass: "none"; "simple" adds a Fire module's input to its output wherever both have the same channels (v1.0:
         fire 3, 5, 7, 9); "complex" adds a 1x1 convolution of the input around the others too.
     batch_norm: "none"; "squeeze", after the squeeze convolutions alone; "all", after every convolution but the last.
@@ -176,10 +176,6 @@ class SqueezeNet(nn.Cell):
 
     def construct(self, x):
         return self.classifier(self.features(x)).mean((2, 3))
-
-
-# No decorator, since amp_level O1 compiles the source of the class by itself.
-SqueezeNet.__init__ = version_first(SqueezeNet.__init__)
 
 
 def _shortcut(bypass: str, in_channels: int, out_channels: int, batch_norm: bool) -> Optional[nn.Cell]:

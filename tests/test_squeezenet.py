@@ -295,21 +295,12 @@ def test_an_unsupported_value_is_refused_with_those_supported(name, value, suppo
     assert all(choice in str(refusal.value) for choice in supported)
 
 
-@pytest.mark.parametrize(
-    "arguments, options, classes",
-    [(("1_1",), {}, 10), (("1_1", 7), {}, 7), (("1_1",), {"num_classes": 7}, 7), ((7, "1_1"), {}, 7)],
-)
-def test_the_version_may_come_first_as_in_torchvision(arguments, options, classes):
-    net = SqueezeNet(*arguments, **options)
-    assert net.classifier[1].out_channels == classes and net.stem.kernel_size == 3
-    with pytest.raises(ValueError, match="unsupported SqueezeNet version '2_0': choose one of 1_0, 1_1"):
-        SqueezeNet("2_0")
-
-
 def test_what_is_no_number_of_classes_is_refused_with_an_example():
     message = r"^num_classes: 1.5 is not an integer, as in SqueezeNet\(10, version='1_1'\)$"
     with pytest.raises(TypeError, match=message):
         SqueezeNet(1.5)
+    with pytest.raises(TypeError, match=message.replace("1.5", "'1_1'")):
+        SqueezeNet("1_1")
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'pretrained'"):
         SqueezeNet(pretrained=True)
 

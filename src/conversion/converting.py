@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 import mindspore as ms
 import numpy as np
 
-from src.checkpoint import load_network, load_weights, save_checkpoint, weights_of
+from src.checkpoint import FIRST, load_network, load_weights, save_checkpoint, weights_of
 from src.cli.errors import UserError, first_line
 from src.conversion import origins
 from src.conversion.caffemodel import read_caffemodel
@@ -147,7 +147,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 def turn_to_rgb(net: SqueezeNet) -> None:
     """Reverse the input channels of the first convolution."""
-    kernel = weights_of(net)["features.0.conv.weight"]
+    kernel = weights_of(net)[FIRST]
     kernel.set_data(ms.Tensor(np.ascontiguousarray(kernel.asnumpy()[:, ::-1])))
 
 

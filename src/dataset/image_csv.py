@@ -8,12 +8,12 @@ import csv
 import io
 import itertools
 import os
-import sys
 from pathlib import Path, PurePosixPath
 from typing import Iterable, Iterator, Sequence
 
 from src.cli.errors import UserError
 from src.cli.patience import announced
+from src.cli.terminal import warn
 from src.dataset.image_folder import SPLIT_NAMES, class_folders, open_image_folder, split_folder
 from src.dataset.source import FileSource, printable
 from src.files.bounded import read_bytes
@@ -67,11 +67,9 @@ def class_indices(labels: Sequence[str], classes: list[str], table: Path, lines:
             names = printable(", ".join(classes[:20])) + (", ..." if count > 20 else "")
             raise UserError(f"{table}, line {line}: unknown class {label[:80]!r}; the classes are {names}")
     if used and 0 not in used:
-        print(
-            f"warning: {table}: its numbers are taken to count classes from {first}, so that {min(used)} is "
-            f"{printable(classes[min(used) - first])}; if that is wrong, write the names of the classes",
-            file=sys.stderr,
-            flush=True,
+        warn(
+            f"{table}: its numbers are taken to count classes from {first}, so that {min(used)} is "
+            f"{printable(classes[min(used) - first])}; if that is wrong, write the names of the classes"
         )
     return [i if label in index else i - first for label, i in zip(labels, found)]
 

@@ -6,13 +6,13 @@ Or class folders alone, <class>/*.jpg, which are all for training unless val_spl
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Iterable
 
 from src.cli.errors import UserError
 from src.cli.patience import announced
+from src.cli.terminal import warn
 from src.dataset.image_files import image_files, is_hidden
 from src.dataset.source import IMAGE_SUFFIXES, FileSource, printable
 
@@ -81,7 +81,7 @@ def warn_of_missing_classes(folder: Path, labels: Iterable[int], classes: list[s
     """Warn on stderr of classes without images."""
     missing = without_images(labels, classes)
     if missing:
-        print(f"warning: {folder}: no images of {missing}", file=sys.stderr, flush=True)
+        warn(f"{folder}: no images of {missing}")
 
 
 def without_images(labels: Iterable[int], classes: list[str]) -> str:

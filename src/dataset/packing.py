@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Iterator
 
 from src.cli.errors import UserError
+from src.cli.terminal import warn
 from src.dataset.mindrecord import DESCRIPTION, MAX_ROW_BYTES, SCHEMA, SUFFIX
 from src.dataset.source import FileSource, printable
 from src.dataset.splits import open_source, splits
@@ -91,7 +91,7 @@ def _rows(source: FileSource, indices: range, config) -> Iterator[dict]:
         if len(source.broken) >= config.max_broken_images:
             raise UserError(f"{printable(file)}: {problem}; remove it or replace it")
         source.broken.add(index)
-        print(f"warning: image left out: {printable(file)}: {problem}", file=sys.stderr, flush=True)
+        warn(f"image left out: {printable(file)}: {problem}")
 
 
 def _write_file(file: Path, rows: Iterator[dict]) -> int:

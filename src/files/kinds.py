@@ -84,10 +84,10 @@ def kind_of(path: str | Path) -> Optional[str]:
 
 
 def convert_command(kind: str, path: str | Path) -> str:
-    """Return the command that converts a file of a kind."""
-    name = Path(path)
-    checkpoint = f"{name.stem}{'_converted' if name.suffix == '.ckpt' else ''}.ckpt"
-    return f"python convert.py --from {kind} {shlex.quote(str(path))} --ckpt_path {shlex.quote(checkpoint)}"
+    """Return the command that converts a file of a kind, to a checkpoint beside it."""
+    path = Path(path)
+    checkpoint = path.with_name(f"{path.stem}{'_converted' if path.suffix == '.ckpt' else ''}.ckpt")
+    return f"python convert.py --from {kind} {shlex.quote(str(path))} --ckpt_path {shlex.quote(str(checkpoint))}"
 
 
 @contextlib.contextmanager

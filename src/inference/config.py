@@ -11,14 +11,14 @@ from src.dataset.options import DataLoadingConfig, Dataset
 from src.dataset.preprocessing import RESIZERS
 from src.inference.exported_model import RUNTIMES
 
-# Keys of positional arguments by suffix. What reads checkpoints refuses other programs' files with advice.
+# Keys of positional arguments: the folder of a run stands for its best weights, others go by their suffix. What reads
+# checkpoints refuses other programs' files with advice.
 CHECKPOINTS = dict.fromkeys(
-    (".ckpt", ".sqz", ".pth", ".pt", ".safetensors", ".npz", ".net", ".caffemodel"), "ckpt_path"
+    ("/best.ckpt", "/squeezenet.ckpt", ".ckpt", ".sqz", ".pth", ".pt", ".safetensors", ".npz", ".net", ".caffemodel"),
+    "ckpt_path",
 )
 MODELS = {**CHECKPOINTS, **{suffix: "model_path" for runtime in RUNTIMES.values() for suffix in runtime.suffixes}}
 MODELS_AND_IMAGES = {**MODELS, "": "images"}
-# The folder of a run stands for its best weights.
-RUN_FOLDERS = dict.fromkeys(("/best.ckpt", "/squeezenet.ckpt"), "ckpt_path")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,7 @@ holds the paper's rows and these.
 
 from __future__ import annotations
 
-from functools import wraps
-from typing import Callable, NamedTuple, Optional, Sequence, Union
+from typing import NamedTuple, Optional, Sequence, Union
 
 
 class Stem(NamedTuple):
@@ -147,15 +146,3 @@ def architecture(
     remaining = iter(fires)
     layers = [next(remaining) if isinstance(layer, Widths) else layer for layer in layers]
     return STEMS[stem](Stem(*first)), [layer for layer in layers if norm or not isinstance(layer, Norm)]
-
-
-def version_first(init: Callable[..., None]) -> Callable[..., None]:
-    """Let a text that comes first be the version."""
-
-    @wraps(init)
-    def initialize(self, *arguments, **options):
-        if arguments and isinstance(arguments[0], str):
-            options["version"], arguments = arguments[0], arguments[1:]
-        init(self, *arguments, **options)
-
-    return initialize

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import statistics
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
-from src.cli.errors import UserError
 from src.files.atomic import write_text
-from src.files.bounded import read_text
+from src.training import state
 from src.training.plan import RESULT
 
-MAX_RESULT_BYTES = 1 << 20
 SPLITS = ("validation", "test")
 
 
@@ -23,13 +20,8 @@ def read_result(folder: Path) -> Optional[dict[str, Any]]:
     file = folder / RESULT
     if not file.exists():
         return None
-    try:
-        result = json.loads(read_text(file, MAX_RESULT_BYTES))
-        for split in SPLITS:
-            float((result[split] or {"accuracy": 0})["accuracy"])
-        return {**result, "minutes": result["seconds"] / 60}
-    except (ValueError, TypeError, KeyError):
-        raise UserError(f"{file}: not the result of a run; remove it") from None
+    result = state.read_result(file, "remove it")
+    return {**result, "minutes": result["seconds"] / 60}
 
 
 def accuracies(results: Sequence[dict[str, Any]], split: str) -> list[float]:

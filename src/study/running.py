@@ -51,7 +51,7 @@ def train_all(jobs: list[Job], at_once: int, done: Callable[[Job], str]) -> dict
     failures: dict[str, str] = {}
     environment = dict(os.environ)
     if at_once > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // at_once)))
     with signals.postponed(), _Display(len(jobs)) as display:
         for job, status in _finished(jobs, at_once, environment, display):
             if status and not signals.received():

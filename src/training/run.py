@@ -18,7 +18,6 @@ from src.config import RUN_CONFIG, TrainConfig, to_yaml
 from src.devices.device import peak_memory_mb
 from src.devices.processes import is_worker, serve_as_scheduler
 from src.files.atomic import check_place, write_json, write_text
-from src.files.bounded import read_text
 from src.files.locks import locked
 from src.files.run_folder import check_run_folder, make_run_folder
 from src.inference.evaluation import PICTURE_IMAGES, evaluate, evaluation_grid
@@ -42,8 +41,6 @@ from src.training.plan import (
 from src.training.resume import begun_run, is_complete
 from src.training.session import Outcome, Session
 from src.training.state import read_result
-
-MAX_RESULT_BYTES = 1 << 20
 
 
 def train(config: TrainConfig) -> dict:
@@ -107,11 +104,8 @@ def train(config: TrainConfig) -> dict:
 
 def _former_result(plan: Plan) -> dict:
     """Return the result of a complete run. Raises UserError for a damaged file."""
-    file, advice = plan.folder / RESULT, "remove it and give the same command again, which evaluates the run anew"
-    try:
-        return read_result(read_text(plan.group.file(file), MAX_RESULT_BYTES, advice))
-    except ValueError:
-        raise UserError(f"{file}: not the result of a run; {advice}") from None
+    advice = "remove it and give the same command again, which evaluates the run anew"
+    return read_result(plan.group.file(plan.folder / RESULT), advice)
 
 
 def _check_nothing_is_lost(plan: Plan, begun: bool) -> None:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 from typing_extensions import Annotated, NotRequired, TypedDict
+
+from src.cli.errors import UserError
+from src.files.bounded import read_text
+
+MAX_RESULT_BYTES = 1 << 20
 
 Number = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -108,9 +114,12 @@ class Result(TypedDict):
     devices: Positive
 
 
-def read_result(text: str) -> Dict[str, Any]:
-    """Parse the text of a result.json. Raises ValueError for other text."""
-    return TypeAdapter(Result).validate_json(text, strict=True)
+def read_result(file: Path, advice: str) -> Dict[str, Any]:
+    """Return the content of a result.json. Raises UserError, with advice, for another or an unreadable file."""
+    try:
+        return TypeAdapter(Result).validate_json(read_text(file, MAX_RESULT_BYTES, advice), strict=True)
+    except ValueError:
+        raise UserError(f"{file}: not the result of a run; {advice}") from None
 
 
 def read_figures(values: Any) -> dict[str, Any]:

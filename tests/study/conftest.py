@@ -27,6 +27,8 @@ if (folder.parent / "wait").exists():
 (folder / "metrics.csv").write_text("step,epoch,val_accuracy,seconds\\n4,1,0.5,60\\n8,2,0.75,120\\n")
 accuracy = 0.5 + seed / 100 + ("squeeze_ratio: 0.5" in text) / 10
 results = {"validation": {"accuracy": accuracy}, "test": {"accuracy": accuracy / 2}, "seconds": 60 * seed}
+results |= {"checkpoint": "best.ckpt", "peak_memory_mb": 1, "devices": 1}
+results |= dict.fromkeys(("images_per_second", "images_per_second_per_device"))
 (folder / "result.json").write_text(json.dumps(results))
 """
 

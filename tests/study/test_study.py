@@ -143,7 +143,7 @@ def test_a_signal_stops_the_trainings_in_order_and_says_how_to_go_on(program, st
 
 def test_trainings_at_the_same_time_share_the_cores(program, stub, here, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(running.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(running.os, "sched_getaffinity", lambda process: range(8))
     assert program("study", *FLAGS, "--vary", "bypass=none,simple", "--jobs", 3).returncode == 0
     assert (here / "study" / "base" / "seed_1.log").read_text() == "threads 2\n"
     assert program("study", *FLAGS, "--resume", "--vary", "bypass=complex", "--jobs", 1).returncode == 0
