@@ -1,7 +1,7 @@
 """Make the notebooks from source.md: the same code cells, with the texts in English and in Chinese.
 
 python tutorials/make_notebooks.py             # keeps the stored outputs, unless a code cell has changed
-python tutorials/make_notebooks.py --execute   # runs the cells, which takes about ten minutes
+python tutorials/make_notebooks.py --execute   # runs the cells, which takes about four minutes
 
 The code is run once, and both notebooks store its outputs.
 """
