@@ -130,7 +130,10 @@ class _Graph:
                 before = self._producers.get(node.input[0])
                 repeated = before is not None and before.op_type == "Concat" and self._is_slice(before.input[-1])
                 # Caffe2 writes one row of padding at the bottom and one column at the right.
-                if repeated or _attribute(node, "ceil_mode", 0) or _attribute(node, "pads", [])[-2:] == [1, 1]:
+                padded = _attribute(node, "pads", [])[-2:] == [1, 1]
+                # So does "same" padding, MindSpore's notation, where the size is even.
+                same = _attribute(node, "auto_pad", b"") == b"SAME_UPPER"
+                if repeated or padded or same or _attribute(node, "ceil_mode", 0):
                     return True
         return False
 

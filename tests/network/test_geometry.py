@@ -52,9 +52,9 @@ def test_feature_sizes_of_v1_0_are_the_published_ones():
 
 
 @pytest.mark.parametrize("kernel_size", [2, 3])
-@pytest.mark.parametrize("size", range(3, 9))
-def test_ceil_pooling_equals_mindspores_for_odd_and_even_sizes(size, kernel_size):
-    images = noise(2, 3, size, size) - 10  # All negative: zeros that crept in would win.
+@pytest.mark.parametrize("height,width", [*((size, size) for size in range(3, 9)), (5, 6), (6, 5)])
+def test_ceil_pooling_equals_mindspores_for_odd_and_even_sizes(height, width, kernel_size):
+    images = noise(2, 3, height, width) - 10  # All negative: zeros that crept in would win.
     expected = nn.MaxPool2d(kernel_size, 2, pad_mode="pad", padding=0, ceil_mode=True)(images).asnumpy()
     pooled = CeilMaxPool2d(kernel_size, 2)(images).asnumpy()
     assert pooled.max() < 0
