@@ -2,7 +2,8 @@
 
     python benchmarks/latency.py [--rounds 5] [--calls 20]
 
-Milliseconds a call for 1 and for 32 images, on v1.0 at 224x224 with 1,000 classes and on cifar_deep at 32x32 with 10.
+Milliseconds a call for 1 and for 32 images, on v1.0 at 224x224 with 1,000 classes and on the paper's network at
+32x32 with 10 (config/squeezenet_cifar10_paper.yaml).
 All four have the same random weights and give the same logits, which is checked first. The systems take turns, each in
 a process of its own, as their threads would otherwise be in each other's way; the median of the rounds counts, and of
 the ratios within a round. PyTorch: pip install -r requirements-dev.txt.
@@ -23,15 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
+from benchmarks.training_step import network
+
 NETS = {
     "v1.0": ({"num_classes": 1000, "version": "1_0"}, 224),
-    "cifar_deep": (
-        {
-            **{"num_classes": 10, "version": "cifar_deep", "batch_norm": "all", "bypass": "simple"},
-            "final_relu": False,
-        },
-        32,
-    ),
+    "squeezenet_cifar10_paper": (network("squeezenet_cifar10_paper"), 32),
 }
 SYSTEMS = ("torch", "mindspore graph", "MINDIR", "ONNX")
 BATCHES = (1, 32)

@@ -1,6 +1,6 @@
 """Where a training step's time goes: the operators' share, from oneDNN's verbose log.
 
-    python benchmarks/profile_step.py [--net cifar_deep] [--batch 64] [--image_size 32] [--steps 10]
+    python benchmarks/profile_step.py [--net squeezenet_cifar10_paper] [--batch 128] [--image_size 32] [--steps 10]
 
 A network of benchmarks/training_step.py trains on random images in a process of its own with ONEDNN_VERBOSE=1, whose
 log has a line for each primitive with its kind, implementation and milliseconds. Concatenation, sums, and what
@@ -28,8 +28,8 @@ _VARIABLES = ("ONEDNN_VERBOSE", "DNNL_VERBOSE")  # MindSpore's oneDNN, and older
 def main() -> None:
     """Print a table row for each kind of primitive and implementation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--net", choices=list(NETS), default="cifar_deep")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--net", choices=NETS, default="squeezenet_cifar10_paper")
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=10)
     arguments = parser.parse_args()

@@ -21,17 +21,15 @@ class Unit(nn.Module):
 
     def __init__(self, inputs, outputs, kernel, stride=1, pad_mode="same", batch_norm=False, relu=True):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, bias=not batch_norm)
+        if pad_mode == "same" and stride != 1:
+            raise ValueError("'same' with a stride pads one side more than the other, which nn.Conv2d cannot")
+        padding = 0 if pad_mode == "valid" else kernel // 2
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=not batch_norm)
         self.norm = nn.BatchNorm2d(outputs) if batch_norm else nn.Identity()
-        self.relu, self.same = relu, pad_mode == "same"
+        self.activation = nn.ReLU(inplace=True) if relu else nn.Identity()  # In place, as torchvision has it.
 
     def forward(self, x):
-        if self.same and self.conv.kernel_size[0] > 1:
-            (kernel, _), (stride, _) = self.conv.kernel_size, self.conv.stride
-            around = [max(0, (-(-side // stride) - 1) * stride + kernel - side) for side in x.shape[:1:-1]]
-            x = F.pad(x, [n for total in around for n in (total // 2, total - total // 2)])
-        x = self.norm(self.conv(x))
-        return F.relu(x) if self.relu else x
+        return self.activation(self.norm(self.conv(x)))
 
 
 class Fire(nn.Module):
@@ -61,6 +59,8 @@ class SqueezeNet(nn.Module):
         bypass="none",
         batch_norm="none",
         stem="imagenet",
+        ceil_mode=False,
+        classifier_padding=0,
         final_relu=True,
         dropout=0.5,
     ):
@@ -69,7 +69,7 @@ class SqueezeNet(nn.Module):
         features = [Unit(3, channels, kernel, stride, pad_mode, batch_norm == "all")]
         for layer in layers:
             if isinstance(layer, Pool):
-                features.append(nn.MaxPool2d(*layer))
+                features.append(nn.MaxPool2d(*layer, ceil_mode=ceil_mode))
             elif isinstance(layer, Norm):
                 features.append(nn.BatchNorm2d(channels))
             else:
@@ -81,7 +81,7 @@ class SqueezeNet(nn.Module):
                 features.append(Fire(channels, layer, batch_norm, shortcut))
                 channels = outputs
         self.features = nn.Sequential(*features)
-        self.dropout, self.last = nn.Dropout(dropout), nn.Conv2d(channels, num_classes, 1)
+        self.dropout, self.last = nn.Dropout(dropout), nn.Conv2d(channels, num_classes, 1, padding=classifier_padding)
         self.final_relu = final_relu
 
     def forward(self, x):

@@ -4,7 +4,8 @@
     python benchmarks/training_step.py --other_python VENV/bin/python     # beside it, another version of MindSpore
     python benchmarks/training_step.py --growth                           # how cost and memory grow, MindSpore alone
 
-A step is forward, backward and update, on the same random images again and again. Each system has a process of its own,
+A step is forward, backward and update with momentum, on the same random images again and again; network, batch and
+image size are a recipe's. Each system has a process of its own,
 one after the other, round by round; a process counts the median of its steps, and the table has the median of the
 rounds and that of the ratios within a round. PyTorch: pip install -r requirements-dev.txt.
 """
@@ -12,6 +13,7 @@ rounds and that of the ratios within a round. PyTorch: pip install -r requiremen
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import resource
 import statistics
@@ -22,28 +24,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-DEEP = {"version": "cifar_deep", "bypass": "simple", "final_relu": False}
-# A network, its batch and image sizes, and its optimizer.
-NETS = {
-    "v1.0": {"version": "1_0"},
-    "v1.0, batch norm, 3x3/1 stem": {"version": "1_0", "stem": "small", "batch_norm": "all", "bypass": "simple"},
-    "cifar_deep": {**DEEP, "batch_norm": "all"},
-    "cifar_deep, norm on squeezes": {**DEEP, "batch_norm": "squeeze"},
-}
-SHAPES = (
-    ("v1.0", 32, 224),
-    ("v1.0, batch norm, 3x3/1 stem", 128, 32),
-    ("cifar_deep", 64, 32),
-    ("cifar_deep, norm on squeezes", 64, 32),
-    ("cifar_deep", 64, 24),
-)
+from src.config import TrainConfig, parse_train
+
+# Networks by their recipes in config/.
+NETS = ("squeezenet_cifar10", "squeezenet_cifar10_paper", "squeezenet_cifar10_wide")
 GROWTH = (
-    *(("v1.0", batch, 224) for batch in (8, 16, 32, 64)),
-    *(("v1.0", 32, side) for side in (64, 96, 128, 160)),
-    *(("cifar_deep", batch, 32) for batch in (16, 32, 64, 128, 256)),
+    *(("squeezenet_cifar10", batch, 224) for batch in (8, 16, 32, 64)),
+    *(("squeezenet_cifar10", 32, side) for side in (64, 96, 128, 160)),
+    *(("squeezenet_cifar10_paper", batch, 32) for batch in (16, 32, 64, 128, 256)),
 )
 SYSTEMS = ("mindspore", "torch", "torch channels_last")
 WARM_UP = 3
+
+
+def recipe(name: str) -> TrainConfig:
+    """Return the configuration of a recipe in config/."""
+    return parse_train(["--config", name], "")
+
+
+def network(name: str) -> dict:
+    """Return the arguments of a recipe's network, without dropout."""
+    given = dataclasses.asdict(recipe(name).model)
+    return {**{key: value for key, value in given.items() if value is not None}, "num_classes": 10, "dropout": 0.0}
 
 
 def mindspore_step(arguments: dict, batch: int, side: int):
@@ -58,7 +60,7 @@ def mindspore_step(arguments: dict, batch: int, side: int):
 
     ms.set_device("CPU")
     ms.set_context(mode=ms.GRAPH_MODE)
-    net = SqueezeNet(num_classes=10, **arguments)
+    net = SqueezeNet(**arguments)
     optimizer = nn.Momentum(net.trainable_params(), 0.01, 0.9, 1e-4)
     step = nn.TrainOneStepCell(nn.WithLossCell(net, CrossEntropy()), optimizer).set_train()
     random = np.random.RandomState(0)
@@ -75,7 +77,7 @@ def torch_step(arguments: dict, batch: int, side: int, channels_last: bool):
     from benchmarks.torch_squeezenet import SqueezeNet
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    net = SqueezeNet(num_classes=10, **arguments).to(memory_format=layout)
+    net = SqueezeNet(**arguments).to(memory_format=layout)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     images = torch.randn(batch, 3, side, side).to(memory_format=layout)
     labels = torch.randint(0, 10, (batch,))
@@ -92,7 +94,7 @@ def torch_step(arguments: dict, batch: int, side: int, channels_last: bool):
 
 def work(system: str, name: str, batch: int, side: int, steps: int) -> None:
     """Measure one system in this process, and print seconds a step and peak memory in bytes as JSON."""
-    arguments = {**NETS[name], "dropout": 0.0}
+    arguments = network(name)
     if system == "mindspore":
         step = mindspore_step(arguments, batch, side)
     else:
@@ -123,9 +125,9 @@ def compare(arguments: argparse.Namespace) -> None:
     if arguments.other_python:
         systems.append((arguments.other_python, "mindspore", "other mindspore"))
     print("| net, batch, image size | system | images/s | mindspore / it | peak memory, MB |\n|---|---|---|---|---|")
-    for name, batch, side in SHAPES:
-        if arguments.only and name not in arguments.only:
-            continue
+    for name in arguments.only or NETS:
+        data = recipe(name).data
+        batch, side = data.batch_size, data.image_size
         rounds = [
             {label: measure(python, system, name, batch, side, arguments.steps) for python, system, label in systems}
             for _ in range(arguments.rounds)
@@ -153,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--only", nargs="+", choices=list(NETS))
+    parser.add_argument("--only", nargs="+", choices=NETS)
     parser.add_argument("--other_python", help="python of an environment with another version of MindSpore")
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)

@@ -28,7 +28,7 @@ step eval.py --ckpt_path $run/best.ckpt --output_path $run/evaluation
 step infer.py --ckpt_path $run/best.ckpt --images docs/samples/digits --top_k 3 --output_path $run/predictions
 step export.py --ckpt_path $run/best.ckpt --file_format MINDIR
 step export.py --ckpt_path $run/best.ckpt --file_format ONNX --dynamic_batch
-step infer.py --ckpt_path results/squeezenet_cifar10_fast/best.ckpt --images docs/samples/photographs --cam --top_k 3 \
+step infer.py --ckpt_path results/squeezenet_cifar10_paper/best.ckpt --images docs/samples/photographs --cam --top_k 3 \
     --output_path $run/photographs
 
 cat <<END
@@ -42,7 +42,7 @@ Done. Pictures to look at:
   $root/$run/evaluation/worst_mistakes.png     the mistakes, if there were any
 
 Next (first, in this shell: source $(dirname "$python")/activate):
-  python infer.py YOUR_PHOTOGRAPH.jpg --ckpt_path results/squeezenet_cifar10_fast/best.ckpt --output_path predictions
-  python train.py --config config/squeezenet_cifar10_fast.yaml --data_path ./data --download
+  python infer.py YOUR_PHOTOGRAPH.jpg --ckpt_path results/squeezenet_cifar10_paper/best.ckpt --output_path predictions
+  python train.py --config config/squeezenet_cifar10_paper.yaml --data_path ./data --download
 The second trains on CIFAR-10: it downloads 170 MB, and takes about an hour on two CPU cores.
 END

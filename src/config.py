@@ -104,8 +104,8 @@ class OptimizerConfig:
     decay_biases: bool = True
     """apply weight decay to biases too; MindSpore never applies it to batch norm parameters"""
     freeze: list[str] = dataclasses.field(default_factory=list)
-    """layers of the pretrained network, or the whitened stem, to freeze: features, or names listed by `python -m
-    src.summary`, such as features.0, or a range, such as features.0-4"""
+    """layers of the pretrained network to freeze: features, or names listed by `python -m src.summary`, such as
+    features.0, or a range, such as features.0-4"""
     layer_decay: Ratio = 1.0
     """learning rate of a layer relative to that of the layer above it; the last layer has the schedule's"""
     loss: Loss = "cross_entropy"
@@ -164,8 +164,6 @@ class RunConfig:
     """replace the run in output_path"""
     pretrained: Optional[str] = None
     """checkpoint to start from"""
-    whiten_stem: bool = False
-    """start with a first convolution that whitens patches of the training images (src/training/whitening.py)"""
     seed: CountOrZero = 1
     """seed of the weights, the order of the images, augmentation and dropout"""
     keep_checkpoint_max: Count = 10
@@ -199,21 +197,15 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise UserError for values that contradict one another."""
-        schedule, data, run = self.schedule, self.data, self.run
+        schedule, run = self.schedule, self.run
         for key in ("warmup_epochs", "pretrain_epochs"):
             value = getattr(schedule, key)
             if value > schedule.epochs:
                 raise UserError(f"{key}: {value} is not allowed: at most epochs ({schedule.epochs}); give --{key} too")
         if schedule.pretrain_epochs == schedule.epochs:
             raise UserError(f"pretrain_epochs: {schedule.epochs} leaves no epoch to train: raise epochs")
-        if (data.early_size is None) != (data.early_epochs == 0):
-            raise UserError("early_size and early_epochs must be given together")
-        if data.early_epochs > schedule.epochs:
-            raise UserError(f"early_epochs: {data.early_epochs} is not allowed: at most epochs ({schedule.epochs})")
-        if self.optimizer.freeze and not (run.pretrained or run.whiten_stem):
+        if self.optimizer.freeze and not run.pretrained:
             raise UserError("freeze: requires a pretrained network; give its checkpoint with --pretrained")
-        if run.pretrained and run.whiten_stem:
-            raise UserError("whiten_stem: cannot be combined with pretrained; give one of the two")
         if run.resume and run.overwrite:
             raise UserError("resume: cannot be combined with overwrite; give one of the two")
         if run.output_path == "":

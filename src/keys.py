@@ -55,7 +55,7 @@ _OTHERS_WORDS = {
 # Keys of the last release, accepted with a warning until the next one.
 RENAMED_KEYS = {"lr_layer_decay": ["layer_decay"], "mix_alpha": ["mixup_alpha", "cutmix_alpha"]}
 # Former keys of train.py in the config.yaml of old runs, with the value that has no effect. Others are refused.
-RETIRED_KEYS: dict[str, Any] = {"on_nan": "stop"}
+RETIRED_KEYS: dict[str, Any] = {"on_nan": "stop", "whiten_stem": False, "early_size": None, "early_epochs": 0}
 
 DIALECT = Dialect(
     synonyms={

@@ -108,7 +108,7 @@ class SqueezeNet(nn.Cell):
     bypass: "none"; "simple" adds a Fire module's input to its output wherever both have the same channels (v1.0:
         fire 3, 5, 7, 9); "complex" adds a 1x1 convolution of the input around the others too.
     batch_norm: "none"; "squeeze", after the squeeze convolutions alone; "all", after every convolution but the last.
-        Where there is any, a version may have one more before the last convolution ("cifar_deep", "cifar_wide").
+        Where there is any, a version may have one more before the last convolution ("cifar_wide").
     stem: "imagenet", the version's own; "small", 3x3 with stride 1, for images of about 32 pixels; "padded", the
         version's own with zeros around the image.
     ceil_mode: round pooled sizes up, as torchvision does; the paper's Caffe net at 227 gives the same either way.

@@ -393,9 +393,6 @@ def test_a_stray_word_is_refused():
         (["--warmup_epochs", "31"], "warmup_epochs: 31 is not allowed: at most epochs (30)"),
         (["--pretrain_epochs", "31"], "pretrain_epochs: 31 is not allowed: at most epochs (30)"),
         (["--pretrain_epochs", "30"], "pretrain_epochs: 30 leaves no epoch to train"),
-        (["--early_size", "24"], "early_size and early_epochs must be given together"),
-        (["--early_epochs", "2"], "early_size and early_epochs must be given together"),
-        (["--early_size", "24", "--early_epochs", "31"], "early_epochs: 31 is not allowed: at most epochs (30)"),
         (["--resume", "--overwrite"], "resume: cannot be combined with overwrite"),
     ],
 )

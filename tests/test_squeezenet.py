@@ -101,9 +101,6 @@ def test_fire_with_6_5_and_4_filters_on_96_channels_has_822_weights():
         (32, {"version": "1_1", "stem": "small"}),
         (32, {"version": "1_0", "ceil_mode": True}),
         (32, {"version": "1_1"}),
-        (32, {"version": "cifar_deep"}),
-        (24, {"version": "cifar_deep"}),
-        (31, {"version": "cifar_deep"}),
         (32, {"version": "cifar_wide"}),
         (32, {"version": "cifar", "in_channels": 1}),
         (224, {"version": "1_0"}),
@@ -216,7 +213,7 @@ def test_biases_start_at_zero(imagenet_net):
     assert all(not bias.asnumpy().any() for bias in biases)
 
 
-@pytest.mark.parametrize("version, residuals", [("1_0", 4), ("cifar_deep", 7), ("cifar_wide", 2)])
+@pytest.mark.parametrize("version, residuals", [("1_0", 4), ("cifar_wide", 2)])
 def test_what_residual_fires_add_starts_small_where_nothing_normalises_their_sum(version, residuals):
     """Weights of variance 2/inputs, over the number of residual modules."""
     for batch_norm, divisor in (("none", 1), ("squeeze", residuals), ("all", 1)):

@@ -63,10 +63,6 @@ class DataConfig(DataLoadingConfig):
     """images per step on each device"""
     image_size: Side = 224
     """side of the network's input in pixels"""
-    early_size: Optional[Side] = None
-    """side of the training images in the first early_epochs epochs: smaller ones train faster; null: image_size"""
-    early_epochs: CountOrZero = 0
-    """number of epochs with early_size"""
     fit: Fit = "resize"
     """how an image gets image_size: resize both sides; crop or zero-pad; resize the shorter side to 256 for 224 and
     227, to 8/7 of any other image_size, and crop the centre (center_crop)"""
@@ -74,9 +70,9 @@ class DataConfig(DataLoadingConfig):
     """resizing in evaluation and prediction: mindspore, fast, or pillow, the pixels of published ImageNet networks"""
     preprocess: Optional[Literal["host", "device"]] = None
     """where images are normalised: on the host by data-set operators, or on the device in the graph, which takes uint8
-    images, and also resizes them if those of the data set all have one size (not with resizer pillow, with early_size
-    unless fit is crop, nor with crop_flip and fit center_crop); likewise when the checkpoint is evaluated or exported;
-    null: on the device if it is an Ascend, else on the host"""
+    images, and also resizes them if those of the data set all have one size (not with resizer pillow, nor with
+    crop_flip and fit center_crop); likewise when the checkpoint is evaluated or exported; null: on the device if it is
+    an Ascend, else on the host"""
     augment: Augmentations = "none"
     """training augmentations, one or several: crop_flip, color_jitter, randaugment, cutout, mixup, cutmix"""
     mixup_alpha: Ratio = 1.0

@@ -24,11 +24,10 @@ def preprocessing_of(config: DataConfig, source: Source, target: str = "CPU") ->
     target: kind of device, which decides `preprocess: null`.
     """
     on_device = config.preprocess == "device" or (config.preprocess is None and target == "Ascend")
-    # In the graph all images of a batch have one size, and random parts of images, or smaller ones at first, have not.
+    # In the graph all images of a batch have one size, and random parts of images have not.
     resizes = (
         bool(source.native_size)
         and config.resizer == "mindspore"
-        and not (config.early_size and config.fit != "crop")
         and not ("crop_flip" in config.augment and config.fit == "center_crop")
     )
     return Preprocessing(

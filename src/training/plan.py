@@ -17,14 +17,13 @@ from src.cli.errors import UserError
 from src.config import RUN_CONFIG, TrainConfig, changed_keys, with_keys
 from src.dataset import (
     check_shards,
-    evaluation_pipeline,
     open_evaluated,
     open_source,
     preprocessing_of,
     splits,
     training_pipeline,
 )
-from src.dataset.source import Source, Subset, printable
+from src.dataset.source import Source, printable
 from src.dataset.splits import val_split_of
 from src.devices.device import select_device
 from src.devices.processes import ProcessGroup
@@ -38,8 +37,6 @@ from src.training.dashboard import dashboard_writer
 from src.training.finetuning import freeze
 from src.training.model import check_precision
 from src.training.resume import Saved, newest_for_all
-from src.training.whitening import IMAGES as WHITENING_IMAGES
-from src.training.whitening import whitened
 
 # The files of a run's folder.
 LOG, MINDSPORE_LOG, METRICS, RESULT = "train.log", "mindspore.log", "metrics.csv", "result.json"
@@ -126,10 +123,8 @@ class Plan:
         return step * self.step // self.saved.state.step if self.saved and self.saved.state.step else step
 
     def batches(self, epoch: int = 0, step: int = 0) -> Dataset:
-        """Return the training batches of an epoch, from a step on, at that epoch's image size; see Epochs."""
+        """Return the training batches of an epoch, from a step on; see Epochs."""
         config, group, preprocessing = self.config, self.group, self.card.preprocessing
-        if epoch < config.data.early_epochs:
-            preprocessing = dataclasses.replace(preprocessing, image_size=config.data.early_size)
         return training_pipeline(
             self.training, config.data, preprocessing, config.run.seed, group.size, group.rank, epoch, step
         )
@@ -163,8 +158,7 @@ def prepare(config: TrainConfig) -> Plan:
         card.warn_of_one_class()
         if replaced_widths(arguments):
             print(replaced_widths(arguments))
-    for size in (config.data.image_size, config.data.early_size or config.data.image_size):
-        check_image_size(arguments, size)
+    check_image_size(arguments, config.data.image_size)
     if target == "CPU":
         check_memory(arguments, config.data.image_size, config.data.batch_size, training=True)
     net = card.build()
@@ -227,12 +221,10 @@ def resolved_config(config: TrainConfig) -> TrainConfig:
 def initialize_weights(plan: Plan) -> Plan:
     """Initialize the network's weights and return the plan.
 
-    From random values, with a whitening first convolution if requested, or from a pretrained checkpoint, together with
-    its normalisation. Raises UserError for an unusable checkpoint.
+    From random values, or from a pretrained checkpoint, together with its normalisation. Raises UserError for an
+    unusable checkpoint.
     """
     run = plan.config.run
-    if run.whiten_stem:
-        whitened(plan.net, first_images(plan, WHITENING_IMAGES))
     if not run.pretrained:
         return plan
     card = load_pretrained(plan.net, plan.group.file(run.pretrained), plan.card)
@@ -240,23 +232,6 @@ def initialize_weights(plan: Plan) -> Plan:
     if card and card.preprocessing.normalize == preprocessing.normalize:
         preprocessing = dataclasses.replace(preprocessing, mean=card.preprocessing.mean, std=card.preprocessing.std)
     return dataclasses.replace(plan, card=dataclasses.replace(plan.card, preprocessing=preprocessing))
-
-
-def first_images(plan: Plan, count: int) -> np.ndarray:
-    """Return the first `count` training images, preprocessed as in evaluation (N, C, H, W).
-
-    The images are the same on all devices.
-    """
-    images = Subset(plan.training, np.arange(min(count, len(plan.training))))
-    data = plan.config.data
-    batches = evaluation_pipeline(
-        images,
-        plan.card.preprocessing.on_host(),
-        data.batch_size,
-        data.num_workers,
-        max_broken_images=data.max_broken_images,
-    )
-    return np.concatenate([batch["image"] for batch in batches.create_dict_iterator(num_epochs=1, output_numpy=True)])
 
 
 def resumed_plan(plan: Plan) -> Plan:

@@ -260,20 +260,15 @@ class Session:
             self.evaluator.best = best
 
     def _stretches(self) -> Iterator[tuple[int, Dataset]]:
-        """Yield numbers of steps and their batches, epoch after epoch.
-
-        The rest of a resumed epoch has fewer batches, and early epochs may have smaller images: each is a data set of
-        its own.
-        """
+        """Yield numbers of steps and their batches: the rest of a resumed epoch, and the whole epochs after it."""
         plan = self.plan
         epoch, step = divmod(plan.step, plan.steps_per_epoch)
         if step:
             yield plan.steps_per_epoch - step, plan.batches(epoch, step)
             epoch += 1
-        for end in (plan.config.data.early_epochs, len(plan.rates) // plan.steps_per_epoch):
-            if epoch < end:
-                yield (end - epoch) * plan.steps_per_epoch, plan.batches(epoch)
-                epoch = end
+        epochs = len(plan.rates) // plan.steps_per_epoch
+        if epoch < epochs:
+            yield (epochs - epoch) * plan.steps_per_epoch, plan.batches(epoch)
 
     def _save_last(self) -> None:
         folder = self.plan.folder

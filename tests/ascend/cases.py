@@ -54,7 +54,6 @@ def _variations() -> dict[str, Variation]:
         "v1_1 ceil_mode": Variation(("--version", "1_1", "--ceil_mode", "true")),
         "v1_1": Variation(("--version", "1_1")),
         "cifar": Variation(("--version", "cifar", "--image_size", 24)),
-        "cifar_deep": Variation(("--version", "cifar_deep", "--image_size", 32)),
         "cifar_wide muon": Variation((*wide, "--optimizer", "muon"), quick=True),
         "simple bypass": Variation(("--bypass", "simple")),
         "complex bypass": Variation(("--bypass", "complex")),
@@ -165,8 +164,7 @@ class Runs:
         return self.folder / "_".join(str(part).strip("-") for part in what).replace(" ", "_")
 
     def _recipe(self, name: str) -> tuple:
-        early = ("--early_epochs", 1) if "early_epochs" in _keys(name) else ()
-        return ("train.py", "--config", RECIPES[name], *self._data_of(name), *SHORT, *early)
+        return ("train.py", "--config", RECIPES[name], *self._data_of(name), *SHORT)
 
     def _data_of(self, name: str) -> tuple:
         layout = _keys(name)["dataset"]

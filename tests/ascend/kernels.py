@@ -110,7 +110,7 @@ class Done:
 
     @property
     def step(self) -> Kernels:
-        """The kernels of the training step, of the last if there were several (early_size is another shape)."""
+        """The kernels of the training step."""
         steps = [graph.kernels for graph in self.graphs if graph.phase == "train"]
         assert steps, f"{' '.join(self.argv)}: no training step was compiled\n{self.errors[-3000:]}"
         return steps[-1]

@@ -173,7 +173,7 @@ def test_pruning_follows_the_cubic_schedule_to_three_fifths_and_then_stops():
     "model",
     [
         {"batch_norm": "all", "bypass": "complex"},
-        {"batch_norm": "squeeze", "bypass": "simple", "version": "cifar_deep"},
+        {"batch_norm": "squeeze", "bypass": "simple", "version": "cifar_wide"},
     ],
     ids=str,
 )
@@ -199,5 +199,5 @@ def test_folding_batch_norm_changes_nothing_but_the_rounding(retraining, model):
 
 
 def test_batch_norm_before_a_padded_convolution_is_not_folded(retraining):
-    card = card_of(retraining[1], batch_norm="squeeze", version="cifar_deep", classifier_padding=1)
+    card = card_of(retraining[1], batch_norm="squeeze", version="cifar_wide", classifier_padding=1)
     assert refusal(fold_batch_norm, arrays(card), card).startswith("classifier_padding: ")

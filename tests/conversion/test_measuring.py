@@ -27,7 +27,7 @@ def supposed_of(card) -> Supposed:
 
 
 def shipped():
-    return load_network(ROOT / "results" / "squeezenet_cifar10_fast" / "best.ckpt")
+    return load_network(ROOT / "results" / "squeezenet_cifar10_paper" / "best.ckpt")
 
 
 def test_a_network_of_normalised_rgb_keeps_that():

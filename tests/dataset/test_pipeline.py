@@ -451,6 +451,5 @@ def test_the_graph_of_an_ascend_normalises_images_and_resizes_those_of_one_size(
     assert made_for() == made_for(augment="crop_flip") == made_for("CPU", preprocess="device") == in_graph
     assert made_for("CPU") == made_for("GPU") == made_for(preprocess="host") == on_host
     assert made_for(resizer="pillow") == ("pillow", "device")
-    for keys in ({"images": of_any_size}, {"fit": "center_crop", "augment": "crop_flip"}, {"early_size": 16}):
+    for keys in ({"images": of_any_size}, {"fit": "center_crop", "augment": "crop_flip"}):
         assert made_for(**keys) == made_for("CPU", preprocess="device", **keys) == normalised_in_graph
-    assert made_for(early_size=16, fit="crop") == in_graph

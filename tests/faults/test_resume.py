@@ -32,17 +32,16 @@ RECIPES: dict[str, dict] = {
         **{"optimizer": "adam", "lr_max": 0.003, "batch_norm": "all"},
         "augment": ["crop_flip", "color_jitter", "randaugment", "cutout", "mixup", "cutmix"],
     },
-    "momentum, clipped and averaged, evaluation within the epoch, small images first": {
-        **{"eval_steps": 3, "bypass": "complex", "early_size": 8, "early_epochs": 2},
+    "momentum, clipped and averaged, evaluation within the epoch": {
+        **{"eval_steps": 3, "bypass": "complex"},
         **{"clip_norm": 0.2, "ema_decay": 0.8, "batch_norm": "all"},
     },
     "nesterov, no decay of biases, no validation": {
         **{"optimizer": "nesterov", "decay_biases": False, "val_split": 0.0, "batch_norm": "squeeze"},
         **{"save_checkpoint_steps": 3, "label_smoothing": 0.1, "lr_decay_mode": "cosine"},
     },
-    "preparation on the device, whitened stem": {
-        **{"preprocess": "device", "augment": ["crop_flip", "cutmix"], "whiten_stem": True, "freeze": ["features.0"]},
-        "batch_norm": "squeeze",
+    "preparation on the device": {
+        **{"preprocess": "device", "augment": ["crop_flip", "cutmix"], "batch_norm": "squeeze"},
     },
     "muon, its rates falling from layer to layer": {
         **{"optimizer": "muon", "momentum": 0.6, "batch_norm": "all", "layer_decay": 0.8},

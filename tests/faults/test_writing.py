@@ -257,7 +257,7 @@ NAMED = {
 def test_whatever_the_name_of_the_output_a_program_writes_it_or_says_why_not_in_a_line(
     faults, program: Callable, inputs, tmp_path, monkeypatch, small_pictures, what
 ):
-    comparison = ("study", "--runs", ROOT / "results" / "squeezenet_cifar10_fast", "--output_path", "comparison")
+    comparison = ("study", "--runs", ROOT / "results" / "squeezenet_cifar10_paper", "--output_path", "comparison")
     arguments = comparison if what == "comparison" else command(what, inputs, tmp_path)
     at = arguments.index(NAMED[what]) + 1
     with faults(f"names of the output of {what}", "written, or one line and exit code 2") as inject:

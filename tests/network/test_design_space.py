@@ -16,14 +16,12 @@ PAPER_FIRES = [
     *[(64, 256, 256)] * 2,
 ]
 CIFAR_FIRES = [*[(32, 64, 64)] * 2, *[(32, 128, 128)] * 2]
-DEEP_FIRES = [*[(32, 64, 64)] * 3, *[(64, 128, 128)] * 6]
 WIDE_FIRES = [(32, 16, 64), *[(64, 24, 160)] * 2, *[(128, 64, 192)] * 2]
 # Channels and side of the first convolution, and the Fire modules.
 PRINTED = {
     "1_0": (96, 7, PAPER_FIRES),
     "1_1": (64, 3, PAPER_FIRES),
     "cifar": (64, 3, CIFAR_FIRES),
-    "cifar_deep": (64, 3, DEEP_FIRES),
     "cifar_wide": (64, 3, WIDE_FIRES),
 }
 

@@ -139,7 +139,7 @@ def test_a_training_on_photographs_normalised_in_the_graph_gives_a_checkpoint_th
     photographs, tmp_path
 ):
     data = {"dataset": "image_folder", "data_path": str(photographs), "train_images": None, "val_split": 0.0}
-    keys = {"fit": "center_crop", "augment": "crop_flip", "early_size": 12, "early_epochs": 1, "batch_size": 4}
+    keys = {"fit": "center_crop", "augment": "crop_flip", "batch_size": 4}
     config = configuration(
         **{**BRIEF, **data, **keys, "epochs": 2}, preprocess="device", output_path=str(tmp_path / "run")
     )

@@ -91,7 +91,7 @@ def test_values_that_are_no_file_names_have_folders_of_their_own(here):
         (["--vary", "seed=1,2"], "seed cannot be varied: give --seeds 1 2 3"),
         (["--vary", "output_path=a,b"], "output_path cannot be varied"),
         (["--vary", "jobs=1,2"], "unknown key 'jobs'"),
-        (["--vary", "early_size=8"], "early_size and early_epochs must be given together"),
+        (["--vary", "freeze=features.0"], "freeze: requires a pretrained network"),
         (["--vary", "image_size=16,1"], "image_size: 1 is too small"),
         (["--vary", "dataset=digits,cifar10"], "CIFAR-10"),
         (["--seeds", "1,a", "--vary", "bypass=none"], "seeds"),

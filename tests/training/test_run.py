@@ -242,21 +242,6 @@ def test_the_seed_decides_weights_and_order_of_the_images():
     assert not any(np.array_equal(a, b) for a, b in zip(first, other))
 
 
-def test_early_epochs_have_images_of_early_size_and_the_others_the_same_images_in_full():
-    early = prepare(configuration(**{**BRIEF, "epochs": 2}, early_size=8, early_epochs=1))
-    whole = prepare(configuration(**{**BRIEF, "epochs": 2}))
-    shapes, labels = [], []
-    for plan, epoch in ((early, 0), (early, 1), (whole, 0), (whole, 1)):
-        batch = next(plan.batches(epoch).create_dict_iterator(num_epochs=1, output_numpy=True))
-        shapes.append(batch["image"].shape[2:])
-        labels.append(batch["label"])
-    size = early.config.data.image_size
-    assert shapes == [(8, 8), *[(size, size)] * 3]
-    assert [np.array_equal(labels[i], labels[i + 2]) for i in (0, 1)] == [True, True]
-    with pytest.raises(UserError, match="image_size: 2 is too small"):
-        prepare(configuration(**BRIEF, early_size=2, early_epochs=1))
-
-
 def test_pynative_mode_trains_from_the_same_seed_the_weights_of_graph_mode(tmp_path, no_pictures):
     def trained(name: str, mode: str) -> dict:
         train(configuration(**{**BRIEF, "train_images": 32}, dropout=0, mode=mode, output_path=str(tmp_path / name)))
@@ -318,7 +303,7 @@ def test_a_recipe_for_an_accelerator_says_how_long_it_takes_on_a_cpu(no_pictures
         run_steps(plan, session)
         hours.append(plan.hours_on_cpu)
         said = capsys.readouterr().out
-        line = f"warning: this takes about {hours[-1]:,.0f} hours on this CPU; the recipes squeezenet_cifar10_fast"
+        line = f"warning: this takes about {hours[-1]:,.0f} hours on this CPU; the recipes squeezenet_cifar10_paper"
         assert (line in said) == (epochs > 1)
     assert hours[2] == pytest.approx(2 * hours[1]) and hours[0] < 1 < 12 < hours[1]
 
