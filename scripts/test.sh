@@ -2,8 +2,9 @@
 # Set up .venv and run all checks: ruff, shellcheck, pytest.
 #
 #   bash scripts/test.sh                   the default: minutes on two cores
-#   bash scripts/test.sh --all             the slow ones too: trainings on real images, starts and kills of programs
-#   bash scripts/test.sh -m slow           the slow ones alone
+#   bash scripts/test.sh -m thorough       those that take several seconds each, which continuous integration runs too
+#   bash scripts/test.sh -m slow           the slow ones: trainings on real images, starts and kills of programs
+#   bash scripts/test.sh --all             all of them
 #   bash scripts/test.sh tests/dataset     further arguments are pytest's; -n 0 runs all in one process
 #
 # The tests share the cores this process may use, at most 8; plain `pytest` runs them one after the other.

@@ -46,7 +46,7 @@ set_up() {
 row() {
     local log versions
     log=$(dirname "$(dirname "$python")")/tests.log
-    "$python" -m pytest -n "$(nproc)" -p no:cacheprovider -q -rf "${FAST[@]}" >"$log" 2>&1 || true
+    "$python" -m pytest -n "$(nproc)" -p no:cacheprovider -q -rf -m "not slow" "${FAST[@]}" >"$log" 2>&1 || true
     versions=$("$python" -c "
 import platform
 from importlib.metadata import version

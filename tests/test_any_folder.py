@@ -76,6 +76,7 @@ def environment(place: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(place / "squeezenet (1) ü"), "TMPDIR": str(place / "tmp ü")}
 
 
+@pytest.mark.thorough
 def test_every_program_works_in_a_folder_of_any_name_and_leaves_nothing_where_it_was_started(place):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(DRIVER), COMMANDS],
@@ -89,6 +90,7 @@ def test_every_program_works_in_a_folder_of_any_name_and_leaves_nothing_where_it
     assert list((place / "here").iterdir()) == [] and os.listdir(place / "tmp ü") in ([], [".ses"])  # onnxruntime's.
 
 
+@pytest.mark.thorough
 def test_a_script_starts_its_program_in_a_folder_of_any_name(place):
     script = place / "squeezenet (1) ü" / "scripts" / "run_standalone_train_cpu.sh"
     done = subprocess.run(

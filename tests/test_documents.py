@@ -336,6 +336,7 @@ def test_the_readme_can_be_read_in_three_minutes():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 180
 
 
+@pytest.mark.thorough
 def test_every_command_of_the_readme_runs(folder):
     """Training is shortened; the Python block runs too."""
     ran = []

@@ -106,6 +106,7 @@ def run_from_beginning_to_end(tmp_path: Path, monkeypatch, data: Path) -> str:
     return printed(book)
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(1800)  # About a minute of two idle cores, but another process's.
 def test_every_cell_runs_on_the_digits(tmp_path, monkeypatch):
     assert "images of digits, 1 epochs" in run_from_beginning_to_end(tmp_path, monkeypatch, tmp_path / "none")

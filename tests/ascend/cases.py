@@ -30,7 +30,7 @@ CHECKPOINT = "squeezenet.ckpt"  # What a run leaves, with and without validation
 
 @dataclasses.dataclass(frozen=True)
 class Variation:
-    """Flags of train.py beside the small training's own. quick: among the tests that always run."""
+    """Flags of train.py beside the small training's own. quick: among those that CI runs."""
 
     flags: tuple = ()
     devices: int = 1

@@ -1,6 +1,6 @@
 """Every recipe and every option on MindSpore's own Ascend backend, which runs here on a stand-in for CANN.
 
-    pytest tests/ascend                                    # a representative part, three minutes on two idle cores
+    pytest tests/ascend -m "not slow"                      # a representative part, three minutes on two idle cores
     pytest tests/ascend -m "slow or not slow"              # all of it, an hour
 
 Kernels compute nothing there (stand_in.py): what is tested is what compiles, which kernels it has and when callbacks
@@ -18,8 +18,8 @@ from tests.ascend.cases import CHECKPOINT, RECIPES, VARIATIONS
 from tests.ascend.kernels import run
 from tests.ascend.table import columns_of, documented
 
-# Left out by default.
-SLOW = (pytest.mark.slow,)
+# The one that also runs by default.
+FIRST = "v1_0"
 # What a device is fed at a time, so that checkpoints, Ctrl-C and NaN keep their meaning.
 MOST_STEPS_UNSEEN = 100
 SIGTERM = 143
@@ -37,7 +37,8 @@ def recipes():
 
 
 def _parameters(names, quick):
-    return [pytest.param(name, marks=() if name in quick else SLOW) for name in names]
+    beyond = {name: pytest.mark.thorough if name in quick else pytest.mark.slow for name in names if name != FIRST}
+    return [pytest.param(name, marks=beyond.get(name, ())) for name in names]
 
 
 def row_of(name: str) -> tuple[int, ...]:
@@ -101,6 +102,7 @@ def test_no_operator_of_a_recipe_runs_on_the_ai_cpu(runs, name):
     assert not runs.recipe(name).step.on_ai_cpu
 
 
+@pytest.mark.thorough
 def test_an_evaluation_is_one_graph_and_not_sunk(runs):
     """Neither the validation images nor the test images are a whole number of batches."""
     [resumed, *_] = runs.resumed("digits")
@@ -132,14 +134,17 @@ def test_a_step_of_the_default_recipe_has_at_most_250_kernels(runs):
     assert runs.recipe("cifar10").step.count <= 250
 
 
+@pytest.mark.thorough
 def test_a_step_of_muon_on_the_wide_net_has_at_most_400_kernels(runs):
     assert runs.variation("cifar_wide muon").step.count <= 400
 
 
+@pytest.mark.thorough
 def test_eight_devices_meet_once_a_step(runs):
     assert runs.variation("eight devices").step["AllReduce"] == 1
 
 
+@pytest.mark.thorough
 def test_the_summary_does_not_compute_on_the_device(runs):
     assert not runs.recipe("digits").eager["Conv2D"]
 

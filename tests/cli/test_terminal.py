@@ -36,6 +36,7 @@ def test_a_bar_shows_on_a_terminal_alone_and_a_warning_has_a_line_of_its_own():
         assert re.search(r"(^|\r)warning: cat.jpg is a dog\n", shown)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("no_pictures")
 def test_evaluation_and_prediction_show_a_bar_over_all_images(tmp_path, monkeypatch, tiny, capsys):
     shown = []

@@ -229,6 +229,7 @@ def trained(folder):
     return output, compress(configuration, lambda line: None)
 
 
+@pytest.mark.thorough
 def test_a_trained_run_reports_each_step_and_keeps_what_it_reached(folder, trained):
     output, report = trained
     names = ["original", "pruned and trained", "quantized", "codebooks trained"]

@@ -306,6 +306,7 @@ def test_specifications_that_are_none_or_of_another_model_are_refused(faults, pr
             file.unlink()
 
 
+@pytest.mark.thorough
 def test_the_programs_themselves_end_in_one_line_and_do_not_wait(faults, script, models, place):
     (place / "random.ckpt").write_bytes(np.random.RandomState(0).bytes(10_000))
     os.mkfifo(place / "pipe.onnx")

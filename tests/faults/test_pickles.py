@@ -214,6 +214,7 @@ def test_code_in_pickles_is_refused_and_does_not_run(faults, made):
         inject.notes.append(f"{ran} ran code")
 
 
+@pytest.mark.thorough
 def test_memory_bombs_in_pickles_are_refused(faults, made):
     file = made / "cifar-10-batches-py" / "test_batch"
     with faults("memory bombs in pickles", "refused") as inject:

@@ -79,6 +79,7 @@ def test_a_run_stopped_at_any_kind_of_step_ends_bit_identical(recipe, stops, tmp
                 assert_same(folder, tmp_path / "whole")
 
 
+@pytest.mark.thorough
 def test_two_runs_of_one_seed_are_bit_identical(tmp_path):
     keys = {**SMALL, "augment": ["crop_flip", "color_jitter", "cutout", "mixup", "cutmix"]}
     for name in ("first", "second"):
@@ -194,6 +195,7 @@ def lose_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints")
 
 
+@pytest.mark.thorough
 def test_a_run_whose_folder_has_suffered_goes_on_from_what_is_left(stopped, tmp_path, faults, capsys):
     # What does not hide one another's harm comes together.
     suffered = (

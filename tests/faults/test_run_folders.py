@@ -148,6 +148,7 @@ def changes_of(state: dict) -> Iterator[tuple[str, dict]]:
                 yield f"{'.'.join((*path, key))} is {'missing' if other is KeyError else repr(other)[:30]}", changed
 
 
+@pytest.mark.thorough
 def test_metrics_that_are_none_are_refused_or_made_anew(faults, run, no_steps, program):
     with faults("metrics.csv of a run damaged", "refused or continued") as inject:
         for what, content in {**METRICS, **HARMLESS_METRICS}.items():
@@ -280,6 +281,7 @@ def test_rows_of_earlier_starts_are_on_the_disk_before_the_first_step(run, monke
     assert seen == [before]
 
 
+@pytest.mark.thorough
 def test_more_epochs_that_were_begun_and_killed_are_not_taken_for_done(run, monkeypatch, no_pictures):
     with monkeypatch.context() as patch:
         patch.setattr(Model, "train", lambda *_, **__: (_ for _ in ()).throw(Began))
@@ -296,6 +298,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("resume", [False, True], ids=["overwriting", "resuming"])
 def test_what_lies_in_the_place_of_a_file_of_a_run_ends_in_one_line_or_does_not_matter(faults, run, no_steps, resume):
     """It is refused before a file is changed, or replaced, or the training begins without that file."""

@@ -45,6 +45,7 @@ def peak_mb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
+@pytest.mark.thorough
 def test_cards_with_other_values_are_refused_or_make_no_difference(faults, network):
     parameters, card = network
     with faults("changed model cards", "refused or used as they are") as inject:

@@ -109,6 +109,7 @@ def small_pictures(monkeypatch):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: Path(file).write_bytes(drawn))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("what", OUTPUTS)
 def test_every_program_works_in_folders_of_any_name_and_leaves_nothing_else(
     program: Callable, inputs, tmp_path, monkeypatch, small_pictures, what
@@ -214,6 +215,7 @@ def test_output_to_a_full_device_is_one_line_of_every_program(faults, inputs, tm
         assert inject.tried == len(commands)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("what", OUTPUTS)
 def test_a_limit_of_file_sizes_is_one_line_and_nothing_is_half_written(
     faults, program: Callable, inputs, tmp_path, small_pictures, what
@@ -253,6 +255,7 @@ NAMED = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("what", NAMED)
 def test_whatever_the_name_of_the_output_a_program_writes_it_or_says_why_not_in_a_line(
     faults, program: Callable, inputs, tmp_path, monkeypatch, small_pictures, what

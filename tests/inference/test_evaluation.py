@@ -77,7 +77,7 @@ def test_the_confusion_table_sums_to_the_images_of_each_class_and_its_diagonal_t
         assert result["accuracy_per_class"][name] == pytest.approx(counts[c, c] / counts[c].sum())
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 359])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.thorough), 7, 359])
 def test_every_image_counts_once_at_any_batch_size(tiny, evaluated, batch_size):
     net, card = load_network(tiny.folder / "best.ckpt")
     source = open_source(dataclasses.replace(tiny.config.data, train_images=None), "test")

@@ -55,6 +55,7 @@ def by_checkpoint(tiny, tmp_path_factory):
     return evaluated
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form, tta", [("mindir", "none"), ("onnx", "flip"), ("pixels", "none"), ("pixels", "flip")])
 def test_an_exported_model_is_evaluated_on_every_image_as_its_checkpoint_is(
     exported, by_checkpoint, tmp_path, form, tta

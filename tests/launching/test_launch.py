@@ -721,6 +721,7 @@ for step in range(int(os.environ.get("STEPS", 10**6))):
 """
 
 
+@pytest.mark.thorough
 def test_real_workers_add_up_and_the_job_ends_in_order(real, tmp_path):
     job = Launcher(tmp_path, {**real, "STEPS": "6"}, ALLREDUCE, "--devices", "2").end()
     assert job.status == 0, job.err
@@ -728,6 +729,7 @@ def test_real_workers_add_up_and_the_job_ends_in_order(real, tmp_path):
     assert job.left() == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=SLOW), 1])
 def test_a_real_worker_that_is_killed_ends_the_job_in_the_stated_time(rank, real, tmp_path):
     job = Launcher(tmp_path, {**real, "KILLED": str(rank)}, ALLREDUCE).end()
@@ -791,6 +793,7 @@ def test_two_workers_train_and_the_next_launch_does_not_replace_the_run(real, tm
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", ["interrupted", pytest.param("killed", marks=SLOW)])
 def test_the_checkpoints_of_a_training_that_broke_off_are_valid(how, real, tmp_path):
     import mindspore as ms

@@ -135,6 +135,7 @@ def test_photographs_become_pixels_that_the_graph_normalises_as_the_host_does(
         np.testing.assert_allclose(images, expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.thorough
 def test_a_training_on_photographs_normalised_in_the_graph_gives_a_checkpoint_that_the_host_evaluates_alike(
     photographs, tmp_path
 ):
@@ -178,6 +179,7 @@ def test_cutout_is_of_the_mean_colour(normalize):
     assert (cut[places] == expected).all()
 
 
+@pytest.mark.thorough
 def test_evaluation_sees_the_same_images_and_the_same_accuracy(tiny_device_run):
     folder, config, result = tiny_device_run
     net, card = load_network(folder / "best.ckpt")

@@ -138,6 +138,7 @@ def as_on_an_ascend(monkeypatch):
     return make
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("keys", [{}, {"decay_biases": False}, {"layer_decay": 0.5}], ids=str)
 def test_steps_of_padded_stacks_and_of_one_kernel_for_the_rest_are_those_of_the_cpu(as_on_an_ascend, keys):
     config, rates = OptimizerConfig(optimizer="muon", momentum=0.8, weight_decay=0.01, **keys), [0.1, 0.05, 0.2]

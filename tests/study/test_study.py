@@ -190,6 +190,7 @@ def test_two_studies_do_not_write_into_one_folder(program, stub, here):
     assert stub == []
 
 
+@pytest.mark.thorough
 def test_a_study_trains_ordinary_runs(program, here):
     small = ("--base_e", 8, "--incr_e", 8, "--image_size", 12, "--train_images", 32, "--val_split", 0.1)
     done = program("study", *FLAGS, *small, "--vary", "bypass=none,simple", "--jobs", 2)

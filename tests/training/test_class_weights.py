@@ -40,6 +40,7 @@ def test_another_number_of_weights_is_refused_with_the_classes(unbalanced):
         prepare(configuration(**KEYS, data_path=unbalanced, class_weights=[1, 2, 3]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("augment", ["none", "mixup"])
 def test_a_stopped_run_goes_on_with_its_weights(unbalanced, tmp_path, monkeypatch, graph_mode, augment):
     """Also weighted soft labels; and equal weights are another training than balanced ones."""

@@ -119,6 +119,7 @@ def test_images_are_normalised_as_the_pretrained_network_has_it_and_the_result_s
     assert np.array_equal(batch["label"], own["label"]) and not np.allclose(batch["image"], own["image"])
 
 
+@pytest.mark.thorough
 def test_a_fine_tuning_stopped_and_resumed_without_its_pretrained_file_ends_bit_identical(
     tuned, tmp_path, monkeypatch, no_pictures
 ):

@@ -80,6 +80,7 @@ def test_layers_have_their_own_rates_behind_pixels_that_are_normalised_in_the_gr
     assert len(optimizer.learning_rate) > 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("preprocess", ["host", "device"])
 def test_amp_level_o1_trains_the_network_and_writes_nothing_into_the_current_folder(tmp_path, monkeypatch, preprocess):
     """MindSpore rewrites the network's source for it, as a file, and gives the result parameters of other names."""

@@ -242,6 +242,7 @@ def test_the_seed_decides_weights_and_order_of_the_images():
     assert not any(np.array_equal(a, b) for a, b in zip(first, other))
 
 
+@pytest.mark.thorough
 def test_pynative_mode_trains_from_the_same_seed_the_weights_of_graph_mode(tmp_path, no_pictures):
     def trained(name: str, mode: str) -> dict:
         train(configuration(**{**BRIEF, "train_images": 32}, dropout=0, mode=mode, output_path=str(tmp_path / name)))
@@ -350,6 +351,7 @@ def train_evaluate_and_export(output: Path, data_path: Path, file_formats: tuple
     return SimpleNamespace(result=result, evaluated=evaluated, exported=exported, card=card)
 
 
+@pytest.mark.thorough
 def test_r1_v1_0_on_resized_cifar10_trains_evaluates_and_exports(tmp_path, no_pictures, made_images):
     train, test = ((split.images, split.labels) for split in (made_images.train, made_images.test))
     write_cifar10(tmp_path, train, test)
@@ -362,6 +364,7 @@ def test_r1_v1_0_on_resized_cifar10_trains_evaluates_and_exports(tmp_path, no_pi
     assert (tmp_path / "run" / "checkpoints" / "SqueezeNet-1_4.ckpt").is_file()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "bypass, parameters", [("simple", 740_554), pytest.param("complex", 1_081_802, marks=pytest.mark.slow)]
 )
@@ -381,6 +384,7 @@ def test_r2_bypass_on_image_csv_logs_training_and_validation_accuracy_every_five
     assert done.exported[0]["input"]["shape"] == [1, 3, 48, 48] and done.exported[0]["classes"] == COLORS
 
 
+@pytest.mark.thorough
 def test_r3_v1_1_with_ceil_mode_on_image_folders_trains_evaluates_and_exports(tmp_path, no_pictures, colors):
     keys = {"dataset": "image_folder", "version": "1_1", "ceil_mode": True, "fit": "center_crop", "image_size": 32}
     steps = {"epochs": 1, "warmup_epochs": 0, "batch_size": 25}
@@ -458,6 +462,7 @@ def test_a_configuration_edited_by_hand_is_not_resumed_from(tiny, tmp_path, keys
     assert f"{key}: " in message and f"-> {value}" in message
 
 
+@pytest.mark.thorough
 def test_with_ema_decay_the_averages_are_evaluated_and_saved(tmp_path, no_pictures):
     keys = {**SMALL, "batch_norm": "all", "ema_decay": 0.8}
     result = train(configuration(**keys, output_path=str(tmp_path / "run")))
