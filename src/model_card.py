@@ -67,7 +67,7 @@ class ModelCard:
         if len(self.classes) == 1:
             warn(
                 f"there is one class, {self.classes[0]!r}, so nothing to choose: every image is right, whatever it "
-                "shows; give the images of other classes folders of their own"
+                "shows; train it on images of other classes too, each class in a folder of its own"
             )
 
     def val_split_of(self, dataset: str | None) -> float:

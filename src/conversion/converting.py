@@ -124,9 +124,10 @@ def imported(config: ConvertConfig) -> tuple[SqueezeNet, ModelCard, list[str]]:
         net.set_train(False)
         if foreign.check:
             foreign.check(net)
-    if supposed.doubtful:
+    if supposed.doubtful and len(supposed.card.classes) > 1:
         supposed = measured(net, supposed)
     card = supposed.card
+    card.warn_of_one_class()
     if supposed.bgr:
         turn_to_rgb(net)
     if config.fold_input:

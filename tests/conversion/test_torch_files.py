@@ -46,6 +46,15 @@ def test_logits_are_torchs_at_224_where_pools_round_up(tmp_path, version, legacy
     assert card.classes[:2] == ["tench", "goldfish"] and card.preprocessing.resizer == "pillow"
 
 
+def test_one_output_is_said_to_be_nothing_to_choose(tmp_path, capsys):
+    state = {
+        name: torch.from_numpy(a)
+        for name, a in random_tensors({"num_classes": 1, "version": "1_1"}, "torchvision").items()
+    }
+    _, card = import_network(config("torchvision", save(state, tmp_path / "net.pth")))
+    assert len(card.classes) == 1 and "so nothing to choose" in capsys.readouterr().err
+
+
 def test_torch_reads_what_is_written_bit_for_bit(tmp_path):
     tensors = random_tensors(SMALL, "torchvision")
     path = tmp_path / "net.pth"
