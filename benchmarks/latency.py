@@ -1,12 +1,12 @@
 """Inference latency on the CPU: MindSpore's graph, the MINDIR and the ONNX that export.py writes, and PyTorch.
 
-    python benchmarks/latency.py [--rounds 5] [--calls 20]
+    python benchmarks/latency.py [--rounds 5] [--calls 20] [--only NAME ...]
 
-Milliseconds a call for 1 and for 32 images, on v1.0 at 224x224 with 1,000 classes and on the paper's network at
-32x32 with 10 (config/squeezenet_cifar10_paper.yaml).
-All four have the same random weights and give the same logits, which is checked first. The systems take turns, each in
-a process of its own, as their threads would otherwise be in each other's way; the median of the rounds counts, and of
-the ratios within a round. PyTorch: pip install -r requirements-dev.txt.
+Milliseconds a call for 1 and for 32 images, on v1.0 at 224x224 with 1,000 classes and on the network of
+config/squeezenet_cifar10_paper.yaml at 32x32 with 10. All four have the same random weights and give the same logits,
+which is checked first. The systems take turns, each in a process of its own, as their threads would otherwise be in
+each other's way; the median of the rounds counts, and of the ratios within a round. PyTorch: pip install -r
+requirements-dev.txt.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from benchmarks.training_step import network
+from benchmarks.training_step import ENVIRONMENT, network
 
 NETS = {
     "v1.0": ({"num_classes": 1000, "version": "1_0"}, 224),
@@ -50,7 +50,7 @@ def prepare(folder: Path, name: str) -> None:
     ms.set_seed(1)
     ms.set_device("CPU")
     preprocessing = Preprocessing(side, "resize", "dataset", (0.5,) * 3, (0.25,) * 3)
-    card = ModelCard(model, [str(i) for i in range(model["num_classes"])], preprocessing, None, 0.0)
+    card = ModelCard(model, [str(i) for i in range(model["num_classes"])], preprocessing, "cifar10", 0.0)
     net = card.build().set_train(False)
     save_checkpoint(net, folder / "net.ckpt", card)
     for batch in BATCHES:
@@ -118,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=20)
+    parser.add_argument("--only", nargs="+", choices=list(NETS), default=list(NETS))
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--prepare", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -129,7 +130,7 @@ def main() -> None:
         work(system, Path(folder), name, int(batch), arguments.calls)
         return
     print("| net | images | system | ms a call | times as fast as torch |\n|---|---|---|---|---|")
-    for name in NETS:
+    for name in arguments.only:
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run([sys.executable, __file__, "--prepare", folder, name], check=True)
             for batch in BATCHES:
@@ -139,7 +140,7 @@ def main() -> None:
                     for system in SYSTEMS:
                         worker = [sys.executable, __file__, "--worker", system, folder, name, str(batch)]
                         worker += ["--calls", str(arguments.calls)]
-                        done = subprocess.run(worker, capture_output=True, text=True)
+                        done = subprocess.run(worker, capture_output=True, text=True, env=ENVIRONMENT)
                         if done.returncode:
                             raise SystemExit(f"{system}: {done.stderr.strip().splitlines()[-1]}")
                         seconds[system] = json.loads(done.stdout.splitlines()[-1])

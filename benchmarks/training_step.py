@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -24,7 +25,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.config import TrainConfig, parse_train
+# For the processes that are measured: importing MindSpore sets LD_LIBRARY_PATH, with which PyTorch has half its speed.
+ENVIRONMENT = dict(os.environ)
+
+from src.config import TrainConfig, parse_train  # noqa: E402
 
 # Networks by their recipes in config/.
 NETS = ("squeezenet_cifar10", "squeezenet_cifar10_paper", "squeezenet_cifar10_wide")
@@ -113,7 +117,7 @@ def work(system: str, name: str, batch: int, side: int, steps: int) -> None:
 def measure(python: str, system: str, name: str, batch: int, side: int, steps: int) -> dict:
     """Run `work` in a process of its own."""
     worker = [python, __file__, "--worker", system, name, str(batch), str(side), "--steps", str(steps)]
-    done = subprocess.run(worker, capture_output=True, text=True)
+    done = subprocess.run(worker, capture_output=True, text=True, env=ENVIRONMENT)
     if done.returncode:
         raise SystemExit(f"{system}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
