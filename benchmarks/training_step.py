@@ -5,9 +5,9 @@
     python benchmarks/training_step.py --growth                           # how cost and memory grow, MindSpore alone
 
 A step is forward, backward and update with momentum, on the same random images again and again; network, batch and
-image size are a recipe's. Each system has a process of its own,
-one after the other, round by round; a process counts the median of its steps, and the table has the median of the
-rounds and that of the ratios within a round. PyTorch: pip install -r requirements-dev.txt.
+image size are a recipe's. Each system has a process of its own, one after the other, round by round; a process counts
+the median of its steps, and the table has the median of the rounds and that of the ratios within a round. PyTorch: pip
+install -r requirements-dev.txt.
 """
 
 from __future__ import annotations
