@@ -16,7 +16,7 @@ from mindspore.common.initializer import Normal
 from src.network.design_space import CIFAR_VERSIONS, STEMS, Norm, Pool, architecture
 from src.network.dropout import Dropout
 from src.network.initialization import shrink_residuals
-from src.network.pooling import CeilMaxPool2d
+from src.network.pooling import CeilMaxPool2d, MaxPool2d
 
 BYPASSES = ("none", "simple", "complex")
 BATCH_NORMS = ("none", "squeeze", "all")
@@ -154,7 +154,7 @@ class SqueezeNet(nn.Cell):
         self.stem, self.layers = architecture(VERSIONS[version], stem, batch_norm != "none", *metaparameters)
         self.ceil_mode = ceil_mode
 
-        pool = CeilMaxPool2d if ceil_mode else nn.MaxPool2d
+        pool = CeilMaxPool2d if ceil_mode else MaxPool2d
         features, channels = [ConvUnit(in_channels, *self.stem, batch_norm == "all")], self.stem.channels
         for layer in self.layers:
             if isinstance(layer, Pool):
