@@ -340,7 +340,8 @@ def check(o: argparse.Namespace) -> None:
                 )
     for n in o.npus:
         if n > o.devices_per_host and n % o.devices_per_host:
-            raise UserError(f"--npus: {n} are not whole hosts of {o.devices_per_host}; see --devices_per_host")
+            host = f"the {o.devices_per_host} devices of a host (--devices_per_host)"
+            raise UserError(f"--npus: {n} is not a multiple of {host}")
         if n * o.batch_size > o.images:
             raise UserError(f"--npus: {n} with {o.batch_size} images on each take more than the {o.images:,} there are")
     if o.step_devices > o.devices_per_host:

@@ -26,7 +26,7 @@ case $target in
     Ascend | CPU) ;;
     *) fail "device_target: '$target' is not allowed; it takes Ascend or CPU" ;;
 esac
-[ ! -e "$folder" ] || fail "$folder: is there already; give another --output_path"
+[ ! -e "$folder" ] || fail "$folder: already exists; give another --output_path"
 python=$(find_python) || exit 2
 mkdir -p "$folder/logs" || fail "$folder: cannot be made; give another --output_path"
 folder=$(cd "$folder" && pwd)

@@ -108,7 +108,7 @@ def test_on_a_cpu_what_needs_an_npu_is_left_out(on_ascend):
         (["--device_target", "GPU"], "device_target: 'GPU' is not allowed; it takes Ascend or CPU"),
         (["--device_target"], "--device_target: a value is missing"),
         (["--epochs", "3"], "unexpected argument '--epochs'; --help shows what there is"),
-        (["--output_path", "tools"], "tools: is there already; give another --output_path"),
+        (["--output_path", "tools"], "tools: already exists; give another --output_path"),
     ],
 )
 def test_arguments_that_are_wrong_are_one_line_and_nothing_is_made(on_ascend, arguments, problem):

@@ -88,7 +88,7 @@ def missed(config: CompressConfig, steps: list[dict[str, Any]]) -> list[str]:
         )
     if config.max_drop is not None and first["accuracy"] - last["accuracy"] > config.max_drop:
         drop = first["accuracy"] - last["accuracy"]
-        lines.append(f"max_drop: accuracy fell by {drop:.2%}, more than {config.max_drop:.2%}")
+        lines.append(f"max_drop: accuracy fell by {100 * drop:.2f} points, more than {100 * config.max_drop:.2f}")
     return lines
 
 
@@ -99,7 +99,7 @@ def decompress(config: CompressConfig) -> Path:
     folder = Path(config.output_path or source.parent)
     file = folder / f"{source.stem}.ckpt"
     if os.path.lexists(file) and not config.overwrite:
-        raise UserError(f"{file}: is there already; choose another --output_path, or replace it with --overwrite")
+        raise UserError(f"{file}: already exists; choose another --output_path, or replace it with --overwrite")
     with output_folder(folder, file.name):
         save_checkpoint(build_network(parameters, card, source), file, card)
     return file

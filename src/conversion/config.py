@@ -49,7 +49,7 @@ class ConvertConfig:
     input: Optional[Literal["rgb", "bgr"]] = None
     """input of the network: rgb, from 0 to 1, normalised by ImageNet's mean and deviation; bgr, from 0 to 255 less
     104, 117, 123, as in Caffe: the first convolution is turned to RGB; null: as is known of the file, measured on a few
-    photographs, or supposed, which convert.py says"""
+    photographs, or assumed, which convert.py says"""
     fold_input: bool = False
     """fold Caffe's scale and mean into the first convolution, so that the network takes the input of `rgb`"""
     image_size: Optional[Side] = None

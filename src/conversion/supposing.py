@@ -54,7 +54,7 @@ class Supposed(NamedTuple):
             CARD: "read in its model card: ",
             FILE: "read in the file: ",
             MEASURED: f"measured {self.figures}; flags change it: ",
-            SUPPOSED: f"supposed, as is usual with weights from {self.origin.name}; flags change it: ",
+            SUPPOSED: f"assumed, as is usual with weights from {self.origin.name}; flags change it: ",
         }
         preprocessing = self.card.preprocessing
         shorter = {"crop": preprocessing.native_size, "center_crop": preprocessing.shorter_side}

@@ -42,17 +42,17 @@ DATASETS = {
     "cifar10": Kind(open_cifar10, "CIFAR-10 as pickled batches", archive=cifar10.ARCHIVE),
     "cifar10_binary": Kind(open_cifar10_binary, "CIFAR-10 as binary batches", archive=cifar10_binary.ARCHIVE),
     "image_folder": Kind(
-        open_image_folder, "train/, val/ with a folder a class, or such folders alone", ("train", "val", "test"), True
+        open_image_folder, "train/, val/ with a folder per class, or such folders alone", ("train", "val", "test"), True
     ),
     "image_csv": Kind(
         open_image_csv,
-        "train/ with a folder a class, val/ with labels in val.csv",
+        "train/ with a folder per class, val/ with labels in val.csv",
         ("train", "val"),
         keys=("csv_columns",),
     ),
     "imagenet": Kind(
         open_imagenet,
-        "train/ with a folder a WordNet id, val/ likewise or with labels in val_labels",
+        "train/ with a folder per WordNet id, val/ likewise or with labels in val_labels",
         ("train", "val"),
         keys=("val_labels", "csv_columns"),
     ),

@@ -30,7 +30,10 @@ _TO_ONNX = "export the network that it was made from to ONNX, and convert that"
 KINDS = {
     "lfs": Kind("a Git LFS pointer in the place of the file", "fetch the file itself with git lfs pull"),
     "page": Kind("a web page in the place of the file", "download the file itself, by the link of its download button"),
-    "sqz": Kind("a file of compress.py", "give it with --ckpt_path, and name it .sqz"),
+    "sqz": Kind(
+        "a file of compress.py",
+        "give it with --ckpt_path, named .sqz, or make a checkpoint of it: compress.py --decompress",
+    ),
     "checkpoint": Kind("a checkpoint of this project", "give it with --ckpt_path, and name it .ckpt"),
     "mindspore": Kind("a MindSpore checkpoint of another program", _CONVERT),
     "mindir": Kind("a MindIR model", "give it to infer.py or eval.py with --model_path, and name it .mindir"),

@@ -20,8 +20,8 @@ def onednn_has_fast_pooling() -> bool:
 class MaxPool2d(nn.MaxPool2d):
     """Max pooling that trains fast on CPUs without AVX-512 too.
 
-    There MaxPool with its gradient takes a quarter of a training step in oneDNN's scalar kernel
-    (benchmarks/pooling.py), and MaxPoolWithArgmax gives the same bits sooner. In evaluation MaxPool is the faster one.
+    There MaxPool with its gradient runs in a scalar kernel of oneDNN (benchmarks/profile_step.py), and
+    MaxPoolWithArgmax gives the same bits sooner. In evaluation MaxPool is the faster one.
     pad_mode: "valid", or "same" for maps that it pads at the last row and column alone; elsewhere MaxPoolWithArgmax
         places the padding differently.
     """

@@ -70,5 +70,7 @@ def dashboard_writer(kind: str) -> type | None:
         else:
             return None
     except ImportError:
-        raise UserError(f"scalars: {kind} is not installed; pip install {kind}, or choose another or none") from None
+        raise UserError(
+            f"scalars: {kind} is not installed; pip install {kind}, or choose another one or none"
+        ) from None
     return Writer

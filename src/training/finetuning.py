@@ -37,6 +37,6 @@ def _layers(net: SqueezeNet, part: str) -> list[nn.Cell]:
     if not layers:
         raise UserError(
             f"freeze: {part!r} is not a part of this network: it has features.0 to features.{len(net.features) - 1} "
-            "(python -m src.summary lists them); give one, a range as features.0-4, or features for all"
+            "(python -m src.summary lists them); give one, a range such as features.0-4, or features for all"
         )
     return layers

@@ -182,7 +182,7 @@ def _with_val_split(config: TrainConfig) -> TrainConfig:
     if data.val_split and not fraction:
         raise UserError(f"val_split: {data.data_path} has a folder of validation images already: leave val_split out")
     if data.val_split is None and fraction:
-        print(f"{data.data_path}: class folders without train/: val_split {fraction} of them are for validation")
+        print(f"{data.data_path}: no train/ folder; {fraction:g} of each class is set aside for validation (val_split)")
     return with_keys(config, val_split=fraction)
 
 

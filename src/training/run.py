@@ -139,8 +139,8 @@ def run_steps(plan: Plan, session: Session) -> Outcome:
     )
     if plan.target == "CPU" and plan.hours_on_cpu > MANY_HOURS:
         print(
-            f"warning: this takes about {plan.hours_on_cpu:,.0f} hours on this CPU; the recipes "
-            "squeezenet_cifar10_paper and squeezenet_digits take an hour and two minutes",
+            f"warning: this takes about {plan.hours_on_cpu:,.0f} hours on this CPU; squeezenet_cifar10_paper "
+            "takes about an hour, and squeezenet_digits two minutes",
             flush=True,
         )
     with signals.postponed():

@@ -63,7 +63,7 @@ def _variations() -> dict[str, Variation]:
         "no dropout": Variation(("--dropout", 0)),
         "no weight decay": Variation(("--weight_decay", 0)),
         "no decay of biases": Variation(("--decay_biases", "false")),
-        "lr_layer_decay": Variation(("--lr_layer_decay", 0.9)),
+        "layer_decay": Variation(("--layer_decay", 0.9)),
         "label smoothing": Variation(("--label_smoothing", 0.1)),
         "class weights": Variation(("--class_weights", "balanced")),
         "class weights O2 mixup": Variation((*o2, *scaled, "--class_weights", "balanced", "--augment", "mixup")),

@@ -42,7 +42,7 @@ def evaluate(program, tmp_path, no_pictures):
 def test_class_folders_alone_are_trained_on_and_the_default_split_is_said(trained):
     folder, done = trained
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("photos: ")]
-    assert line == "photos: class folders without train/: val_split 0.2 of them are for validation"
+    assert line == "photos: no train/ folder; 0.2 of each class is set aside for validation (val_split)"
     assert "24 images for training, 6 for validation" in done.stdout
     assert done.stderr == "photos: passed over 1 that are no images: 1 .txt\n"
     assert load_network(folder / "run" / "best.ckpt")[1].val_split == 0.2
