@@ -62,7 +62,7 @@ def main() -> None:
     print(f"{len(source)} photographs at {size}x{size}, {card.preprocessing.fit}")
     print("| resizer | images/s | top-1 | same class as pillow |\n|---|---|---|---|")
     for resizer, evaluation in found.items():
-        accuracy = f"{evaluation.accuracy:.1%}" if source.has_labels else "unknown"
+        accuracy = f"{evaluation.accuracy:.1%}" if arguments.labels else "unknown"
         agreement = (evaluation.predictions == exact).mean()
         print(f"| {resizer} | {statistics.median(rates[resizer]):,.0f} | {accuracy} | {agreement:.1%} |")
 

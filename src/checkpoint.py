@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from pathlib import Path
@@ -19,6 +18,7 @@ from src.files.atomic import written
 from src.files.bounded import open_file, read_bytes
 from src.files.kinds import convert_command, explained
 from src.model_card import ModelCard, unreadable_card
+from src.network.convolutions import arguments
 from src.network.dropout import Dropout
 from src.squeezenet import SqueezeNet
 from src.sqz.fileformat import MAX_BYTES, decode
@@ -50,9 +50,7 @@ def save_checkpoint(net: nn.Cell | list[ms.Parameter], path: Path, card: ModelCa
 
 
 def to_tensor(value: Any) -> Tensor:
-    """Return an array as a tensor, or any other value as JSON bytes, (bytes,) uint8; MindSpore stores no strings.
-    strings.
-    """
+    """Return an array as a tensor, or any other value as JSON bytes, (bytes,) uint8; MindSpore stores no strings."""
     if isinstance(value, np.ndarray):
         return Tensor(value)
     return Tensor(np.frombuffer(json.dumps(value).encode(), np.uint8))
@@ -157,8 +155,7 @@ def _differences(theirs: ModelCard, ours: ModelCard) -> str:
     """Return the configuration keys in which two networks differ, except for their classes and dropout."""
 
     def decisive(card: ModelCard) -> dict[str, Any]:
-        defaults = {name: argument.default for name, argument in inspect.signature(SqueezeNet).parameters.items()}
-        values = {**defaults, **card.model, "normalize": card.preprocessing.normalize}
+        values = {**arguments(card.model), "normalize": card.preprocessing.normalize}
         return {key: value for key, value in values.items() if key not in ("num_classes", "dropout")}
 
     old, new = decisive(theirs), decisive(ours)

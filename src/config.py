@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Optional, Union, get_type_hints
 
 from src.cli.errors import UserError
 from src.cli.flags import Parser
+from src.cli.terminal import warn
 from src.cli.types import (
     Amount,
     Classes,
@@ -258,11 +258,7 @@ def parse_train(argv: list[str], description: str) -> TrainConfig:
         raise UserError(f"resume: {folder!r} contains no run to resume; give the folder of a run")
     epochs, warmup = config.schedule.epochs, config.schedule.warmup_epochs
     if warmup > epochs and "epochs" in words and "warmup_epochs" not in words:
-        print(
-            f"warning: warmup_epochs: reduced from {warmup} to {epochs}, the number of epochs",
-            file=sys.stderr,
-            flush=True,
-        )
+        warn(f"warmup_epochs: reduced from {warmup} to {epochs}, the number of epochs")
         config = with_keys(config, warmup_epochs=epochs)
     config.check()
     return config

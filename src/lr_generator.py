@@ -66,8 +66,6 @@ def scale_lr(rates: np.ndarray, factor: float, warmup_steps: int) -> np.ndarray:
 
     The linear scaling rule with gradual warm-up (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2).
     """
-    if factor == 1:
-        return rates
     risen = np.minimum(1.0, np.arange(1, len(rates) + 1) / max(1, warmup_steps))
     return (rates * (1 + (factor - 1) * risen)).astype(np.float32)
 

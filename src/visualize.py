@@ -23,6 +23,7 @@ RIGHT, WRONG = "blue", "red"
 # With more classes, a confusion matrix has no room for numbers and names.
 MAX_NAMED_CLASSES = 30
 MOST_IN_LEGEND = 100  # Names that have no font.
+_COLUMNS = 8  # Of a grid of images.
 _INCHES_FOR_HEAD = 0.33  # Of a title, or a legend, above a grid of images.
 
 
@@ -33,14 +34,13 @@ def image_grid(
     colors: Sequence[str] | None = None,
     captions: Sequence[str] | None = None,
     legend: Mapping[str, str] | None = None,
-    columns: int = 8,
 ) -> Figure:
     """Draw a grid of images (H, W, 3) uint8, each with a title above in its color, and a caption below.
 
     title: of the figure. legend: meaning by color.
     """
+    columns = max(1, min(_COLUMNS, len(images)))
     rows = max(1, -(-len(images) // columns))
-    columns = max(1, min(columns, len(images)))
     lines = max((text.count("\n") + 1 for text in titles), default=1) + bool(captions)
     heads = [head for head in (title, legend) if head]
     height = (1.65 + 0.17 * lines) * rows + _INCHES_FOR_HEAD * len(heads)

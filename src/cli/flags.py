@@ -16,6 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Callable, Literal, NamedTuple, Optional, Union, get_args, get_origin
@@ -130,17 +131,15 @@ class Parser:
             file = self._file(words["config"][0])
             with errors_in(file):
                 for name, node in self._read(file).items():
-                    for key in self._today(name, f"{file}: ", lambda kind, node=node: _of_node(node, kind)):
-                        values[key] = spelled(_of_node(node, self.kinds[key]), self.kinds[key])
-                        sources[key] = f"{file}: ", written(node)
+                    for key, value in self._values(name, f"{file}: ", partial(_of_node, node)):
+                        values[key], sources[key] = value, (f"{file}: ", written(node))
         for name, given in words.items():
             if name == "config":
                 continue
             if not given and bool not in _options(self._kind(name)):
                 raise UserError(self._missing(name))
-            for key in self._today(name, "", lambda kind, given=given: _of_words(given, kind)):
-                values[key] = spelled(_of_words(given, self.kinds[key]), self.kinds[key])
-                sources[key] = "", given[0] if len(given) == 1 else given
+            for key, value in self._values(name, "", partial(_of_words, given)):
+                values[key], sources[key] = value, ("", given[0] if len(given) == 1 else given)
         return self._validated(values, sources)
 
     def _validated(self, values: Mapping[str, Any], sources: Mapping[str, tuple[str, Any]]) -> list:
@@ -184,30 +183,23 @@ class Parser:
         """Return the type of a key; for a renamed key, the type of its new name."""
         return self.kinds.get(self.renamed.get(key, [key])[0], bool)
 
-    def _today(self, name: str, where: str, read: Callable[[Any], Any]) -> Sequence[str]:
-        """Return the current keys for a given name: itself, its new names, or none for a retired key."""
-        if name in self.kinds:
-            return [name]
-        if name in self.renamed:
-            print(f"warning: {where}{name} is now called {' and '.join(self.renamed[name])}", file=sys.stderr)
-            return self.renamed[name]
-        if read(bool) != self.dialect.retired[name]:
+    def _values(self, name: str, where: str, read: Callable[[Any], Any]) -> list[tuple[str, Any]]:
+        """Return the current keys for a given name (itself, its new names, none if retired), with their values."""
+        keys = [name] if name in self.kinds else self.renamed.get(name, [])
+        if not keys and read(bool) != self.dialect.retired[name]:
             raise UserError(f"{where}{name}: is not supported any more; leave it out")
-        return []
+        if keys not in ([], [name]):
+            print(f"warning: {where}{name} is now called {' and '.join(keys)}", file=sys.stderr)
+        return [(key, spelled(read(self.kinds[key]), self.kinds[key])) for key in keys]
 
     def _stands_alone(self, key: str, words: Sequence[str]) -> bool:
         """Return whether the word after a switch is a positional argument: --cam photo.jpg, but --cam false.
 
         --config is no switch, and the word after --resume may be its folder.
         """
-        if (
-            not words
-            or key in ("config", "resume")
-            or _options(self._kind(key)) != [bool]
-            or words[0].lower() in _SWITCHED
-        ):
+        if not words or key in ("config", "resume") or _options(self._kind(key)) != [bool]:
             return False
-        return self._positional(words[0]) is not None
+        return words[0].lower() not in _SWITCHED and self._positional(words[0]) is not None
 
     def _positional(self, word: str) -> Optional[str]:
         """Return the key of a positional argument."""

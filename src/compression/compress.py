@@ -10,7 +10,7 @@ from src.checkpoint import build_network, read_compressed, save_checkpoint
 from src.cli.errors import UserError
 from src.compression import int8
 from src.compression.config import CompressConfig, Compression
-from src.compression.evaluator import make_evaluator
+from src.compression.evaluator import Evaluator
 from src.compression.pipeline import Parameters, Pipeline
 from src.compression.reading import read_weights
 from src.compression.report import layer_rows, table, totals
@@ -39,9 +39,10 @@ def compress(configuration: Compression, log: Callable[[str], None] = print) -> 
     source = Path(config.ckpt_path)
     folder = Path(config.output_path or source.with_name(f"compressed_{source.stem}"))
     file = folder / f"{source.stem}{SUFFIX}"
-    if measuring.images or measuring.dataset or config.target_bytes:
+    measures = bool(measuring.images or measuring.dataset)
+    if measures or config.target_bytes:
         select_device(device)
-    evaluator = make_evaluator(measuring, card)
+    evaluator = Evaluator(measuring, card) if measures else None
     if evaluator is None:
         log("no images are given (--images or --dataset): sizes only, no accuracy")
     onnx = [source.stem + ending for ending in (int8.FLOAT32_ENDING, int8.INT8_ENDING)]

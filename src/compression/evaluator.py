@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 
 from src.compression.config import MeasureConfig
-from src.compression.photographs import Photographs, open_photographs
+from src.compression.photographs import open_photographs
 from src.dataset import evaluation_pipeline, open_evaluated
 from src.dataset.options import data_config
 from src.inference.evaluation import evaluate, with_classes_of
@@ -31,6 +31,7 @@ class Evaluator:
             "max_broken_images": config.max_broken_images,
         }
         self._preprocessing = card.preprocessing.on_host()
+        self._has_labels = bool(config.labels or config.dataset)
         if config.images:
             self._source = open_photographs(config.images, config.labels, tuple(config.csv_columns), card.classes)
         else:
@@ -62,11 +63,6 @@ class Evaluator:
         if self._original is None:
             self._original = evaluation.predictions
         figures: dict[str, Any] = {"images": len(evaluation.predictions)}
-        if not isinstance(self._source, Photographs) or self._source.has_labels:
+        if self._has_labels:
             figures.update(evaluation.summary())
         return {**figures, "agreement": float(np.mean(evaluation.predictions == self._original))}
-
-
-def make_evaluator(config: MeasureConfig, card: ModelCard) -> Optional[Evaluator]:
-    """Return the evaluator of a configuration, or None when no images are configured."""
-    return Evaluator(config, card) if config.images or config.dataset else None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-import time
+import timeit
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import numpy as np
 
@@ -112,10 +112,5 @@ def comparison_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _median_ms(call: Callable[[], Any]) -> Optional[float]:
-    times = []
-    for _ in range(_ROUNDS):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return 1000 * float(np.median(times))
+def _median_ms(call: Callable[[], Any]) -> float:
+    return 1000 * float(np.median(timeit.repeat(call, number=1, repeat=_ROUNDS)))

@@ -8,36 +8,25 @@ minus a mean.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from src.checkpoint import FIRST
 from src.cli.errors import UserError
 from src.conversion import names
 from src.conversion.origins import CAFFE
 from src.conversion.source import Foreign, read_weights
 from src.files.bounded import read_text
 from src.model_card import ModelCard
-from src.network.convolutions import convolutions
+from src.network.convolutions import Convolution, convolutions
 
 SUFFIX = ".net"
 MAX_NAMES_BYTES = 16 << 20
 CLASSES = 1000
 # SqueezeNet's arguments for the network of the authors' deploy.prototxt.
 MODEL = {"num_classes": CLASSES, "version": "1_0", "classifier_padding": 1}
+LAYERS = convolutions(MODEL)  # 26, in the order of the file, which is the network's.
 _SLOTS = 256  # Values of a codebook: indices have 8 bits.
-
-
-class Layer(NamedTuple):
-    """A convolution in the file: its name in SqueezeNet, and the shape of its weights."""
-
-    name: str
-    shape: tuple[int, int, int, int]
-
-
-def layers() -> list[Layer]:
-    """Return the 26 convolutions in the order of the file, which is the network's."""
-    return [Layer(convolution.layer, convolution.shape) for convolution in convolutions(MODEL)]
 
 
 def read_published(path: str | Path) -> dict[str, np.ndarray]:
@@ -47,36 +36,34 @@ def read_published(path: str | Path) -> dict[str, np.ndarray]:
     Raises UserError for another kind of file.
     """
     parameters = decode_published(read_weights(path), path)
-    first = layers()[0].name + ".weight"
-    parameters[first] = np.ascontiguousarray(parameters[first][:, ::-1])
+    parameters[FIRST] = np.ascontiguousarray(parameters[FIRST][:, ::-1])
     return parameters
 
 
 def decode_published(data: bytes, path: str | Path) -> dict[str, np.ndarray]:
     """Decode the content of a file, the first convolution's channels in BGR. `path` is for messages."""
-    convolutions = layers()
-    header = 4 * len(convolutions)
+    header = 4 * len(LAYERS)
     if len(data) < header:
         raise UserError(f"{path}: {len(data)} bytes are too few for the published SqueezeNet; download it again")
-    entries = np.frombuffer(data, "<u4", len(convolutions)).tolist()
-    for layer, count in zip(convolutions, entries):
+    entries = np.frombuffer(data, "<u4", len(LAYERS)).tolist()
+    for layer, count in zip(LAYERS, entries):
         if count > np.prod(layer.shape):
-            raise UserError(f"{path}: not the published SqueezeNet: {count:,} entries in {layer.name} are too many")
-    sizes = [4 * _SLOTS + 4 * layer.shape[0] + n + (n + 1) // 2 for layer, n in zip(convolutions, entries)]
+            raise UserError(f"{path}: not the published SqueezeNet: {count:,} entries in {layer.layer} are too many")
+    sizes = [4 * _SLOTS + 4 * layer.shape[0] + n + (n + 1) // 2 for layer, n in zip(LAYERS, entries)]
     if header + sum(sizes) != len(data):
         raise UserError(
             f"{path}: not the published SqueezeNet, or cut off: it has {len(data):,} bytes and its header asks for "
             f"{header + sum(sizes):,}; download it again"
         )
     parameters, begin = {}, header
-    for layer, count, size in zip(convolutions, entries, sizes):
+    for layer, count, size in zip(LAYERS, entries, sizes):
         weights, bias = _block(data[begin : begin + size], layer, count, path)
-        parameters[f"{layer.name}.weight"], parameters[f"{layer.name}.bias"] = weights, bias
+        parameters[f"{layer.layer}.weight"], parameters[f"{layer.layer}.bias"] = weights, bias
         begin += size
     return parameters
 
 
-def _block(block: bytes, layer: Layer, count: int, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+def _block(block: bytes, layer: Convolution, count: int, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Decode the weights and bias of a layer: codebook, bias, 8-bit indices, and 4-bit gaps between the entries."""
     outputs = layer.shape[0]
     codebook = np.frombuffer(block, "<f4", _SLOTS)
@@ -87,9 +74,9 @@ def _block(block: bytes, layer: Layer, count: int, path: str | Path) -> tuple[np
     gaps = np.stack([packed & 15, packed >> 4], axis=1).ravel()[:count].astype(np.int64)
     positions = np.cumsum(gaps + 1) - 1
     if count and positions[-1] >= np.prod(layer.shape):
-        raise UserError(f"{path}: damaged: a weight of {layer.name} lies outside the layer; download it again")
+        raise UserError(f"{path}: damaged: a weight of {layer.layer} lies outside the layer; download it again")
     if codebook[0] != 0 or not (np.isfinite(codebook).all() and np.isfinite(bias).all()):
-        raise UserError(f"{path}: damaged: invalid values in {layer.name}; download it again")
+        raise UserError(f"{path}: damaged: invalid values in {layer.layer}; download it again")
     weights = np.zeros(layer.shape, np.float32)
     weights.reshape(-1)[positions] = codebook[indices]
     return weights, bias.copy()

@@ -24,7 +24,6 @@ from src.squeezenet import SqueezeNet
 # Published nets have 62% to 65% information with their own input, and at most 8% with one 60 times as weak. Their
 # confidence is 40% with their own input, and 94% to 100% with one 60 times as strong.
 LEAST_INFORMATION, MOST_CONFIDENCE = 0.15, 0.8
-PARTS = 5  # Of a photograph: its corners and centre, each with three quarters of the shorter side.
 
 
 class Clarity(NamedTuple):

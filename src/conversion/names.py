@@ -29,12 +29,7 @@ NAMINGS = {
     # torchvision has no shortcuts and no batch norm; their names follow its style.
     "torchvision": Naming("features.0", "features.{index}.{part}", "classifier.1", {}),
     # The authors' prototxt files for v1.0 and v1.1. The shortcut's name is this project's.
-    "caffe": Naming(
-        "conv1",
-        "fire{number}/{part}",
-        "conv{number}",
-        {"squeeze": "squeeze1x1", "shortcut": "bypass1x1"},
-    ),
+    "caffe": Naming("conv1", "fire{number}/{part}", "conv{number}", {"squeeze": "squeeze1x1", "shortcut": "bypass1x1"}),
     # MindSpore's model zoo, and its network with simple bypass. mindcv has torchvision's names.
     "zoo": Naming("features.0", "features.{index}.{part}", "final_conv", {}),
     "zoo_residual": Naming("conv1", "fire{number}.{part}", "conv{number}", {}),
@@ -49,8 +44,7 @@ NAMINGS = {
     ),
 }
 
-# Of a convolution and of the batch norm behind it, in SqueezeNet and elsewhere.
-_WEIGHT, _BIAS = "weight", "bias"
+# Of a batch norm, in SqueezeNet and elsewhere.
 _NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 
 
@@ -74,11 +68,11 @@ def parameters(model: dict[str, Any], naming: Optional[Naming]) -> list[Paramete
         name = naming.layer(convolution) if naming else own
         if convolution.normalised:
             found += _norm(f"features.{convolution.index - 1}", f"{name}.input_norm", convolution.shape[1:2])
-        found.append(Parameter(f"{own}.{_WEIGHT}", f"{name}.{_WEIGHT}", convolution.shape))
+        found.append(Parameter(f"{own}.weight", f"{name}.weight", convolution.shape))
         if convolution.has_norm(batch_norm):
             found += _norm(f"{own.rsplit('.', 1)[0]}.norm", f"{name}.norm", vector)
         else:
-            found.append(Parameter(f"{own}.{_BIAS}", f"{name}.{_BIAS}", vector))
+            found.append(Parameter(f"{own}.bias", f"{name}.bias", vector))
     return found if naming else [parameter._replace(name=parameter.own) for parameter in found]
 
 

@@ -59,9 +59,7 @@ def read_onnx(path: Path) -> Foreign:
     card = read_card(next((entry.value for entry in model.metadata_props if entry.key == CARD_KEY), None), path)
     if card is None and spec_path(path).is_file():
         card = card_of(read_spec(path), spec_path(path))
-    if card is not None and card.model.get(
-        "batch_norm"
-    ):  # Of the network before export.py folded its batch norm into the convolutions.
+    if card is not None and card.model.get("batch_norm"):  # export.py has folded it into the convolutions.
         card = dataclasses.replace(card, model={**card.model, "batch_norm": "none"})
     caffe2 = model.producer_name == CAFFE2_PRODUCER or model.graph.input[0].name == CAFFE2_INPUT
     scale, offset = graph.scaling(layers[NAMINGS["caffe"].stem].input[0], channels)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from src.dataset.options import DataConfig
 from src.dataset.pipeline import check_shards, evaluation_pipeline, preprocessing_of, training_pipeline
-from src.dataset.registry import DATASETS
 from src.dataset.splits import open_evaluated, open_source, splits
 
 __all__ = [
-    "DATASETS",
     "check_shards",
     "create_dataset",
     "evaluation_pipeline",
@@ -34,11 +32,5 @@ def create_dataset(source: str, split: str, *, num_shards: int = 1, shard_id: in
     if split == "train":
         return training_pipeline(images, config, preprocessing, seed, num_shards, shard_id)
     return evaluation_pipeline(
-        images,
-        preprocessing,
-        config.batch_size,
-        config.num_workers,
-        num_shards,
-        shard_id,
-        config.max_broken_images,
+        images, preprocessing, config.batch_size, config.num_workers, num_shards, shard_id, config.max_broken_images
     )

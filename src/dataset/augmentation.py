@@ -113,13 +113,11 @@ def cutout(target: Target) -> list[Stage]:
         return [Drawn("cutout", target.seed, partial(cut_out, length))]
     mean = np.round(np.multiply(target.preprocessing.mean, 255)).astype(np.uint8)
     by_dataset = target.preprocessing.normalize == "dataset"
-    return [
-        Drawn(
-            "cutout",
-            target.seed,
-            lambda image, random: cut_out(length, image, random, mean if by_dataset else round(image.mean())),
-        )
-    ]
+
+    def change(image: np.ndarray, random: Random) -> np.ndarray:
+        return cut_out(length, image, random, mean if by_dataset else round(image.mean()))
+
+    return [Drawn("cutout", target.seed, change)]
 
 
 class Augmentation(NamedTuple):

@@ -88,12 +88,12 @@ def _fetch(archive: Archive, part: Path, manually: str) -> None:
 
 def _fetch_all(archive: Archive, part: Path, manually: str) -> None:
     """Connect repeatedly until `part` is as long as the archive. Raises UserError when no more data arrives."""
-    idle, reason = 0, ""
+    idle, reason = 0, "the connection broke"
     for _ in range(MAX_CONNECTIONS):
         before = _size(part)
         try:
             _fetch_rest(archive, part)
-        except _WrongContentError as error:
+        except UserError as error:  # The server offers another file than the published archive.
             part.unlink(missing_ok=True)
             raise UserError(f"{archive.url}: {error}; {manually}") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
@@ -114,12 +114,7 @@ def _fetch_all(archive: Archive, part: Path, manually: str) -> None:
     kept = f"; repeat the command to go on after {_size(part)} of {archive.size} bytes" if _size(part) else ""
     if not kept:
         part.unlink(missing_ok=True)
-    reason = reason or "the connection broke"
     raise UserError(f"cannot download {archive.url} ({reason}){kept}; or {manually}")
-
-
-class _WrongContentError(Exception):
-    """The server offers another file than the published archive."""
 
 
 def _fetch_rest(archive: Archive, part: Path) -> None:
@@ -133,13 +128,13 @@ def _fetch_rest(archive: Archive, part: Path) -> None:
         start = start if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         length = response.headers.get("Content-Length")
         if length is not None and start + int(length) != archive.size:
-            raise _WrongContentError(f"{start + int(length)} bytes instead of {archive.size}")
+            raise UserError(f"{start + int(length)} bytes instead of {archive.size}")
         with open(part, "ab" if start else "wb") as out:
             began = time.monotonic()
             for chunk in iter(lambda: response.read1(1 << 16), b""):
                 out.write(chunk)
                 if out.tell() > archive.size:
-                    raise _WrongContentError(f"more than its {archive.size} bytes came")
+                    raise UserError(f"more than its {archive.size} bytes came")
                 seconds = time.monotonic() - began
                 if seconds > TIMEOUT_SECONDS and out.tell() - start < seconds * MIN_SPEED:
                     raise TimeoutError("too slow")

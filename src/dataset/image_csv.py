@@ -91,11 +91,8 @@ def labelled_rows(table: Path, *choices: tuple[str, str], known: Iterable[str] =
         text = line_end + rest
     try:
         columns, delimiter = _columns(table, text.lstrip("\r\n"), choices)
-        reader, header = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True), True
-        for row in filter(None, reader):
-            if header:
-                header = False
-                continue
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        for row in itertools.islice(filter(None, reader), 1, None):  # Below the header.
             name, label = (row[i].strip() if i < len(row) else None for i in columns)
             if not name or label is None:
                 raise UserError(f"{table}, line {reader.line_num}: a value is missing")

@@ -38,18 +38,11 @@ def _image_files(folder: str | Path, passed_over: Counter[str]) -> Iterator[str]
                 passed_over["hidden"] += 1
             elif entry.is_dir(follow_symlinks=False):
                 yield from _image_files(entry.path, passed_over)
-            elif name.endswith(IMAGE_SUFFIXES) and _is_file(entry):
+            elif name.endswith(IMAGE_SUFFIXES) and (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)):
                 yield entry.path
             else:
                 kind = os.path.splitext(name)[1] or "without a suffix"
                 passed_over[kind if entry.is_file(follow_symlinks=False) else "links and devices"] += 1
-
-
-def _is_file(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # A link that leads to itself.
-        return False
 
 
 def say_passed_over(folder: str | Path, passed_over: Counter[str]) -> None:

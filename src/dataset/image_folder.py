@@ -44,9 +44,7 @@ def open_image_folder(path: Path, split: str) -> FileSource:
     if not files:
         raise UserError(f"{folder}: no images in its class folders (looked for {', '.join(IMAGE_SUFFIXES)})")
     warn_of_missing_classes(folder, labels, classes)
-    source = FileSource(files, labels, classes)
-    source.passed_over = passed_over
-    return source
+    return FileSource(files, labels, classes, passed_over)
 
 
 def split_folder(path: Path, split: str) -> Path:

@@ -10,6 +10,7 @@ The labels of a flat val/ are in one of these files:
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections import Counter
@@ -47,14 +48,14 @@ def open_imagenet(path: Path, split: str, val_labels: str | None, csv_columns: S
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; ImageNet is train/<WordNet id>/*.JPEG and val/ under --data_path")
     classes = imagenet_classes()
-    names, wnids = [known.name for known in classes], [known.wnid for known in classes]
+    names, index = [known.name for known in classes], {known.wnid: i for i, known in enumerate(classes)}
     if split == "val" and (
         val_labels or not any(entry.is_dir() and not is_hidden(entry.name) for entry in os.scandir(folder))
     ):
         table = Path(val_labels) if val_labels else _label_file(path)
-        labelled = _flat(image_files(folder, passed_over), folder, table, tuple(csv_columns), wnids, names)
+        labelled = _flat(image_files(folder, passed_over), folder, table, tuple(csv_columns), index, names)
     else:
-        labelled = _in_class_folders(folder, wnids, passed_over)
+        labelled = _in_class_folders(folder, index, passed_over)
     if not labelled:
         raise UserError(f"{folder}: no images in it")
     labels = [label for _, label in labelled]
@@ -65,20 +66,17 @@ def open_imagenet(path: Path, split: str, val_labels: str | None, csv_columns: S
             "--dataset image_folder"
         )
     warn_of_missing_classes(folder, labels, names)
-    source = FileSource((file for file, _ in labelled), labels, names)
-    source.passed_over = passed_over
-    return source
+    return FileSource((file for file, _ in labelled), labels, names, passed_over)
 
 
-def _in_class_folders(folder: Path, wnids: list[str], passed_over: Counter[str]) -> list[tuple[str, int]]:
-    index = {wnid: i for i, wnid in enumerate(wnids)}
+def _in_class_folders(folder: Path, index: dict[str, int], passed_over: Counter[str]) -> list[tuple[str, int]]:
     present = class_folders(folder, passed_over)
     unknown = [name for name in present if name not in index]
     if unknown:
         more = f", nor are {len(unknown) - 1:,} other folders" if len(unknown) > 1 else ""
         raise UserError(
-            f"{printable(folder / unknown[0])}: is not one of the 1,000 WordNet ids, such as {wnids[0]}{more}; move "
-            "it away, or give --dataset image_folder for classes of your own"
+            f"{printable(folder / unknown[0])}: is not one of the 1,000 WordNet ids, such as {next(iter(index))}{more}"
+            "; move it away, or give --dataset image_folder for classes of your own"
         )
     # Texts, as a million paths would take half a gigabyte meanwhile.
     return [
@@ -99,15 +97,14 @@ def _label_file(path: Path) -> Path:
 
 
 def _flat(
-    found: list[Path], folder: Path, table: Path, columns: tuple[str, str], wnids: list[str], names: list[str]
+    found: list[Path], folder: Path, table: Path, columns: tuple[str, str], index: dict[str, int], names: list[str]
 ) -> list[tuple[Path, int]]:
     """Return the images found in a flat folder with their labels from a file."""
     files = {file.name: file for file in found}
     if table.suffix.lower() == ".txt":
-        return _ground_truth(files, table, {wnid: i for i, wnid in enumerate(wnids)})
+        return _ground_truth(files, table, index)
     # A class that is called by a number is meant by its index.
-    known = {**{name: i for i, name in enumerate(names)}, **{wnid: i for i, wnid in enumerate(wnids)}}
-    known.update((str(i), i) for i in range(len(wnids)))
+    known = {**{name: i for i, name in enumerate(names)}, **index, **{str(i): i for i in range(len(names))}}
     labelled = []
     for line, name, label in announced(labelled_rows(table, columns, KAGGLE_COLUMNS), f"{table}: rows"):
         file = files.get(name) or files.get(base_name(name)) or files.get(f"{name}.JPEG")
@@ -143,8 +140,6 @@ def _ground_truth(files: dict[str, Path], table: Path, index: dict[str, int]) ->
 
 def _read_meta(meta: Path) -> dict[str, str]:
     """Return the WordNet id of each class number in the meta.mat of the development kit."""
-    import io
-
     from scipy.io import loadmat  # Slow to import, and seldom needed.
 
     content = io.BytesIO(read_bytes(meta, MAX_LABEL_BYTES, _LABELS_ADVICE))

@@ -9,6 +9,7 @@ each file's index gives.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -130,12 +131,10 @@ def _read_index(file: Path, rows: int) -> np.ndarray:
     query = "SELECT label_0, PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES ORDER BY ROW_ID"
     kind = np.dtype([(name, np.int64) for name in ("label", "page", "start", "end")])
     try:
-        database = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
-        try:
+        address = f"{file.resolve().as_uri()}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
             # Damage can turn a database into an endless one. Sound ones take about 20 steps a row.
             database.set_progress_handler(lambda: 1, 1_000_000 + 200 * rows)
             return np.fromiter(database.execute(query), kind)
-        finally:
-            database.close()
     except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{file}: the index is missing or damaged ({error}); pack it again") from None

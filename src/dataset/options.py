@@ -14,8 +14,6 @@ Dataset = Literal[tuple(DATASETS)]
 Augmentation = Literal[tuple(AUGMENTATIONS)]
 Augmentations = Union[Literal["none"], Augmentation, list[Augmentation]]
 Resizer = Literal[tuple(name for name in RESIZERS if name != "device")]  # The device: preprocess.
-Fit = Literal[FITS]
-Normalization = Literal[NORMALIZATIONS]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +61,7 @@ class DataConfig(DataLoadingConfig):
     """images per step on each device"""
     image_size: Side = 224
     """side of the network's input in pixels"""
-    fit: Fit = "resize"
+    fit: Literal[FITS] = "resize"
     """how an image gets image_size: resize both sides; crop or zero-pad; resize the shorter side to 256 for 224 and
     227, to 8/7 of any other image_size, and crop the centre (center_crop)"""
     resizer: Resizer = "mindspore"
@@ -81,7 +79,7 @@ class DataConfig(DataLoadingConfig):
     """cutmix: draw the area that the image keeps from Beta(alpha, alpha)"""
     crop_padding: Optional[Padding] = None
     """zeros around an image before crop_flip crops it; null: an eighth of image_size"""
-    normalize: Normalization = "dataset"
+    normalize: Literal[NORMALIZATIONS] = "dataset"
     """normalise by the data set's mean and deviation (with pretrained: the checkpoint's), or each image by its own"""
 
 

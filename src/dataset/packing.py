@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
@@ -98,24 +99,14 @@ def _write_file(file: Path, rows: Iterator[dict]) -> int:
     """Write rows to a MindRecord file and return their number. Writes no file without rows."""
     from mindspore.mindrecord import FileWriter
 
-    writer, batch, count = None, [], 0
-
-    def flush():
-        nonlocal writer, count
+    writer, count = None, 0
+    while batch := list(itertools.islice(rows, _BATCH)):
         if writer is None:
             writer = FileWriter(str(file), shard_num=1)
             writer.add_schema(SCHEMA, "images, as the files were, with their names and labels")
             writer.add_index(["label"])
         writer.write_raw_data(batch)
         count += len(batch)
-        batch.clear()
-
-    for row in rows:
-        batch.append(row)
-        if len(batch) == _BATCH:
-            flush()
-    if batch:
-        flush()
     if writer is not None:
         writer.commit()
     return count

@@ -236,10 +236,8 @@ def pillow_center_crop(image: np.ndarray, shorter_side: int, size: int) -> np.nd
     """
     height, width = image.shape[:2]
     longer_side = int(shorter_side * max(height, width) / min(height, width))
-    if width <= height:
-        resized = pillow_resized(image, shorter_side, longer_side)
-    else:
-        resized = pillow_resized(image, longer_side, shorter_side)
+    sides = (shorter_side, longer_side) if width <= height else (longer_side, shorter_side)
+    resized = pillow_resized(image, *sides)
     top, left = ((side - size) // 2 for side in resized.shape[:2])
     return resized[top : top + size, left : left + size]
 

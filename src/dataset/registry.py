@@ -23,7 +23,6 @@ class Kind(NamedTuple):
     """A kind of data set.
 
     open: (path, split, **keys) -> Source.
-    help: its layout in a few words, for --help.
     folders: its possible splits, each a folder; empty for a data set with training and test images.
     flat: whether class folders may lie in the data set's folder itself, all of them training images.
     keys: further keyword arguments of `open`, which are keys of the configuration.
@@ -31,7 +30,6 @@ class Kind(NamedTuple):
     """
 
     open: Callable[..., Source]
-    help: str
     folders: tuple[str, ...] = ()
     flat: bool = False
     keys: tuple[str, ...] = ()
@@ -39,25 +37,13 @@ class Kind(NamedTuple):
 
 
 DATASETS = {
-    "cifar10": Kind(open_cifar10, "CIFAR-10 as pickled batches", archive=cifar10.ARCHIVE),
-    "cifar10_binary": Kind(open_cifar10_binary, "CIFAR-10 as binary batches", archive=cifar10_binary.ARCHIVE),
-    "image_folder": Kind(
-        open_image_folder, "train/, val/ with a folder per class, or such folders alone", ("train", "val", "test"), True
-    ),
-    "image_csv": Kind(
-        open_image_csv,
-        "train/ with a folder per class, val/ with labels in val.csv",
-        ("train", "val"),
-        keys=("csv_columns",),
-    ),
-    "imagenet": Kind(
-        open_imagenet,
-        "train/ with a folder per WordNet id, val/ likewise or with labels in val_labels",
-        ("train", "val"),
-        keys=("val_labels", "csv_columns"),
-    ),
-    "mindrecord": Kind(open_mindrecord, "any of the three, packed by to_mindrecord.py", ("train", "val", "test")),
-    "digits": Kind(open_digits, "scikit-learn's handwritten digits, which need no files"),
+    "cifar10": Kind(open_cifar10, archive=cifar10.ARCHIVE),
+    "cifar10_binary": Kind(open_cifar10_binary, archive=cifar10_binary.ARCHIVE),
+    "image_folder": Kind(open_image_folder, ("train", "val", "test"), flat=True),
+    "image_csv": Kind(open_image_csv, ("train", "val"), keys=("csv_columns",)),
+    "imagenet": Kind(open_imagenet, ("train", "val"), keys=("val_labels", "csv_columns")),
+    "mindrecord": Kind(open_mindrecord, ("train", "val", "test")),
+    "digits": Kind(open_digits),
 }
 # Data sets that may come with validation images.
 OWN_VALIDATION = tuple(name for name, kind in DATASETS.items() if kind.folders)

@@ -91,10 +91,8 @@ class TrainingRows:
     def __getitem__(self, draw: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         index = int(draw) % len(self.source)
         choice = partial(self.part, int(draw)) if self.part else None
-        image = readable_image(self.source, index, self.limit, choice)
-        while image is None:
+        while (image := readable_image(self.source, index, self.limit, choice)) is None:
             index = (index + 1) % len(self.source)
-            image = readable_image(self.source, index, self.limit, choice)
         # With numpy 2, MindSpore takes a number only as a zero-dimensional array, not as a scalar.
         return self.preprocessing.to_scale(image), np.asarray(self.source.labels[index]), np.asarray(draw, np.int64)
 

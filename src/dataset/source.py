@@ -6,7 +6,7 @@ import os
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import BinaryIO, Callable, Iterable, NamedTuple, Optional, Sequence
+from typing import BinaryIO, Callable, Iterable, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -71,10 +71,6 @@ class Source:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        # With numpy 2, MindSpore takes a label only as a zero-dimensional array, not as a scalar.
-        return self.image(int(index)), np.asarray(self.labels[index])
-
 
 class ArraySource(Source):
     """Images held in memory, (N, H, W, 3) uint8."""
@@ -96,8 +92,9 @@ class FileSource(Source):
 
     decodes = True
 
-    def __init__(self, files: Iterable[Path], labels, classes):
+    def __init__(self, files: Iterable[Path], labels, classes, passed_over: Mapping[str, int] = {}):
         super().__init__(classes, labels, IMAGENET_MEAN, IMAGENET_STD)
+        self.passed_over.update(passed_over)
         self._files = [os.fspath(file) for file in files]  # A Path takes four times the memory, of a million files.
 
     def file(self, index: int) -> Path:

@@ -12,7 +12,7 @@ import mindspore as ms
 from mindspore._c_expression import MSContext
 
 from src.cli.errors import UserError
-from src.devices.processes import is_worker, local_device, serve_as_scheduler
+from src.devices.processes import is_worker, serve_as_scheduler
 from src.devices.silence import silent
 
 # From the one this port is for to the one that is always there.
@@ -39,7 +39,7 @@ def select_device(config) -> str:
     """
     serve_as_scheduler()
     in_group = is_worker()
-    device_id = local_device() if in_group else config.device_id
+    device_id = int(os.environ.get("DEVICE_ID", 0)) if in_group else config.device_id
     wanted = PREFERENCE if config.device_target == "auto" else (config.device_target,)
     # A process of a group, and a device that there is no other for, need no try in a process of its own.
     certain = config.device_target != "auto" and (config.strict_device or in_group)

@@ -37,11 +37,6 @@ def serve_as_scheduler() -> None:
         sys.exit(0)
 
 
-def local_device() -> int:
-    """Return the index of this worker's device on its host."""
-    return int(os.environ.get("DEVICE_ID", 0))
-
-
 class ProcessGroup:
     """The processes of a training, with `rank` from 0 to size - 1; size 1 for a training on one device.
 

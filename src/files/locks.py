@@ -18,11 +18,8 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def locked(folder: Path, is_main_process: bool = True) -> Iterator[None]:
-    """Lock a run's folder for the main process of a group. Raises UserError while another process holds the lock."""
-    if not is_main_process:
-        yield
-        return
+def locked(folder: Path) -> Iterator[None]:
+    """Lock a run's folder. Raises UserError while another process holds the lock."""
     make_folder(folder)
     with held(folder / LOCK, f"{folder}: another run is writing here; wait, or choose another --output_path"):
         remove_leftovers(folder)

@@ -26,6 +26,17 @@ def make_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def working_in(folder: str | Path) -> Iterator[None]:
+    """Change the current folder while the body runs."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@contextlib.contextmanager
 def output_folder(folder: Path, *names: str) -> Iterator[None]:
     """Create a folder for the files that the body writes, and remove a new one that stays empty.
 

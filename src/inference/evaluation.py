@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,11 +164,10 @@ def evaluate_model(config: EvalConfig, device: DeviceConfig) -> dict:
         "device": target,
         "devices": group.size,
     }
-    if not group.is_main_process:
-        return {**result, "output_path": str(folder)}
-    write_json(folder / RESULT, result)
-    _write_confusion(folder, evaluation, card.classes, f"{path.name} on {data.dataset} {split}")
-    _write_mistakes(folder, evaluation, source, card.classes)
+    if group.is_main_process:
+        write_json(folder / RESULT, result)
+        _write_confusion(folder, evaluation, card.classes, f"{path.name} on {data.dataset} {split}")
+        _write_mistakes(folder, evaluation, source, card.classes)
     return {**result, "output_path": str(folder)}
 
 
@@ -193,9 +194,10 @@ def _write_confusion(folder: Path, evaluation: Evaluation, classes: list[str], t
     from src import visualize
 
     confusion = evaluation.confusion()
-    lines = [",".join(["true \\ predicted", *map(_csv_cell, classes)])]
-    lines += [",".join([_csv_cell(name), *map(str, row)]) for name, row in zip(classes, confusion)]
-    write_text(folder / CONFUSION_TABLE, "\n".join(lines) + "\n")
+    table = io.StringIO()
+    rows = ([name, *row] for name, row in zip(classes, confusion))
+    csv.writer(table, lineterminator="\n").writerows([["true \\ predicted", *classes], *rows])
+    write_text(folder / CONFUSION_TABLE, table.getvalue())
     figure = visualize.confusion_matrix(confusion, visualize.legible(tuple(classes)), f"Confusion matrix, {title}")
     visualize.save(figure, folder / CONFUSION_PICTURE)
 
@@ -219,13 +221,11 @@ def _write_mistakes(folder: Path, evaluation: Evaluation, source: Source, classe
     visualize.save(visualize.image_grid(images, titles, title), folder / MISTAKES_PICTURE)
 
 
-def evaluation_grid(
-    evaluation: Evaluation, source: Source, classes: list[str], what: str, count: int = PICTURE_IMAGES
-) -> Figure:
+def evaluation_grid(evaluation: Evaluation, source: Source, classes: list[str], what: str) -> Figure:
     """Draw the first evaluated images with their predictions. what: they are, such as "test images"."""
     from src import visualize
 
-    count, classes = min(count, len(evaluation.indices)), visualize.legible(tuple(classes))
+    count, classes = min(PICTURE_IMAGES, len(evaluation.indices)), visualize.legible(tuple(classes))
     return visualize.prediction_grid(
         [source.image(int(i)) for i in evaluation.indices[:count]],
         [classes[p] for p in evaluation.predictions[:count]],
@@ -233,10 +233,6 @@ def evaluation_grid(
         [classes[label] for label in evaluation.labels[:count]],
         f"{visualize.some_of(count, len(evaluation.labels), what)}; {evaluation.accuracy:.2%} of all are right",
     )
-
-
-def _csv_cell(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n') else text
 
 
 def _some(names: list[str]) -> str:

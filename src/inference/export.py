@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -20,6 +19,7 @@ from src.dataset.preprocessing import Preprocessing
 from src.devices.device import select_device
 from src.devices.silence import quiet
 from src.files.atomic import check_place, write_json, written
+from src.files.run_folder import working_in
 from src.inference.config import ExportConfig
 from src.inference.exported_model import ExportedModel, digest, spec_path
 from src.inference.fold import without_batch_norm
@@ -86,7 +86,7 @@ def export_checkpoint(config: ExportConfig, device: DeviceConfig) -> dict[str, A
         example = Tensor(_random_input(spec, config.batch_size))
         shape = Tensor(shape=[None, *example.shape[1:]], dtype=example.dtype) if dynamic_here else example
         # MindSpore takes few characters in a path. It has announced another call for ONNX, which 2.7 lacks.
-        with _working_in(temporary.parent), quiet():
+        with working_in(temporary.parent), quiet():
             ms.export(exported, shape, file_name=temporary.name, file_format=config.file_format)
         if config.file_format == "ONNX":
             _describe_onnx(temporary, spec)
@@ -108,17 +108,6 @@ def _target(config: ExportConfig) -> Path:
         raise UserError(f"{file}: cannot write here; choose another --file_name")
     check_place(file, spec_path(file))
     return file
-
-
-@contextlib.contextmanager
-def _working_in(folder: Path) -> Iterator[None]:
-    """Change the current folder while the body runs."""
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def _specification(config: ExportConfig, card: ModelCard) -> dict[str, Any]:

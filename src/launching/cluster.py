@@ -120,10 +120,8 @@ def visible_devices(target: str) -> tuple[int, str]:
         # NPU ID, Chip ID, Chip Logic ID, [Chip Phy-ID,] Chip Name; a chip without compute has "-" for a logic id, and a
         # broken NPU -1 for an id.
         rows = [line.split() for line in _output("npu-smi", "info", "-m").splitlines()]
-        count, source = (
-            sum(len(row) > 3 and all(field.isdigit() for field in row[:3]) for row in rows),
-            "npu-smi info -m",
-        )
+        count = sum(len(row) > 3 and all(field.isdigit() for field in row[:3]) for row in rows)
+        source = "npu-smi info -m"
         if count == 0:  # Containers often have the devices without the tool.
             count, source = len(list(Path("/dev").glob("davinci[0-9]*"))), f"{source} or /dev/davinci*"
     if count == 0:
@@ -146,7 +144,7 @@ def _scheduler(options: argparse.Namespace) -> tuple[str, int]:
     address = _address(options)
     port = CLUSTER_PORT if options.master_port is None else options.master_port
     if options.master_port is None and options.nnodes == 1:
-        with listen(address, 0) as free:
+        with socket.create_server((address, 0)) as free:
             port = free.getsockname()[1]
     ports = (port, port + 1) if options.nnodes > 1 else (port,)
     highest = 65536 - len(ports)
@@ -154,9 +152,9 @@ def _scheduler(options: argparse.Namespace) -> tuple[str, int]:
         raise UserError(f"--master_port: {port} is not allowed; choose one of 1024 to {highest}")
     for number in ports if options.node_rank == 0 else ():
         try:
-            listen(address, number).close()
+            socket.create_server((address, number)).close()
         except OSError as error:
-            reason = f"port {number} of {address} cannot be used: {error.strerror}"
+            reason = f"port {number} of {address} cannot be used: {os.strerror(error.errno)}"
             raise UserError(f"--master_port: {reason}; choose another one") from None
     return address, port
 
@@ -185,20 +183,7 @@ def _address(options: argparse.Namespace) -> str:
 
 def _is_of_this_host(address: str) -> bool:
     try:
-        listen(address, 0).close()
+        socket.create_server((address, 0)).close()
     except OSError:
         return False
     return True
-
-
-def listen(address: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises OSError. A port that was in use a moment ago is accepted."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
-        listener.listen()
-    except OSError:
-        listener.close()
-        raise
-    return listener

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Iterator
 
-from src.launching.cluster import Cluster, listen
+from src.launching.cluster import Cluster
 
 # A host that loses power is noticed after 5 + 3 x 5 s.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
@@ -48,7 +48,7 @@ class Nodes:
         self._next_try = 0.0
         self._server = None
         if cluster.nodes > 1 and cluster.node == 0:
-            self._server = listen(cluster.address, cluster.port + 1)
+            self._server = socket.create_server((cluster.address, cluster.port + 1))
             self._server.setblocking(False)
 
     def poll(self) -> list[Ending]:

@@ -51,10 +51,7 @@ LAYERS = {"M": Pool(3, 2), "m": Pool(2, 2), "N": Norm()}
 # Parameters are those with 10 classes and without batch norm; docs/RESULTS.md has accuracies on CIFAR-10.
 CIFAR_VERSIONS: dict[str, Row] = {
     # A small net, with "same" convolutions and pools that halve. 146,570 parameters.
-    "cifar": (
-        (64, 3, 1, "same"),
-        ["m", (32, 64, 64), (32, 64, 64), "m", (32, 128, 128), (32, 128, 128)],
-    ),
+    "cifar": ((64, 3, 1, "same"), ["m", (32, 64, 64), (32, 64, 64), "m", (32, 128, 128), (32, 128, 128)]),
     # Fewer and wider Fire modules, mostly 3x3, one of them at full resolution: more operations for each activation. A
     # norm behind them, since with bypass their sums grow, and the classifier would need small learning rates.
     # 746,090 parameters; 93.0% of the test images after three runs (results/squeezenet_cifar10_wide_continued_twice).
@@ -74,12 +71,7 @@ STEMS = {
 
 
 def fires_from_metaparameters(
-    count: int,
-    base_e: int = 128,
-    incr_e: int = 128,
-    freq: int = 2,
-    pct_3x3: float = 0.5,
-    squeeze_ratio: float = 0.125,
+    count: int, base_e: int = 128, incr_e: int = 128, freq: int = 2, pct_3x3: float = 0.5, squeeze_ratio: float = 0.125
 ) -> list[Widths]:
     """Return the widths of `count` Fire modules from the paper's metaparameters (section 5.1).
 

@@ -7,11 +7,6 @@ from typing import Sequence
 from src.network.design_space import Layer, Pool, Stem
 
 
-def pooled_size(size: int, pool: Pool, ceil_mode: bool = False) -> int:
-    """Return the side in pixels of a pooled feature map, for an input of side `size`."""
-    return (size - pool.kernel_size + (pool.stride - 1 if ceil_mode else 0)) // pool.stride + 1
-
-
 def feature_sizes(stem: Stem, layers: Sequence[Layer], image_size: int, ceil_mode: bool = False) -> list[int]:
     """Return the sides in pixels of the feature maps after the first convolution and after each layer.
 
@@ -20,8 +15,10 @@ def feature_sizes(stem: Stem, layers: Sequence[Layer], image_size: int, ceil_mod
     lost = stem.kernel_size - 1 if stem.pad_mode == "valid" else 0
     sizes = [(image_size - 1 - lost) // stem.stride + 1]
     for layer in layers:
-        pools = isinstance(layer, Pool) and sizes[-1] >= 1
-        sizes.append(pooled_size(sizes[-1], layer, ceil_mode) if pools else sizes[-1])
+        size = sizes[-1]
+        if isinstance(layer, Pool) and size >= 1:
+            size = (size - layer.kernel_size + (layer.stride - 1 if ceil_mode else 0)) // layer.stride + 1
+        sizes.append(size)
     return sizes
 
 

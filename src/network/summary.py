@@ -35,11 +35,9 @@ def summarize(model: Mapping[str, Any], image_size: int) -> list[Row]:
     sizes, channels = feature_sizes(stem, layers, image_size, given["ceil_mode"]), stem.channels
     parameters, weights = [0] * (len(layers) + 2), [0] * (len(layers) + 2)
     for convolution in convolutions(given):
-        outputs, inputs, kernel, _ = convolution.shape
-        weights[convolution.index] += outputs * inputs * kernel**2
-        parameters[convolution.index] += outputs * inputs * kernel**2 + outputs * (
-            2 if convolution.has_norm(given["batch_norm"]) else 1
-        )
+        count, vectors = math.prod(convolution.shape), 2 if convolution.has_norm(given["batch_norm"]) else 1
+        weights[convolution.index] += count
+        parameters[convolution.index] += count + vectors * convolution.shape[0]
     pool = "CeilMaxPool2d" if given["ceil_mode"] else "MaxPool2d"
     kinds, rows = ["ConvUnit"], []
     for layer in layers:

@@ -2,7 +2,7 @@
 
 A builder takes parameters, or groups of them (src/optimizers/groups.py); the learning rate of each step, (steps,)
 float32; momentum, which adaptive optimizers ignore; weight_decay, the L2 penalty where nothing else is said; and
-loss_scale, by which the gradients are divided. A new optimizer is a builder here, with its class in a file beside.
+loss_scale, by which the gradients are divided. A new optimizer is a class or a builder here, a class in a file beside.
 """
 
 from __future__ import annotations
@@ -17,22 +17,12 @@ from src.optimizers.momentum import Momentum
 from src.optimizers.muon import Muon
 
 
-def momentum(parameters: list, learning_rate: Tensor, momentum: float, **common: Any) -> nn.Optimizer:
-    """Return SGD with momentum."""
-    return Momentum(parameters, learning_rate, momentum, **common)
-
-
 def nesterov(parameters: list, learning_rate: Tensor, momentum: float, **common: Any) -> nn.Optimizer:
     """Return SGD with Nesterov momentum.
 
     Not nn.Momentum(use_nesterov=True), which on the CPU is momentum without Nesterov's part (2.8 and 2.10).
     """
     return nn.SGD(parameters, learning_rate, momentum, nesterov=momentum > 0, **common)
-
-
-def muon(parameters: list, learning_rate: Tensor, momentum: float, **common: Any) -> nn.Optimizer:
-    """Return Muon for the filters, Nesterov momentum for the rest; no weight decay on filters."""
-    return Muon(parameters, learning_rate, momentum, **common)
 
 
 def sgd(parameters: list, learning_rate: Tensor, momentum: float, **common: Any) -> nn.Optimizer:
@@ -53,9 +43,9 @@ def adamw(parameters: list, learning_rate: Tensor, momentum: float, **common: An
 
 
 OPTIMIZERS: Dict[str, Callable[..., nn.Optimizer]] = {
-    "momentum": momentum,
+    "momentum": Momentum,
     "nesterov": nesterov,
-    "muon": muon,
+    "muon": Muon,
     "sgd": sgd,
     "adam": adam,
     "adamw": adamw,

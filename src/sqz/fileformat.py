@@ -135,10 +135,7 @@ def _tables(alphabets: list[int], root: np.ndarray, decoder: Decoder) -> Iterato
 
 
 def _lanes(symbols: int) -> int:
-    lanes = 1
-    while lanes < MAX_LANES and lanes * 2 * _SYMBOLS_A_LANE <= symbols:
-        lanes *= 2
-    return lanes
+    return min(MAX_LANES, 1 << max(0, (symbols // _SYMBOLS_A_LANE).bit_length() - 1))
 
 
 def _varint(value: int) -> bytes:

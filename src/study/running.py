@@ -20,6 +20,7 @@ from src.files.run_folder import make_folder
 TRAIN = Path(__file__).resolve().parent.parent.parent / "train.py"
 LOOK_SECONDS = 0.2
 TAIL_BYTES = 4096
+BAR = "{n_fmt}/{total_fmt} runs [{elapsed}<{remaining}] {desc}"
 COUNT_COLUMNS = 36  # Of the bar, for the number of runs and the times.
 
 
@@ -52,26 +53,24 @@ def train_all(jobs: list[Job], at_once: int, done: Callable[[Job], str]) -> dict
     environment = dict(os.environ)
     if at_once > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // at_once)))
-    with signals.postponed(), _Display(len(jobs)) as display:
-        for job, status in _finished(jobs, at_once, environment, display):
+    with signals.postponed(), tqdm(total=len(jobs), bar_format=BAR, dynamic_ncols=True, disable=None) as bar:
+        for job, status in _finished(jobs, at_once, environment, bar):
             if status and not signals.received():
                 failures[job.name] = f"{last_line(job.log)} (exit code {status}; {job.log})"
-                display.say(f"failed: {job.name}: {failures[job.name]}")
+                bar.write(f"failed: {job.name}: {failures[job.name]}")
             elif not status:
-                display.say(f"{job.name}: {done(job)}")
+                bar.write(f"{job.name}: {done(job)}")
     return failures
 
 
-def _finished(
-    jobs: list[Job], at_once: int, environment: dict[str, str], display: _Display
-) -> Iterator[tuple[Job, int]]:
+def _finished(jobs: list[Job], at_once: int, environment: dict[str, str], bar: tqdm) -> Iterator[tuple[Job, int]]:
     """Run train.py for each job; yield each with its exit status when it has ended."""
     waiting, running, told = list(jobs), {}, False
     while running or (waiting and not told):
         while waiting and len(running) < at_once and not signals.received():
             job = waiting.pop(0)
             make_folder(job.folder.parent)
-            display.say(f"training {job.name}; log: {job.log}")
+            bar.write(f"training {job.name}; log: {job.log}")
             with open(job.log, "a", encoding="utf-8") as log:
                 # In a session of its own, so that Ctrl-C reaches it once, from here.
                 running[job] = subprocess.Popen(
@@ -88,9 +87,10 @@ def _finished(
             told = True
         for job in [job for job, process in running.items() if process.poll() is not None]:
             yield job, running.pop(job).returncode
-            display.advance()
-        display.show(list(running))
+            bar.update()
         if running:
+            if not bar.disable:
+                show(bar, next(iter(running)))
             time.sleep(LOOK_SECONDS)
 
 
@@ -105,35 +105,7 @@ def last_line(file: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-class _Display:
-    """Progress for the user: lines, and on a terminal a bar with the last line of a running training."""
-
-    def __init__(self, count: int):
-        self.count = count
-
-    def __enter__(self) -> _Display:
-        bar = "{n_fmt}/{total_fmt} runs [{elapsed}<{remaining}] {desc}"
-        self._bar = tqdm(total=self.count, bar_format=bar, dynamic_ncols=True) if sys.stderr.isatty() else None
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def say(self, line: str) -> None:
-        """Print a line above the bar."""
-        if self._bar is None:
-            print(line, flush=True)
-        else:
-            self._bar.write(line)
-
-    def advance(self) -> None:
-        """Count a run that has ended."""
-        if self._bar is not None:
-            self._bar.update()
-
-    def show(self, running: list[Job]) -> None:
-        """Show how far the first running training is."""
-        if self._bar is not None and running:
-            text, columns = f"{running[0].name}: {last_line(running[0].log)}", shutil.get_terminal_size().columns
-            self._bar.set_description_str(text[: max(10, columns - COUNT_COLUMNS)])
+def show(bar: tqdm, job: Job) -> None:
+    """Show on a terminal's bar how far a training is."""
+    text, columns = f"{job.name}: {last_line(job.log)}", shutil.get_terminal_size().columns
+    bar.set_description_str(text[: max(10, columns - COUNT_COLUMNS)])

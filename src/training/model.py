@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import tempfile
-from typing import Iterator
 
 import mindspore as ms
 import numpy as np
@@ -14,6 +11,7 @@ from mindspore import Model, Tensor, nn
 from src.cli.errors import UserError
 from src.config import OptimizerConfig
 from src.devices.processes import ALONE, ProcessGroup
+from src.files.run_folder import working_in
 from src.inference.metrics import Classification
 from src.loss import CrossEntropy
 from src.network.input_layer import InputLayer, without_input_layer
@@ -30,7 +28,8 @@ def build_model(
     optimizer, manager = make_optimizer(without_input_layer(net), config, rates), loss_scale_manager(config)
     scale = {"loss_scale_manager": manager} if manager else {}
     metrics, names = {"evaluation": Classification(group)}, [parameter.name for parameter in net.get_parameters()]
-    with _rewriting_elsewhere() if config.amp_level == "O1" else contextlib.nullcontext() as folder:
+    folder = tempfile.TemporaryDirectory(prefix="rewritten_network_") if config.amp_level == "O1" else None
+    with working_in(folder.name if folder else "."):  # MindSpore's rewriting for O1 writes into the current folder.
         model = Model(net, loss, optimizer, metrics=metrics, amp_level=config.amp_level, **scale)
     if config.clip_norm is not None:
         model.train_network.grad_reducer = ClippedGradients(model.train_network.grad_reducer, config.clip_norm)
@@ -43,17 +42,6 @@ def build_model(
         if isinstance(cell, InputLayer):
             cell.to_float(ms.float32)  # O2 and O3 make all of the network float16.
     return model
-
-
-@contextlib.contextmanager
-def _rewriting_elsewhere() -> Iterator[tempfile.TemporaryDirectory]:
-    """Give a temporary folder to what MindSpore's rewriting for O1 writes into the current one."""
-    folder, before = tempfile.TemporaryDirectory(prefix="rewritten_network_"), os.getcwd()
-    os.chdir(folder.name)
-    try:
-        yield folder
-    finally:
-        os.chdir(before)
 
 
 def make_optimizer(net: nn.Cell, config: OptimizerConfig, rates: np.ndarray) -> nn.Optimizer:

@@ -15,14 +15,7 @@ from mindspore.dataset import Dataset
 from src.checkpoint import load_pretrained
 from src.cli.errors import UserError
 from src.config import RUN_CONFIG, TrainConfig, changed_keys, with_keys
-from src.dataset import (
-    check_shards,
-    open_evaluated,
-    open_source,
-    preprocessing_of,
-    splits,
-    training_pipeline,
-)
+from src.dataset import check_shards, open_evaluated, open_source, preprocessing_of, splits, training_pipeline
 from src.dataset.source import Source, printable
 from src.dataset.splits import val_split_of
 from src.devices.device import select_device

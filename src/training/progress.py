@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 import time
 from typing import Callable, TextIO
 
@@ -113,7 +112,7 @@ class ProgressLogger(Callback):
         self.images_per_second: float | None = None
         self._recorded = 0
         self._first_step_end: tuple[int, float] | None = None
-        self._bar: tqdm | None = None
+        self._bar = tqdm(disable=True)  # Until training begins.
 
     def state(self) -> ProgressState:
         """Return the state for a checkpoint."""
@@ -127,15 +126,14 @@ class ProgressLogger(Callback):
         done = run_context.original_args().cur_step_num
         if self._first_step_end is None:
             self.say("compiling the training graph: once, some seconds on a CPU and up to minutes on an Ascend")
-            if sys.stderr.isatty():
-                self._bar = tqdm(total=len(self.rates), initial=done, bar_format=BAR, dynamic_ncols=True)
+            self._bar = tqdm(total=len(self.rates), initial=done, bar_format=BAR, dynamic_ncols=True, disable=None)
 
     def on_train_step_end(self, run_context):
         cb = run_context.original_args()
         step, epoch = cb.cur_step_num, cb.cur_epoch_num
         starts = self._first_step_end is None
         self._measure(step)
-        if self._bar is not None:
+        if not self._bar.disable:
             _, accuracy = self._figures(ProcessGroup())
             speed = f"{self.images_per_second:.0f} img/s, " if self.images_per_second else ""
             self._bar.set_description_str(f"epoch {epoch}/{self.epochs}", refresh=False)
@@ -153,22 +151,18 @@ class ProgressLogger(Callback):
 
     def close(self) -> None:
         """Close the progress bar."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     def phase(self, what: str) -> None:
         """Show on the progress bar the current work between steps."""
-        if self._bar is not None:
-            self._bar.set_description_str(what)
+        self._bar.set_description_str(what)
 
     def say(self, line: str) -> None:
         """Write a line to the log and to the terminal, above the progress bar."""
         print(line, file=self.log, flush=True)
-        if self._bar is not None:
-            self._bar.clear()  # tqdm.write does so only for the streams that sys has, and stdout is the log now.
+        self._bar.clear()  # tqdm.write does so only for the streams that sys has, and stdout is the log now.
         print(line, file=self.terminal, flush=True)
-        if self._bar is not None:
-            self._bar.refresh()
+        self._bar.refresh()
 
     def _measure(self, step: int) -> None:
         """Measure the images per second since the end of the first step, which compiles the graph."""
@@ -204,5 +198,5 @@ class ProgressLogger(Callback):
             left = (len(self.rates) - step) * self.global_batch / self.images_per_second
             line += f"  {self.images_per_second:.0f} images/s  {tqdm.format_interval(left)} left"
         print(line, file=self.log, flush=True)
-        if self._bar is None:
+        if self._bar.disable:
             print(line, file=self.terminal, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import platform
@@ -56,9 +57,12 @@ def train(config: TrainConfig) -> dict:
         check_run_folder(folder, () if config.run.resume else RUN_ENTRIES, config.run.overwrite, (CHECKPOINTS,))
     plan = prepare(config)
     config = plan.config
-    with locked(folder, plan.group.is_main_process):
+    with locked(folder) if plan.group.is_main_process else contextlib.nullcontext():
         begun = begun_run(folder, plan.group) if config.run.resume else None
-        former = _former_result(plan) if begun and is_complete(begun, folder / RESULT, config, plan.group) else None
+        former = None
+        if begun and is_complete(begun, folder / RESULT, config, plan.group):
+            advice = "remove it and give the same command again, which evaluates the run anew"
+            former = read_result(plan.group.file(folder / RESULT), advice)
         epochs = config.schedule.epochs
         if former and former.get("epochs", epochs) == epochs:  # Fewer: more epochs were begun, and stopped.
             print(f"{folder}: the run is complete; give more --epochs to continue")
@@ -100,12 +104,6 @@ def train(config: TrainConfig) -> dict:
                 write_text(folder / RUN_CONFIG, to_yaml(resolved_config(config)))
             write_json(folder / RESULT, result)
     return result
-
-
-def _former_result(plan: Plan) -> dict:
-    """Return the result of a complete run. Raises UserError for a damaged file."""
-    advice = "remove it and give the same command again, which evaluates the run anew"
-    return read_result(plan.group.file(plan.folder / RESULT), advice)
 
 
 def _check_nothing_is_lost(plan: Plan, begun: bool) -> None:

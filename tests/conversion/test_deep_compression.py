@@ -13,7 +13,7 @@ from src.compression.config import MeasureConfig
 from src.compression.evaluator import Evaluator
 from src.compression.quantize import quantize
 from src.compression.reading import read_weights
-from src.conversion.deep_compression import decode_published, layers, published_card, read_published
+from src.conversion.deep_compression import LAYERS, decode_published, published_card, read_published
 from src.squeezenet import SqueezeNet
 from src.sqz.fileformat import decode, encode
 
@@ -34,12 +34,12 @@ def parameters(folder):
 def caffe_names() -> dict[str, str]:
     """Return the names in the authors' network of the tensors in ours."""
     names, fire = {}, 1
-    for layer in layers():
-        part = layer.name.split(".")[-2]
+    for layer in LAYERS:
+        part = layer.layer.split(".")[-2]
         fire += part == "squeeze"
         known = {"0": "conv1", "classifier": "conv10", "squeeze": f"fire{fire}/squeeze1x1"}
         for kind in ("weight", "bias"):
-            names[f"{layer.name}.{kind}"] = f"{known.get(part, f'fire{fire}/{part}')}.{kind}"
+            names[f"{layer.layer}.{kind}"] = f"{known.get(part, f'fire{fire}/{part}')}.{kind}"
     return names
 
 
@@ -93,7 +93,7 @@ def test_the_first_photographs_get_the_golden_classes(folder, tmp_path):
 def made_file() -> bytes:
     """Return a file of the authors' layout with one entry a layer: code 1, worth 0.5, behind three zeros."""
     blocks = [np.ones(26, "<u4").tobytes()]
-    for layer in layers():
+    for layer in LAYERS:
         codebook = np.zeros(256, "<f4")
         codebook[1] = 0.5
         blocks += [codebook.tobytes(), np.full(layer.shape[0], 2, "<f4").tobytes(), b"\x01", b"\x03"]
@@ -102,10 +102,10 @@ def made_file() -> bytes:
 
 def test_a_made_file_is_read():
     parameters = decode_published(made_file(), "made.net")
-    for layer in layers():
-        weights = parameters[f"{layer.name}.weight"]
+    for layer in LAYERS:
+        weights = parameters[f"{layer.layer}.weight"]
         assert weights.shape == layer.shape and weights.ravel()[3] == 0.5 and np.count_nonzero(weights) == 1
-        assert (parameters[f"{layer.name}.bias"] == 2).all()
+        assert (parameters[f"{layer.layer}.bias"] == 2).all()
 
 
 @pytest.mark.parametrize(

@@ -175,11 +175,6 @@ with locked(Path({str(tmp_path)!r})):
         pass
 
 
-def test_a_process_that_does_not_lead_takes_no_lock(tmp_path):
-    with locked(tmp_path / "run", is_main_process=False):
-        assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
 def test_a_lock_that_is_no_file_is_one_line(tmp_path, make):
     make(tmp_path / ".lock")

@@ -153,12 +153,13 @@ def test_trainings_at_the_same_time_share_the_cores(program, stub, here, monkeyp
 def test_the_line_of_a_terminal_is_no_longer_than_the_terminal(tmp_path, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
-    monkeypatch.setattr(running.sys, "stderr", terminal)
+    monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("COLUMNS", "80")
     (tmp_path / "log").write_text("step 1\n" + "step 2 " * 30 + "\n\n")
-    with running._Display(1000) as display:
-        display.show([running.Job("squeeze_ratio_0.125, seed 1", tmp_path, 1, tmp_path, tmp_path / "log")])
-        display.advance()
+    job = running.Job("squeeze_ratio_0.125, seed 1", tmp_path, 1, tmp_path, tmp_path / "log")
+    with running.tqdm(total=1000, bar_format=running.BAR, dynamic_ncols=True, disable=None) as bar:
+        running.show(bar, job)
+        bar.update()
     lines = [line for line in re.split(r"[\r\n]", terminal.getvalue()) if line.strip()]
     assert max(map(len, lines)) < 80 and "squeeze_ratio_0.125, seed 1: step 2 step" in lines[-1]
 

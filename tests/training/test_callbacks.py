@@ -146,7 +146,7 @@ def test_training_lines_go_to_the_log_and_the_terminal_alike(training):
 def test_on_a_terminal_a_bar_shows_the_figures_and_only_what_is_said_becomes_a_line(training, monkeypatch):
     screen = io.StringIO()
     screen.isatty = lambda: True
-    monkeypatch.setattr(progress.sys, "stderr", screen)
+    monkeypatch.setattr("sys.stderr", screen)
     training.callback.on_train_begin(context(0))
     for step in (1, 2, 3):
         training.step(step, 1, 2.5)
