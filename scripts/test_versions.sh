@@ -15,9 +15,9 @@ VERSIONS=(2.7 2.8 2.9 2.10)
 PYTHONS=(3.11 3.10 3.12 3.9) # The first one here is taken where one is enough.
 # The parts that use MindSpore's operators, graphs, data sets, optimizers, checkpoints and exports.
 FAST=(tests/test_squeezenet.py tests/test_loss.py tests/test_lr_generator.py tests/test_checkpoint.py tests/test_init.py
-    tests/test_programs.py tests/network/test_dropout.py tests/optimizers/test_optimizers.py tests/devices
-    tests/dataset/test_pipeline.py tests/dataset/test_preprocessing.py tests/training/test_callbacks.py
-    tests/training/test_model.py tests/inference/test_export.py)
+    tests/test_programs.py tests/network/test_dropout.py tests/network/test_pooling.py tests/devices
+    tests/optimizers/test_optimizers.py tests/dataset/test_pipeline.py tests/dataset/test_preprocessing.py
+    tests/training/test_callbacks.py tests/training/test_model.py tests/inference/test_export.py)
 TABLE=docs/VERSIONS.md
 
 # Print those of the Pythons that are here, in the order given.

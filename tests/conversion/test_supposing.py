@@ -1,4 +1,4 @@
-"""What a file does not tell: supposed and said, given by flags, or asked for."""
+"""What a file does not tell: assumed and said, given by flags, or asked for."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def test_all_that_is_supposed_is_printed_as_flags_that_give_the_same(tmp_path, p
     path = pth(tmp_path)
     first = program("convert", "--from", "torchvision", path, "--ckpt_path", tmp_path / "a.ckpt")
     assert first.returncode == 0, first.stderr
-    said = next(line for line in first.stdout.splitlines() if line.startswith("supposed"))
+    said = next(line for line in first.stdout.splitlines() if line.startswith("assumed"))
     flags = shlex.split(said.partition(": ")[2])
     assert {f"--{key}" for key in (*NETWORK, *IMAGES) if key != "normalize"} == {f for f in flags if f.startswith("--")}
     again = program("convert", "--from", "torchvision", path, "--ckpt_path", tmp_path / "b.ckpt", *flags)
-    assert again.returncode == 0 and "\nsupposed" not in again.stdout, again.stderr
+    assert again.returncode == 0 and "\nassumed" not in again.stdout, again.stderr
     assert load_network(tmp_path / "a.ckpt")[1] == load_network(tmp_path / "b.ckpt")[1]
     assert "class names: numbers; --classes FILE gives others" in again.stdout
 
