@@ -304,7 +304,7 @@ def test_a_recipe_for_an_accelerator_says_how_long_it_takes_on_a_cpu(no_pictures
         run_steps(plan, session)
         hours.append(plan.hours_on_cpu)
         said = capsys.readouterr().out
-        line = f"warning: this takes about {hours[-1]:,.0f} hours on this CPU; the recipes squeezenet_cifar10_paper"
+        line = f"warning: this takes about {hours[-1]:,.0f} hours on this CPU; squeezenet_cifar10_paper"
         assert (line in said) == (epochs > 1)
     assert hours[2] == pytest.approx(2 * hours[1]) and hours[0] < 1 < 12 < hours[1]
 
