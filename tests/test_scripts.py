@@ -1,4 +1,4 @@
-"""The shell scripts, with a stand-in for Python that says how it was called."""
+"""The scripts: those of the shell with a stand-in for Python that says how it was called."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import ROOT
+from src.dataset import open_source
+from src.dataset.cifar10 import CLASSES
+from src.dataset.options import DataConfig
+from tests.made_data import write_cifar10
+from tests.programs import ROOT, one_line_error
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 ZOO_NAMES = [ROOT / "scripts" / f"run_{name}.sh" for name in ("standalone_train", "distribute_train", "eval")]
@@ -282,3 +286,25 @@ def test_a_mindspore_that_is_installed_is_kept(tmp_path, active):
 def test_a_script_is_valid_bash_and_deletes_nothing(script):
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
     assert "rm -" not in script.read_text()
+
+
+def test_cifar10_as_files_makes_one_folder_for_image_folders_and_for_labels_in_a_table(tmp_path, made_images, program):
+    train, test = ((part.images, part.labels) for part in (made_images.train, made_images.test))
+    write_cifar10(tmp_path / "data", train, test)
+    given = ("--data_path", tmp_path / "data", "--output_path", tmp_path / "files")
+    done = program("scripts.cifar10_as_files", *given)
+    assert done.returncode in (0, None), done.stderr
+    config, files = DataConfig(data_path=str(tmp_path / "data"), val_split=0.1), str(tmp_path / "files")
+    for split in ("train", "val", "test"):
+        expected = open_source(config, split)
+        found = [open_source(DataConfig(dataset="image_folder", data_path=files), split)]
+        found += [open_source(DataConfig(dataset="image_csv", data_path=files), "val")] if split == "val" else []
+        for source in found:
+            assert source.classes == list(CLASSES)
+            assert pixels_by_class(source) == pixels_by_class(expected), split
+    assert "already exists" in one_line_error(program("scripts.cifar10_as_files", *given))
+    assert sorted(path.name for path in (tmp_path / "files").parent.iterdir()) == ["data", "files"]
+
+
+def pixels_by_class(source) -> list[tuple[int, bytes]]:
+    return sorted((int(label), source.image(index).tobytes()) for index, label in enumerate(source.labels))
