@@ -17,7 +17,7 @@ def onednn_has_fast_pooling() -> bool:
     return capable and limit.upper().startswith(("ALL", "DEFAULT", "AVX512", "AVX10"))
 
 
-class MaxPool2d(nn.MaxPool2d):
+class MaxPool2d(nn.Cell):
     """Max pooling that trains fast on CPUs without AVX-512 too.
 
     There MaxPool with its gradient runs in a scalar kernel of oneDNN (benchmarks/profile_step.py), and
@@ -27,7 +27,8 @@ class MaxPool2d(nn.MaxPool2d):
     """
 
     def __init__(self, kernel_size: int, stride: int, pad_mode: str = "valid"):
-        super().__init__(kernel_size, stride, pad_mode)
+        super().__init__()
+        self.max_pool = nn.MaxPool2d(kernel_size, stride, pad_mode)
         self.slow_gradient = ms.get_context("device_target") == "CPU" and not onednn_has_fast_pooling()
         self.with_argmax = _max_pool_with_argmax(kernel_size, stride, pad_mode)
 
