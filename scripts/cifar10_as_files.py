@@ -11,8 +11,8 @@ keeps every pixel.
 
 from __future__ import annotations
 
-import argparse
 import csv
+import dataclasses
 import os
 import shutil
 import sys
@@ -22,17 +22,25 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.cli.errors import UserError, run
+from src.cli.flags import Parser
 
 VAL_SPLIT = 0.1
 
 
+@dataclasses.dataclass(frozen=True)
+class FilesConfig:
+    """Files."""
+
+    output_path: str
+    """folder to make"""
+    data_path: str = "./data"
+    """folder with cifar-10-batches-py/"""
+
+
 def main() -> None:
     """Write the folder, which appears when it is complete."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_path", default="./data", help="folder with cifar-10-batches-py/")
-    parser.add_argument("--output_path", required=True, type=Path)
-    arguments = parser.parse_args()
-    target = arguments.output_path
+    (given,) = Parser("Write CIFAR-10's images as files.", [FilesConfig]).parse(sys.argv[1:])
+    target = Path(given.output_path)
     if os.path.lexists(target):
         raise UserError(f"{target}: already exists; choose another --output_path, or remove it")
 
@@ -40,7 +48,7 @@ def main() -> None:
     from src.dataset.options import DataConfig
     from src.files.run_folder import make_folder
 
-    config = DataConfig(dataset="cifar10", data_path=arguments.data_path, val_split=VAL_SPLIT)
+    config = DataConfig(dataset="cifar10", data_path=given.data_path, val_split=VAL_SPLIT)
     sources = {split: open_source(config, split) for split in ("train", "val", "test")}
     make_folder(target.parent)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

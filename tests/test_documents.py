@@ -229,7 +229,8 @@ def check(words: list[str]) -> None:
         assert paths and all((ROOT / path).exists() for path in paths), words
     elif first == "python" and rest[0].endswith(".py"):
         source = (ROOT / rest[0]).read_text()
-        assert all(f'"{word}"' in source for word in rest if word.startswith("--")), words
+        for flag in (word for word in rest if word.startswith("--")):  # Of argparse, or a dataclass's field.
+            assert re.search(rf'"{flag}"|^    {flag[2:]}: ', source, re.MULTILINE), words
     elif rest[:1] == ["-m"] and rest[1].startswith("tests."):
         assert (ROOT / rest[1].replace(".", "/")).with_suffix(".py").is_file(), words
     elif first == "cp":

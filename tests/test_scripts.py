@@ -293,7 +293,7 @@ def test_cifar10_as_files_makes_one_folder_for_image_folders_and_for_labels_in_a
     write_cifar10(tmp_path / "data", train, test)
     given = ("--data_path", tmp_path / "data", "--output_path", tmp_path / "files")
     done = program("scripts.cifar10_as_files", *given)
-    assert done.returncode in (0, None), done.stderr
+    assert not done.returncode, done.stderr
     config, files = DataConfig(data_path=str(tmp_path / "data"), val_split=0.1), str(tmp_path / "files")
     for split in ("train", "val", "test"):
         expected = open_source(config, split)
@@ -303,6 +303,7 @@ def test_cifar10_as_files_makes_one_folder_for_image_folders_and_for_labels_in_a
             assert source.classes == list(CLASSES)
             assert pixels_by_class(source) == pixels_by_class(expected), split
     assert "already exists" in one_line_error(program("scripts.cifar10_as_files", *given))
+    assert "output_path" in one_line_error(program("scripts.cifar10_as_files"))
     assert sorted(path.name for path in (tmp_path / "files").parent.iterdir()) == ["data", "files"]
 
 

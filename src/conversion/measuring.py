@@ -39,7 +39,7 @@ class Clarity(NamedTuple):
 
 
 def photographs() -> list[np.ndarray]:
-    """Return parts of photographs, (side, side, 3) uint8."""
+    """Return corners and centre of photographs, three quarters of the shorter side each, (side, side, 3) uint8."""
     from sklearn.datasets import load_sample_images
 
     hopper = Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg").convert("RGB")
