@@ -60,7 +60,7 @@ def test_a_launcher_passes_device_and_all_flags_on_from_any_folder(launcher, fak
     flags = ["--config", "squeezenet a.yaml", "--lr_max=0.1", "--overwrite"]
     done = run(launcher, *flags, cwd=tmp_path, PYTHON=fake_python)
     assert done.returncode == 0, done.stderr
-    if name == DISTRIBUTED:  # Its module says the rest to train.py (tests/launching/test_launch.py).
+    if name == DISTRIBUTED:  # Its module says the rest to train.py (tests/launching/test_workers.py).
         start = ["-m", "src.launching.launch", "--start_folder", str(tmp_path), "--device_target", DEVICES[device]]
     else:
         start = [str(ROOT / PROGRAMS[name]), "--device_target", DEVICES[device], "--strict_device"]

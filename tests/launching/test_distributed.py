@@ -22,7 +22,7 @@ from src.training import plan as plan_module
 from src.training import run as training
 from src.training.run import train
 from tests.faults.test_resume import assert_same
-from tests.launching.test_launch import Launcher, note
+from tests.launching.jobs import Launcher, note
 from tests.made_data import by_class, write_image_csv, write_image_folder
 from tests.programs import ROOT
 

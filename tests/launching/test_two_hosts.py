@@ -14,18 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.launching.test_launch import (  # noqa: F401  fixtures
-    ALLREDUCE,
-    JOINED,
-    SHORT,
-    SLEEP,
-    STATED_SECONDS,
-    Launcher,
-    environment,
-    note,
-    real,
-    stand_ins,
-)
+from tests.launching.jobs import ALLREDUCE, JOINED, SHORT, SLEEP, STATED_SECONDS, Launcher, note
 
 ADDRESSES = ("10.231.7.1", "10.231.7.2")
 POWER_LOSS_SECONDS = 30  # As launch.END_TIMES states.
@@ -62,7 +51,7 @@ def start(hosts, tmp_path):
     """The function that starts the launcher of a node in its namespace, in a folder of its own."""
     started = []
 
-    def on_node(node: int, environment: dict, program: str | None, *options) -> Launcher:  # noqa: F811
+    def on_node(node: int, environment: dict, program: str | None, *options) -> Launcher:
         folder = tmp_path / f"node{node}"
         folder.mkdir(exist_ok=True)
         where = ["--nnodes", 2, "--node_rank", node, "--master_addr", ADDRESSES[0]]
@@ -77,11 +66,11 @@ def start(hosts, tmp_path):
             launcher.process.communicate()
 
 
-def both(start, environment, program, *options) -> list[Launcher]:  # noqa: F811
+def both(start, environment, program, *options) -> list[Launcher]:
     return [start(node, environment, program, *options) for node in (0, 1)]
 
 
-def test_a_worker_that_dies_on_one_host_ends_the_job_on_both(start, environment):  # noqa: F811
+def test_a_worker_that_dies_on_one_host_ends_the_job_on_both(start, environment):
     program = SLEEP.replace(
         "time.sleep(300)", f"if rank == 3:\n    {note('died')}    os.kill(os.getpid(), 9)\ntime.sleep(300)"
     )
@@ -96,7 +85,7 @@ def test_a_worker_that_dies_on_one_host_ends_the_job_on_both(start, environment)
     assert "worker_3.log" in jobs[1].out and "worker_3.log" not in jobs[0].out
 
 
-def test_an_interruption_on_one_host_reaches_the_workers_of_both(start, environment):  # noqa: F811
+def test_an_interruption_on_one_host_reaches_the_workers_of_both(start, environment):
     jobs = both(start, environment, SLEEP.replace("'1'", "str(time.time())"))
     jobs[0].wait_for("started_1")
     jobs[1].wait_for("started_3")
@@ -113,14 +102,14 @@ def test_an_interruption_on_one_host_reaches_the_workers_of_both(start, environm
 @pytest.mark.parametrize(
     "absent, said", [(0, "node 0 did not answer at 10.231.7.1:20119"), (1, "node 1 did not start")]
 )
-def test_a_missing_host_ends_the_job(absent, said, start, environment):  # noqa: F811
+def test_a_missing_host_ends_the_job(absent, said, start, environment):
     job = start(1 - absent, environment, SLEEP, "--join_timeout", 3).end()
     assert job.status == 1
     assert f"error: {said}" in job.err
     assert job.left() == []
 
 
-def test_a_launcher_that_is_killed_ends_the_job_on_the_other_host(start, environment):  # noqa: F811
+def test_a_launcher_that_is_killed_ends_the_job_on_the_other_host(start, environment):
     jobs = both(start, environment, SLEEP.replace("'1'", "str(time.time())"))
     jobs[0].wait_for("started_0")
     jobs[1].wait_for("started_2")
@@ -134,7 +123,7 @@ def test_a_launcher_that_is_killed_ends_the_job_on_the_other_host(start, environ
     assert jobs[0].ended - killed < STATED_SECONDS
 
 
-def test_a_host_whose_workers_have_finished_waits_for_how_the_others_end(start, environment):  # noqa: F811
+def test_a_host_whose_workers_have_finished_waits_for_how_the_others_end(start, environment):
     jobs = both(
         start, environment, SLEEP.replace("time.sleep(300)", "time.sleep(3 if rank == 0 else 0)\nsys.exit(rank == 0)")
     )
@@ -145,7 +134,7 @@ def test_a_host_whose_workers_have_finished_waits_for_how_the_others_end(start, 
 
 
 @pytest.mark.parametrize("port", [20118, 20119])
-def test_a_busy_port_of_host_0_is_refused(port, start, hosts, environment):  # noqa: F811
+def test_a_busy_port_of_host_0_is_refused(port, start, hosts, environment):
     serve = f"import socket, time; s = socket.create_server(('', {port})); print('up', flush=True); time.sleep(60)"
     command = ["ip", "netns", "exec", hosts.names[0], sys.executable, "-c", serve]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -156,7 +145,7 @@ def test_a_busy_port_of_host_0_is_refused(port, start, hosts, environment):  # n
     assert job.err.startswith(f"error: --master_port: port {port} of 10.231.7.1 cannot be used: Address already in use")
 
 
-def test_hosts_with_different_numbers_of_devices_do_not_train(start, environment):  # noqa: F811
+def test_hosts_with_different_numbers_of_devices_do_not_train(start, environment):
     jobs = [start(node, environment, SLEEP, "--devices", node + 1) for node in (0, 1)]
     for job in jobs:
         job.end()
@@ -165,7 +154,7 @@ def test_hosts_with_different_numbers_of_devices_do_not_train(start, environment
 
 
 @pytest.mark.slow
-def test_a_host_that_is_cut_off_ends_the_job_on_both_sides(start, hosts, environment):  # noqa: F811
+def test_a_host_that_is_cut_off_ends_the_job_on_both_sides(start, hosts, environment):
     jobs = both(start, environment, SLEEP.replace("'1'", "str(time.time())"))
     jobs[0].wait_for("started_0")
     jobs[1].wait_for("started_2")
@@ -182,14 +171,14 @@ def test_a_host_that_is_cut_off_ends_the_job_on_both_sides(start, hosts, environ
 
 
 @pytest.mark.slow
-def test_real_workers_of_two_hosts_add_up(start, real):  # noqa: F811
+def test_real_workers_of_two_hosts_add_up(start, real):
     jobs = both(start, {**real, "STEPS": "6"}, ALLREDUCE, "--devices", "1")
     assert [job.end().status for job in jobs] == [0, 0]
     assert jobs[0].out.splitlines()[-3:] == ["step 0 3.0", "step 1 3.0", "step 2 3.0"]
 
 
 @pytest.mark.slow
-def test_a_real_worker_that_is_killed_ends_the_job_on_both_hosts(start, real):  # noqa: F811
+def test_a_real_worker_that_is_killed_ends_the_job_on_both_hosts(start, real):
     jobs = both(start, {**real, "KILLED": "1"}, ALLREDUCE, "--devices", "1")
     died = jobs[1].wait_for("died", 120)
     for job in jobs:
@@ -201,7 +190,7 @@ def test_a_real_worker_that_is_killed_ends_the_job_on_both_hosts(start, real):  
 
 
 @pytest.mark.slow
-def test_a_training_on_two_hosts_gives_the_weights_of_one_host(start, real, tmp_path):  # noqa: F811
+def test_a_training_on_two_hosts_gives_the_weights_of_one_host(start, real, tmp_path):
     import mindspore as ms
 
     flags = [*SHORT, "--epochs", "2", "--output_path", "run"]
