@@ -52,8 +52,8 @@ def network(name: str) -> dict:
     return {**{key: value for key, value in given.items() if value is not None}, "num_classes": 10, "dropout": 0.0}
 
 
-def mindspore_step(arguments: dict, batch: int, side: int):
-    """Return a call that does a step with MindSpore."""
+def mindspore_step(arguments: dict, batch: int, side: int, change=lambda net: net):
+    """Return a call that does a step with MindSpore. change: a function of the network that returns what to train."""
     import mindspore as ms
     import numpy as np
     from mindspore import Tensor, nn
@@ -64,7 +64,7 @@ def mindspore_step(arguments: dict, batch: int, side: int):
 
     ms.set_device("CPU")
     ms.set_context(mode=ms.GRAPH_MODE)
-    net = SqueezeNet(**arguments)
+    net = change(SqueezeNet(**arguments))
     optimizer = nn.Momentum(net.trainable_params(), 0.01, 0.9, 1e-4)
     step = nn.TrainOneStepCell(nn.WithLossCell(net, CrossEntropy()), optimizer).set_train()
     random = np.random.RandomState(0)
