@@ -44,5 +44,5 @@ Done. Pictures to look at:
 Next (first, in this shell: source $(dirname "$python")/activate):
   python infer.py YOUR_PHOTOGRAPH.jpg --ckpt_path results/squeezenet_cifar10_paper/best.ckpt --output_path predictions
   python train.py --config config/squeezenet_cifar10_paper.yaml --data_path ./data --download
-The second trains on CIFAR-10: it downloads 170 MB, and takes about an hour on two CPU cores.
+The second trains on CIFAR-10: it downloads 170 MB, and takes an hour or two on two CPU cores.
 END

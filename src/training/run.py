@@ -138,7 +138,7 @@ def run_steps(plan: Plan, session: Session) -> Outcome:
     if plan.target == "CPU" and plan.hours_on_cpu > MANY_HOURS:
         print(
             f"warning: this takes about {plan.hours_on_cpu:,.0f} hours on this CPU; squeezenet_cifar10_paper "
-            "takes about an hour, and squeezenet_digits two minutes",
+            "takes an hour or two, and squeezenet_digits two minutes",
             flush=True,
         )
     with signals.postponed():
