@@ -147,4 +147,4 @@ def _readers(source: Source, num_workers: int) -> int:
 
 
 def _workers(num_workers: int) -> int:
-    return min(num_workers or MAX_WORKERS, os.cpu_count() or 1)
+    return min(num_workers or MAX_WORKERS, len(os.sched_getaffinity(0)))

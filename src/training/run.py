@@ -93,7 +93,7 @@ def train(config: TrainConfig) -> dict:
             "peak_memory_mb": peak_memory_mb(plan.target),
             "device": plan.target,
             "devices": plan.group.size,
-            "processor_cores": os.cpu_count(),
+            "processor_cores": len(os.sched_getaffinity(0)),
             "versions": {
                 "python": platform.python_version(),
                 **{p: metadata.version(p) for p in ("mindspore", "numpy")},

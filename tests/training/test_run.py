@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import struct
 import sys
@@ -59,6 +60,7 @@ def test_result_holds_what_was_trained_and_how_well(tiny):
     assert result["validation"]["images"] == 143 and result["validation"]["step"] in (30, 60, 90)
     assert result["test"]["images"] == 359
     assert result["test"]["accuracy"] > 0.5 and result["test"]["top_5_accuracy"] > result["test"]["accuracy"]
+    assert result["processor_cores"] == len(os.sched_getaffinity(0))
     assert result["device"] == "CPU" and result["versions"]["mindspore"] == ms.__version__
     assert result["images_per_second"] > 0 and result["seconds"] > 0 and result["peak_memory_mb"] > 50
 
