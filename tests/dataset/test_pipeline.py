@@ -406,6 +406,15 @@ def test_images_of_every_kind_and_size_make_one_batch(tmp_path):
     assert images.shape == (5, 3, 20, 20)
 
 
+@pytest.mark.parametrize("asked", [0, 8])
+def test_a_process_bound_to_a_core_loads_images_with_one_worker(monkeypatch, asked):
+    monkeypatch.setattr("src.dataset.pipeline.os.sched_getaffinity", lambda process: {0})
+    source = numbered(10)
+    batches = evaluation_pipeline(source, as_is(source), batch_size=5, num_workers=asked)
+    (images,) = batches.children
+    assert images.num_parallel_workers == 1
+
+
 def training_inputs(first=0, epochs=3, workers=1, num_shards=1, shard_id=0, step=0, batch_size=12):
     """Return the inputs (steps, batch, 3, 16, 16) of each epoch from the first on, all augmentations on."""
     images = np.random.RandomState(0).randint(0, 256, (50, 20, 20, 3)).astype(np.uint8)
