@@ -43,7 +43,7 @@ def image_grid(
     rows = max(1, -(-len(images) // columns))
     lines = max((text.count("\n") + 1 for text in titles), default=1) + bool(captions)
     heads = [head for head in (title, legend) if head]
-    height = (1.65 + 0.17 * lines) * rows + _INCHES_FOR_HEAD * len(heads)
+    height = (1.75 + 0.17 * lines) * rows + _INCHES_FOR_HEAD * len(heads)
     # Wide enough for the title of a few images.
     figure = Figure(figsize=(max(1.7 * columns, 0.075 * len(title)), height))
     for i, image in enumerate(images):

@@ -53,6 +53,15 @@ def test_title_legend_names_and_images_do_not_overlap(count):
         assert not any(part.overlaps(other) for other in parts[i + 1 :])
 
 
+@pytest.mark.parametrize("lines", [1, 2])
+@pytest.mark.parametrize("count", [10, 32])
+def test_rows_of_images_with_titles_alone_do_not_touch(count, lines):
+    figure = visualize.image_grid(IMAGES[:count], ["\n".join(["9 (91%)", "true: 5 (2%)"][:lines])] * count, "mistakes")
+    figure.draw_without_rendering()
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    assert all(upper.y0 > lower.y1 for upper, lower in zip(boxes, boxes[8:]))
+
+
 def test_a_label_is_titled_by_its_class_and_one_of_a_mixed_image_by_the_shares_that_show():
     classes = ["cat", "dog", "a very long name of a class"]
     assert visualize.label_title(np.array(1, np.int32), classes) == "dog"
