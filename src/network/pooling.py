@@ -21,7 +21,7 @@ class MaxPool2d(nn.Cell):
     """Max pooling that trains fast on CPUs without AVX-512 too.
 
     There MaxPool with its gradient runs in a scalar kernel of oneDNN (benchmarks/profile_step.py), and
-    MaxPoolWithArgmax gives the same bits sooner. In evaluation MaxPool is the faster one.
+    MaxPoolWithArgmax gives the same sooner, its gradient to rounding. In evaluation MaxPool is the faster one.
     pad_mode: "valid", or "same" for maps that it pads at the last row and column alone; elsewhere MaxPoolWithArgmax
         places the padding differently.
     """
