@@ -165,6 +165,8 @@ def test_the_run_folder_is_named_after_the_configuration(yaml_file):
         ("final_relu: false", "final_relu", False),
         ("augment: crop_flip", "augment", "crop_flip"),
         ("augment: [crop_flip, cutout]", "augment", ["crop_flip", "cutout"]),
+        ("augment: crop_flip, cutout", "augment", ["crop_flip", "cutout"]),  # As after the flag.
+        ("class_weights: 1,2.5", "class_weights", [1, 2.5]),
         ("csv_columns: [file, '1']", "csv_columns", ["file", "1"]),
         ("csv_columns: [Größe, 😀]", "csv_columns", ["Größe", "😀"]),
         ("data_path: 2024", "data_path", "2024"),

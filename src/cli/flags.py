@@ -260,6 +260,11 @@ def _items(kind: Any) -> Any:
     return next((get_args(option)[0] for option in _options(kind) if get_origin(option) is list), None)
 
 
+def _parted_by_commas(kind: Any) -> bool:
+    """Return whether a type has a list of names or numbers, which have no commas."""
+    return _items(kind) is not None and str not in _options(_items(kind))
+
+
 def _names(kind: Any) -> list[str]:
     """Return the names that a type allows."""
     return [name for option in _options(kind) if get_origin(option) is Literal for name in get_args(option)]
@@ -281,7 +286,7 @@ def _of_words(words: Sequence[str], kind: Any) -> Any:
             return _of_node(flow(" ".join(words)), kind)
         except Exception:  # PyYAML raises nearly anything.
             return " ".join(words)
-    if str not in _options(items):  # Names and numbers have no commas.
+    if _parted_by_commas(kind):
         words = [part for word in words for part in word.split(",") if part] or words
     plain = any(get_origin(option) is not list and option is not type(None) for option in _options(kind))
     if len(words) == 1 and (plain or words[0] in _NULLS):
@@ -308,6 +313,8 @@ def _of_node(node: yaml.Node, kind: Any) -> Any:
         plain = isinstance(item, yaml.ScalarNode) and item.tag.rpartition(":")[2] in ("int", "float", "bool")
         return yaml.ScalarNode(STRING, item.value) if plain else item
 
+    if isinstance(node, yaml.ScalarNode) and "," in node.value and _parted_by_commas(kind):
+        return _of_words([node.value], kind)  # As a flag has them.
     if isinstance(node, yaml.SequenceNode) and _items(kind) and _is_text(_items(kind)):
         node = yaml.SequenceNode(node.tag, [as_text(item) for item in node.value])
     elif _is_text(kind):
