@@ -2,8 +2,8 @@
 
     python benchmarks/latency.py [--rounds 5] [--calls 20] [--only NAME ...]
 
-Milliseconds a call for 1 and for 32 images, on v1.0 at 224x224 with 1,000 classes and on the network of
-config/squeezenet_cifar10_paper.yaml at 32x32 with 10. All four have the same random weights and give the same logits,
+Milliseconds a call for 1 and for 32 images, on v1.0 at 224x224 with 1,000 classes and on two recipes' networks at 32x32
+with 10. All four have the same random weights and give the same logits,
 which is checked first. The systems take turns, each in a process of its own, as their threads would otherwise be in
 each other's way; the median of the rounds counts, and of the ratios within a round. PyTorch: pip install -r
 requirements-dev.txt.
@@ -28,7 +28,7 @@ from benchmarks.training_step import ENVIRONMENT, network
 
 NETS = {
     "v1.0": ({"num_classes": 1000, "version": "1_0"}, 224),
-    "squeezenet_cifar10_paper": (network("squeezenet_cifar10_paper"), 32),
+    **{name: (network(name), 32) for name in ("squeezenet_cifar10_paper", "squeezenet_cifar10_wide")},
 }
 SYSTEMS = ("torch", "mindspore graph", "MINDIR", "ONNX")
 BATCHES = (1, 32)
