@@ -3,10 +3,9 @@
     python benchmarks/latency.py [--rounds 5] [--calls 20] [--only NAME ...]
 
 Milliseconds a call for 1 and for 32 images, on v1.0 at 224x224 with 1,000 classes and on two recipes' networks at 32x32
-with 10. All four have the same random weights and give the same logits,
-which is checked first. The systems take turns, each in a process of its own, as their threads would otherwise be in
-each other's way; the median of the rounds counts, and of the ratios within a round. PyTorch: pip install -r
-requirements-dev.txt.
+with 10. The systems have the same random weights and give the same logits, which is checked first. They take turns,
+each in a process of its own, as their threads would otherwise be in each other's way; the median of the rounds counts,
+and of the ratios within a round. PyTorch: pip install -r requirements-dev.txt.
 """
 
 from __future__ import annotations
