@@ -14,8 +14,11 @@ from src.compression.evaluator import Evaluator
 from src.compression.pipeline import Parameters, Pipeline
 from src.compression.reading import read_weights
 from src.compression.report import layer_rows, table, totals
+from src.compression.unfinished import FILE as UNFINISHED
+from src.compression.unfinished import Unfinished
 from src.devices.device import select_device
 from src.files.atomic import write_bytes, write_json, write_text
+from src.files.locks import locked
 from src.files.run_folder import check_run_folder, make_run_folder, output_folder
 from src.inference.exported_model import spec_path
 from src.inference.fold import fold_batch_norm
@@ -48,10 +51,14 @@ def compress(configuration: Compression, log: Callable[[str], None] = print) -> 
     onnx = [source.stem + ending for ending in (int8.FLOAT32_ENDING, int8.INT8_ENDING)]
     onnx += [spec_path(Path(name)).name for name in onnx]
     entries = (file.name, REPORT, TABLE, HISTOGRAMS_PICTURE, BYTES_PICTURE, *onnx)
-    check_run_folder(folder, entries, config.overwrite)
-    with output_folder(folder):
-        # All that takes long comes before anything is written: an interrupted run leaves the folder as it was.
-        pipeline = Pipeline(configuration, choices, evaluator, log)
+    unfinished = Unfinished(folder / UNFINISHED, configuration.decisive(), config.resume)
+    # Results next to the state of an interrupted training are those that it was writing when it was killed.
+    replaces = config.overwrite or unfinished.state is not None
+    check_run_folder(folder, entries if config.resume else (*entries, UNFINISHED), replaces, (UNFINISHED,))
+    with output_folder(folder), locked(folder):
+        # All that takes long comes before results are written: until then, an interrupted run leaves the folder as it
+        # was, but for the state of its training.
+        pipeline = Pipeline(configuration, choices, evaluator, unfinished, log)
         network = pipeline.run(original, card)
         layout = lay_out(network.parameters)
         data = pack(layout, network.card.to_json())
@@ -66,7 +73,7 @@ def compress(configuration: Compression, log: Callable[[str], None] = print) -> 
             "totals": totals(rows, len(data)),
             "layers": rows,
         }
-        make_run_folder(folder, entries, config.overwrite)
+        make_run_folder(folder, entries, replaces)
         write_bytes(file, data)
         if config.int8:
             models = int8.export_int8(original, card, pipeline.calibration(card), folder, source.stem, device)
@@ -75,6 +82,7 @@ def compress(configuration: Compression, log: Callable[[str], None] = print) -> 
         write_text(folder / TABLE, table(rows, report["totals"]) + "\n")
         before = original if network.card.model == card.model else fold_batch_norm(original, card)[0]
         _draw(folder, before, network.parameters, report)
+        unfinished.finish()
     return report
 
 

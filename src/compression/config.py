@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from typing import Literal, NamedTuple, Optional, get_type_hints
+from typing import Any, Literal, NamedTuple, Optional, get_type_hints
 
 from src.cli.errors import UserError
 from src.cli.flags import limited
@@ -14,6 +14,8 @@ from src.dataset.options import Augmentations, DataLoadingConfig, Dataset
 
 # Suffixes of what may stand without its flag.
 INPUTS = {".ckpt": "ckpt_path", ".sqz": "ckpt_path", ".net": "ckpt_path"}
+# Keys that may change when a compression is resumed.
+_INDECISIVE = ("output_path", "overwrite", "resume", "max_drop", "int8", "data_path", "download", "num_workers")
 Bits = limited(int, "a whole number from 1 to 8", ge=1, le=8)
 
 
@@ -36,6 +38,8 @@ class CompressConfig:
     """folder for the file, the report and the pictures; null: compressed_<name> next to the input"""
     overwrite: bool = False
     """replace the results of an earlier run in output_path"""
+    resume: bool = False
+    """continue a compression that was interrupted while it trained, with the arguments that it was started with"""
     sparsity: Optional[Fraction] = None
     """fraction of the weights of each convolution to prune, the smallest first; null: none, or as many as tolerance
     allows"""
@@ -70,6 +74,8 @@ class CompressConfig:
         """Raise UserError for values that do not fit together."""
         if bool(self.ckpt_path) == bool(self.decompress):
             raise UserError("give either --ckpt_path (a network to compress) or --decompress (a .sqz file)")
+        if self.resume and self.overwrite:
+            raise UserError("resume: cannot be combined with overwrite; give one of the two")
         if self.sparsity is not None and self.tolerance is not None:
             raise UserError("sparsity and tolerance both set how many weights are pruned: give one of the two")
         if self.target_bytes is not None and self.bits is None:
@@ -131,6 +137,8 @@ class RetrainConfig:
     """L2 penalty while pruning, but not on biases and batch norm"""
     label_smoothing: Fraction = 0.0
     """fraction of the target spread over all classes"""
+    distillation: Fraction = 0.0
+    """share of the loss that compares with the original network's probabilities, not with the labels"""
     train_batch_size: Count = 128
     """images per training step"""
     train_images: Optional[Count] = None
@@ -154,6 +162,11 @@ class Compression(NamedTuple):
     measure: MeasureConfig
     retrain: RetrainConfig
     device: DeviceConfig
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the values that determine the result, by their keys, as JSON values."""
+        concerns = (dataclasses.asdict(concern) for concern in (self.compress, self.measure, self.retrain))
+        return {key: value for concern in concerns for key, value in concern.items() if key not in _INDECISIVE}
 
     def check(self) -> None:
         """Raise UserError for values that do not fit together."""

@@ -15,6 +15,8 @@ from src.compression.config import Choice, Compression
 from src.compression.evaluator import Evaluator
 from src.compression.prune import prune, sparsities_for
 from src.compression.quantize import quantize, round_bfloat16
+from src.compression.retraining import Retraining
+from src.compression.unfinished import Unfinished
 from src.config import RUN_CONFIG, DataConfig, parse_train
 from src.dataset import open_source
 from src.dataset.options import data_config
@@ -28,6 +30,7 @@ from src.sqz.fileformat import encode
 _TRUST_REAL, _TRUST_SYNTHETIC = 0.5, 0.3
 _DEFAULT_AUGMENTATION = "crop_flip"
 _ORIGINAL = "original"  # The first step.
+_PRUNING, _CODEBOOKS = "pruning", "codebooks"  # The phases of training.
 
 Parameters = Mapping[str, np.ndarray]
 
@@ -43,7 +46,8 @@ class CompressedNetwork(NamedTuple):
 class Pipeline:
     """Compresses a network as a configuration says.
 
-    choices: by the name of each convolution's weight. log: prints a line of progress.
+    choices: by the name of each convolution's weight. unfinished: where the state is kept while it trains. log: prints
+    a line of progress.
     """
 
     def __init__(
@@ -51,10 +55,11 @@ class Pipeline:
         configuration: Compression,
         choices: Mapping[str, Choice],
         evaluator: Optional[Evaluator],
+        unfinished: Unfinished,
         log: Callable[[str], None],
     ):
         self.config, self.measuring, self.retrain, _ = configuration
-        self.choices, self.evaluator, self.log = choices, evaluator, log
+        self.choices, self.evaluator, self.unfinished, self.log = choices, evaluator, unfinished, log
         self.steps: list[dict[str, Any]] = []
         self.training: Optional[Source] = None
 
@@ -63,14 +68,38 @@ class Pipeline:
         config, retrain = self.config, self.retrain
         if retrain.trains or (config.int8 and not config.calibration):
             self.training = open_source(self.training_data(card), "train")
+        self._record(_ORIGINAL, original, card)
+        folded, folded_card = fold_batch_norm(original, card)
+        retraining = None
+        if retrain.trains:
+            data = self.training_data(card)
+            teacher = (folded, folded_card)
+            retraining = Retraining(retrain, data, self.training, config.seed, teacher, self.unfinished, self.log)
+        if self.unfinished.phase == _CODEBOOKS:
+            self._recall(self.unfinished.state.records[1:])
+            parameters, card = self.unfinished.start(), folded_card
+        else:
+            parameters, card = self._prune_and_quantize(original, card, folded, folded_card, retraining)
+        if retrain.centroid_epochs:
+            state = self.unfinished.begin(_CODEBOOKS, self.steps)
+            parameters = round_vectors(retraining.train_centroids(parameters, card, state))
+            self._record("codebooks trained", parameters, card)
+        return CompressedNetwork(parameters, card, self.steps)
+
+    def _prune_and_quantize(
+        self,
+        original: Parameters,
+        card: ModelCard,
+        folded: Parameters,
+        folded_card: ModelCard,
+        retraining: Optional[Retraining],
+    ) -> tuple[Parameters, ModelCard]:
         parameters = original
-        self._record(_ORIGINAL, parameters, card)
         quantizes = any(choice.bits is not None for choice in self.choices.values())
-        prunes = config.tolerance is not None or any(c.sparsity is not None for c in self.choices.values())
-        folded, folded_card = fold_batch_norm(parameters, card)
-        if retrain.train_epochs:
-            sparsities = self._sparsities(folded, folded_card)
-            parameters, card = fold_batch_norm(self._retraining(card).prune(parameters, card, sparsities), card)
+        prunes = self.config.tolerance is not None or any(c.sparsity is not None for c in self.choices.values())
+        if self.retrain.train_epochs:
+            state = self.unfinished.begin(_PRUNING, self.steps, lambda: self._sparsities(folded, folded_card))
+            parameters, card = fold_batch_norm(retraining.prune(parameters, card, state), card)
             self._record("pruned and trained", parameters, card)
         elif prunes or quantizes:
             # Fewer tensors to store, and the importance of a weight shows only behind the batch norm.
@@ -81,15 +110,16 @@ class Pipeline:
         if quantizes:
             parameters = round_vectors(self._quantize(parameters, card))
             self._record("quantized", parameters, card)
-        if retrain.centroid_epochs:
-            parameters = round_vectors(self._retraining(card).train_centroids(parameters, card))
-            self._record("codebooks trained", parameters, card)
-        return CompressedNetwork(parameters, card, self.steps)
+        return parameters, card
 
     def _record(self, name: str, parameters: Parameters, card: ModelCard) -> None:
         figures = {} if self.evaluator is None else self.evaluator(parameters, card)
-        self.steps.append({"step": name, "file_bytes": len(encode(parameters, card.to_json())), **figures})
-        self.log(step_line(self.steps[-1]))
+        self._recall([{"step": name, "file_bytes": len(encode(parameters, card.to_json())), **figures}])
+
+    def _recall(self, records: list[dict[str, Any]]) -> None:
+        self.steps += records
+        for record in records:
+            self.log(step_line(record))
 
     def _prune(self, parameters: Parameters) -> dict[str, np.ndarray]:
         pruned = dict(parameters)
@@ -159,11 +189,6 @@ class Pipeline:
             return _DEFAULT_AUGMENTATION, retrain.crop_padding
         run = parse_train([f"--config={file}"], "").data
         return run.augment, run.crop_padding if retrain.crop_padding is None else retrain.crop_padding
-
-    def _retraining(self, card: ModelCard):
-        from src.compression.retraining import Retraining
-
-        return Retraining(self.retrain, self.training_data(card), self.training, self.config.seed, self.log)
 
 
 def round_vectors(parameters: Parameters) -> dict[str, np.ndarray]:

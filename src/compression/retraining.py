@@ -1,31 +1,40 @@
 """Train under constraints: pruned weights stay zero, and weights of one codebook entry move together.
 
-Uses its own loop around Model.train, with the data sets, loss, schedule and optimizers of train.py.
+Uses Model.train with a step of its own, and the data sets, loss, schedule and optimizers of train.py.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Iterable, Mapping, Optional
+import dataclasses
+from typing import Callable, Iterable, Mapping, Optional, Sequence
 
 import mindspore as ms
 import numpy as np
 from mindspore import Model, Parameter, Tensor, nn, ops
 from mindspore.train import Callback
+from tqdm import tqdm
 
 from src.checkpoint import weights_of
+from src.cli import signals
 from src.cli.errors import UserError
 from src.compression.config import RetrainConfig
+from src.compression.distillation import Distilling
 from src.compression.prune import mask_by_sparsity
 from src.compression.quantize import round_bfloat16
+from src.compression.unfinished import Keeping, State, Unfinished
 from src.config import DataConfig, OptimizerConfig
 from src.dataset import evaluation_pipeline, training_pipeline
 from src.dataset.source import Source, Subset
+from src.devices.processes import ALONE
 from src.inference.fold import norm_scales
 from src.loss import CrossEntropy
 from src.lr_generator import get_lr
 from src.model_card import ModelCard
 from src.squeezenet import SqueezeNet
+from src.training.callbacks import RunCallbacks
 from src.training.model import make_optimizer
+from src.training.progress import BAR
+from src.training.resume import stretches
 
 # Fraction of the pruning epochs in which weights are still pruned; in the rest the network recovers.
 _PRUNING_FRACTION = 0.6
@@ -124,58 +133,79 @@ class GradualPruning(Callback):
 
 
 class _Progress(Callback):
-    """Callback that reports loss and accuracy at the end of each epoch and stops when the loss is not finite."""
+    """Callback that shows a bar on a terminal, reports each epoch, and stops when the loss is not finite.
 
-    def __init__(self, phase: str, epochs: int, loss: CrossEntropy, log: Callable[[str], None]):
+    phase: what it calls the training. steps: all of them, of which `done` are done.
+    """
+
+    def __init__(self, phase: str, steps: int, done: int, epochs: int, loss: CrossEntropy, log: Callable[[str], None]):
         super().__init__()
         self.phase, self.epochs, self.loss, self.log = phase, epochs, loss, log
-        self._losses: list[float] = []
+        self.bar = tqdm(total=steps, initial=done, bar_format=BAR, dynamic_ncols=True, leave=False, disable=None)
 
     def on_train_step_end(self, run_context):
-        value = float(np.mean(run_context.original_args().net_outputs.asnumpy()))
-        if not np.isfinite(value):
-            raise UserError(f"{self.phase}: the loss is {value}; lower its learning rate")
-        self._losses.append(value)
+        cb = run_context.original_args()
+        if not np.isfinite(cb.mean_loss):
+            raise UserError(f"{self.phase}: the loss is {cb.mean_loss}; lower its learning rate")
+        self.bar.set_description_str(f"{self.phase}, epoch {cb.cur_epoch_num}/{self.epochs}", refresh=False)
+        self.bar.set_postfix_str(f"loss {cb.mean_loss:.3f}", refresh=False)
+        self.bar.update(cb.steps_taken)
 
     def on_train_epoch_end(self, run_context):
-        right = int(self.loss.correct.asnumpy()) / max(1, int(self.loss.seen.asnumpy()))
+        correct, seen, loss_sum = (
+            float(counter.asnumpy()) for counter in (self.loss.correct, self.loss.seen, self.loss.loss_sum)
+        )
         epoch = run_context.original_args().cur_epoch_num
-        self.log(f"{self.phase}, epoch {epoch}/{self.epochs}: loss {np.mean(self._losses):.4f}, accuracy {right:.2%}")
-        self._losses = []
+        self.bar.clear()
+        self.log(
+            f"{self.phase}, epoch {epoch}/{self.epochs}: loss {loss_sum / seen:.4f}, accuracy {correct / seen:.2%}"
+        )
         self.loss.restart()
 
 
 class Retraining:
-    """Trains networks of a card on a source of images, as configured."""
+    """Trains networks of a card on a source of images, as configured.
 
-    def __init__(self, config: RetrainConfig, data: DataConfig, source: Source, seed: int, log: Callable[[str], None]):
+    teacher: the original network without batch norm, and its card. unfinished: where the state is kept meanwhile.
+    """
+
+    def __init__(
+        self,
+        config: RetrainConfig,
+        data: DataConfig,
+        source: Source,
+        seed: int,
+        teacher: tuple[Mapping[str, np.ndarray], ModelCard],
+        unfinished: Unfinished,
+        log: Callable[[str], None],
+    ):
         self.config, self.data, self.source, self.seed, self.log = config, data, source, seed, log
+        self.teacher, self.unfinished = teacher, unfinished
 
-    def prune(
-        self, parameters: Mapping[str, np.ndarray], card: ModelCard, sparsities: Mapping[str, float]
-    ) -> dict[str, np.ndarray]:
-        """Return the parameters after training with gradual pruning to exactly these sparsities.
+    def prune(self, parameters: Mapping[str, np.ndarray], card: ModelCard, state: State) -> dict[str, np.ndarray]:
+        """Return the parameters after training with gradual pruning to exactly the sparsities of a state.
 
         Batch norm statistics are recomputed at the end: their moving averages lag behind the pruning.
         """
         epochs = self.config.train_epochs
-        masks = {name: parameters[name] != 0 for name in sparsities}
-        net = self._build(parameters, card)
-        dataset, rates = self._schedule(card, epochs, self.config.lr_max)
-        loss = CrossEntropy(self.config.label_smoothing)
+        masks = {name: parameters[name] != 0 for name in state.sparsities}
+        net, loss = self._build(parameters, card), CrossEntropy(self.config.label_smoothing)
+        rates = self._rates(card, epochs, self.config.lr_max)
         optimizer = make_optimizer(
             net,
             OptimizerConfig(optimizer=self.config.optimizer, weight_decay=self.config.weight_decay, decay_biases=False),
             rates,
         )
-        step = ConstrainedStep(nn.WithLossCell(net, loss), optimizer, masks)
+        step = ConstrainedStep(self._with_loss(net, loss), optimizer, masks)
         every = max(1, len(rates) // epochs // _PRUNINGS_AN_EPOCH)
-        pruning = GradualPruning(step, sparsities, len(rates), every)
-        self._train(step, epochs, dataset, [pruning, _Progress("pruning", epochs, loss, self.log)])
+        pruning = GradualPruning(step, state.sparsities, len(rates), every)
+        self._train(step, loss, card, epochs, state, {}, [pruning])
         self._recompute_statistics(net, card)
         return _arrays(net)
 
-    def train_centroids(self, parameters: Mapping[str, np.ndarray], card: ModelCard) -> dict[str, np.ndarray]:
+    def train_centroids(
+        self, parameters: Mapping[str, np.ndarray], card: ModelCard, state: State
+    ) -> dict[str, np.ndarray]:
         """Return parameters with trained codebooks; positions and indices of the convolutions do not change.
 
         The other parameters are trained too, and codebooks are rounded to bfloat16. Always uses Adam, whose steps do
@@ -187,16 +217,22 @@ class Retraining:
             if array.ndim == 4:
                 masks[name] = array != 0
                 indices[name] = np.unique(array, return_inverse=True)[1].reshape(array.shape)
-        net = self._build(parameters, card)
-        dataset, rates = self._schedule(card, epochs, self.config.centroid_lr)
-        loss = CrossEntropy(self.config.label_smoothing)
+        net, loss = self._build(parameters, card), CrossEntropy(self.config.label_smoothing)
+        rates = self._rates(card, epochs, self.config.centroid_lr)
         optimizer = make_optimizer(net, OptimizerConfig(optimizer="adam", weight_decay=0.0), rates)
-        step = ConstrainedStep(nn.WithLossCell(net, loss), optimizer, masks, indices)
-        self._train(step, epochs, dataset, [_Progress("codebooks", epochs, loss, self.log)])
+        step = ConstrainedStep(self._with_loss(net, loss), optimizer, masks, indices)
+        self._train(step, loss, card, epochs, state, parameters)
         trained = _arrays(net)
         for name in indices:
             trained[name] = round_bfloat16(average_entries(trained[name], indices[name], masks[name]))
         return trained
+
+    def _with_loss(self, net: SqueezeNet, loss: CrossEntropy) -> nn.Cell:
+        share, (parameters, card) = self.config.distillation, self.teacher
+        if not share:
+            return nn.WithLossCell(net, loss)
+        without_dropout = dataclasses.replace(card, model={**card.model, "dropout": 0.0})
+        return Distilling(net, loss, self._build(parameters, without_dropout), share)
 
     def _build(self, parameters: Mapping[str, np.ndarray], card: ModelCard) -> SqueezeNet:
         net = card.build()
@@ -205,14 +241,37 @@ class Retraining:
             parameter.set_data(Tensor(parameters[name]))
         return net
 
-    def _schedule(self, card: ModelCard, epochs: int, rate: float):
-        dataset = training_pipeline(self.source, self.data, card.preprocessing.on_host(), self.seed)
-        return dataset, get_lr(0.0, 0.0, rate, epochs, 0, 0, dataset.get_dataset_size(), "cosine")
+    def _batches(self, card: ModelCard, epoch: int = 0, step: int = 0):
+        images = card.preprocessing.on_host()
+        return training_pipeline(self.source, self.data, images, self.seed, epoch=epoch, step=step)
 
-    def _train(self, step: ConstrainedStep, epochs: int, dataset, callbacks: list[Callback]) -> None:
+    def _rates(self, card: ModelCard, epochs: int, rate: float) -> np.ndarray:
+        return get_lr(0.0, 0.0, rate, epochs, 0, 0, self._batches(card).get_dataset_size(), "cosine")
+
+    def _train(
+        self,
+        step: ConstrainedStep,
+        loss: CrossEntropy,
+        card: ModelCard,
+        epochs: int,
+        state: State,
+        start: Mapping[str, np.ndarray],
+        first: Sequence[Callback] = (),
+    ) -> None:
+        """Take the steps that a state has not done. start: the weights to keep with it. first: callbacks."""
+        size = self._batches(card).get_dataset_size()
+        if state.step:
+            self.unfinished.restore(step)
+            self.log(f"{state.phase}: resumed at step {state.step} of {epochs * size}")
+        progress = _Progress(state.phase, epochs * size, state.step, epochs, loss, self.log)
+        keeping = Keeping(self.unfinished, state, step, card, start, size, self.log)
+        callbacks = RunCallbacks([*first, progress, keeping], size, state.step, ALONE)
         step.set_train()
-        # Without data sink, so that the callbacks see every step.
-        Model(step).train(epochs, dataset, callbacks=callbacks, dataset_sink_mode=False)
+        model = Model(step)
+        with progress.bar, signals.postponed():
+            for steps, dataset in stretches(state.step, epochs * size, size, lambda *at: self._batches(card, *at)):
+                # Without data sink, so that the callbacks see every step.
+                model.train(steps // dataset.get_dataset_size(), dataset, callbacks=callbacks, dataset_sink_mode=False)
         step.set_train(False)
 
     def _recompute_statistics(self, net: SqueezeNet, card: ModelCard) -> None:

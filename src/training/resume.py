@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Callable, Iterator
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
+from mindspore.dataset import Dataset
 
 from src.checkpoint import read_card, read_checkpoint, read_json
 from src.cli.errors import UserError
@@ -97,15 +99,14 @@ def is_complete(begun: TrainConfig, result: Path, config: TrainConfig, group: Pr
 def restore(network: nn.Cell, saved: Saved, group: ProcessGroup, step: int) -> None:
     """Restore a train network from a checkpoint, with its optimizer at `step`.
 
-    Raises UserError, which names the first, for parameters that are missing or have another shape or type.
+    Raises UserError as `fill`.
     """
     parameters = [p for p in network.get_parameters() if not p.name.startswith(NOT_SAVED)]
     for parameter in parameters:
         if parameter.name == _ADDED and parameter.name not in saved.parameters:
             saved.parameters[_ADDED] = parameter  # In a checkpoint of an earlier version; 0 after each record.
-        _check(parameter, saved.parameters.get(parameter.name), saved.path)
+    fill(parameters, saved.parameters, saved.path)
     for parameter in parameters:
-        parameter.set_data(Tensor(saved.parameters[parameter.name].asnumpy(), parameter.dtype))
         if parameter.name == GLOBAL_STEP:
             # Updates left out by a loss scale do not count for the learning rate.
             left_out = saved.state.step - int(saved.parameters[GLOBAL_STEP].asnumpy().item())
@@ -117,6 +118,32 @@ def restore(network: nn.Cell, saved: Saved, group: ProcessGroup, step: int) -> N
         if everyones.shape[1] < sum(p.size for p in local):  # Likewise.
             local = [p for p in local if p.name != _ADDED]
         set_vector(local, everyones[group.rank])
+
+
+def fill(parameters: list[ms.Parameter], held: dict[str, ms.Parameter], path: Path) -> None:
+    """Set parameters to those that a checkpoint holds.
+
+    Raises UserError, which names the first, for parameters that are missing or have another shape or type.
+    """
+    for parameter in parameters:
+        _check(parameter, held.get(parameter.name), path)
+    for parameter in parameters:
+        parameter.set_data(Tensor(held[parameter.name].asnumpy(), parameter.dtype))
+
+
+def stretches(
+    step: int, steps: int, steps_per_epoch: int, batches: Callable[[int, int], Dataset]
+) -> Iterator[tuple[int, Dataset]]:
+    """Yield numbers of steps and their batches: the rest of a resumed epoch, and the whole epochs after it.
+
+    step: steps done, of all `steps`. batches: returns those from an epoch on, and from a step in it.
+    """
+    epoch, within = divmod(step, steps_per_epoch)
+    if within:
+        yield steps_per_epoch - within, batches(epoch, within)
+        epoch += 1
+    if epoch * steps_per_epoch < steps:
+        yield steps - epoch * steps_per_epoch, batches(epoch, 0)
 
 
 def _check(parameter: ms.Parameter, held: ms.Parameter | None, path: Path) -> None:

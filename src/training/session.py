@@ -8,10 +8,9 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import numpy as np
-from mindspore.dataset import Dataset
 from mindspore.train import LossMonitor, TimeMonitor
 
 from src.checkpoint import read_checkpoint, read_json, save_checkpoint
@@ -31,7 +30,7 @@ from src.training.dashboard import dashboard
 from src.training.model import build_model
 from src.training.plan import BEST, CHECKPOINTS, CURVES_PICTURE, LAST, LOG, METRICS, MINDSPORE_LOG, SCALARS, Plan
 from src.training.progress import MAX_HISTORY_BYTES, History, ProgressLogger, read_history
-from src.training.resume import GLOBAL_STEP, restore
+from src.training.resume import GLOBAL_STEP, restore, stretches
 from src.training.state import Parts, State, read_figures
 from src.training.write_failures import Guarded, Writing
 
@@ -90,7 +89,7 @@ class Session:
             if self.former:
                 self._restore()
             with contextlib.redirect_stdout(printed):
-                for steps, dataset in self._stretches():
+                for steps, dataset in stretches(plan.step, len(plan.rates), plan.steps_per_epoch, plan.batches):
                     sink_size = plan.sink_size(dataset.get_dataset_size())
                     self.model.train(
                         steps // (sink_size or dataset.get_dataset_size()),
@@ -258,17 +257,6 @@ class Session:
             return
         if self.evaluator.best is None or best["accuracy"] > self.evaluator.best["accuracy"]:
             self.evaluator.best = best
-
-    def _stretches(self) -> Iterator[tuple[int, Dataset]]:
-        """Yield numbers of steps and their batches: the rest of a resumed epoch, and the whole epochs after it."""
-        plan = self.plan
-        epoch, step = divmod(plan.step, plan.steps_per_epoch)
-        if step:
-            yield plan.steps_per_epoch - step, plan.batches(epoch, step)
-            epoch += 1
-        epochs = len(plan.rates) // plan.steps_per_epoch
-        if epoch < epochs:
-            yield (epochs - epoch) * plan.steps_per_epoch, plan.batches(epoch)
 
     def _save_last(self) -> None:
         folder = self.plan.folder

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,7 +22,7 @@ from src.inference.exported_model import ExportedModel, read_spec
 from src.inference.fold import fold_batch_norm
 from src.model_card import ModelCard
 from src.sqz.fileformat import decode
-from tests.programs import ROOT, one_line_error, run_script
+from tests.programs import one_line_error, run_script
 
 ON_CPU = ("--device_target", "CPU")
 
@@ -271,7 +266,9 @@ def test_training_images_are_augmented_as_in_the_run_of_the_checkpoint(tmp_path,
         (tmp_path / "config.yaml").write_text(run)
     config = CompressConfig(ckpt_path=str(tmp_path / "best.ckpt"))
     configuration = Compression(config, MeasureConfig(dataset="digits"), RetrainConfig(augment=given), DeviceConfig())
-    data = Pipeline(configuration, {}, None, print).training_data(SimpleNamespace(val_split_of=lambda dataset: 0.0))
+    data = Pipeline(configuration, {}, None, None, print).training_data(
+        SimpleNamespace(val_split_of=lambda dataset: 0.0)
+    )
     assert (data.augment, data.crop_padding, data.dataset) == (*expected, "digits")
 
 
@@ -284,21 +281,3 @@ def test_targets_that_are_missed_are_named():
         "max_drop: accuracy fell by 2.00 points, more than 0.50",
     ]
     assert missed(CompressConfig(ckpt_path="a", target_bytes=200, max_drop=0.05), steps) == []
-
-
-@pytest.mark.slow
-def test_ctrl_c_while_it_trains_writes_nothing(folder, tmp_path):
-    shutil.copy(folder / "net.ckpt", tmp_path)
-    flags = ("--ckpt_path", "net.ckpt", "--sparsity", "0.5", "--train_epochs", "500", "--dataset", "digits", *ON_CPU)
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "compress.py"), *flags],
-        **{"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "text": True},
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
-    ) as process:
-        for line in process.stdout:
-            if line.startswith("pruning, epoch 1/"):
-                process.send_signal(signal.SIGINT)
-                break
-        _, errors = process.communicate()
-    assert (process.returncode, errors) == (128 + signal.SIGINT, "interrupted\n")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["net.ckpt"]

@@ -9,12 +9,16 @@ from mindspore import Tensor, nn
 
 from src.checkpoint import weights_of
 from src.compression.config import RetrainConfig
+from src.compression.distillation import Distilling
 from src.compression.prune import prune
 from src.compression.quantize import quantize
 from src.compression.retraining import ConstrainedStep, GradualPruning, Retraining, average_entries
+from src.compression.unfinished import FILE as UNFINISHED
+from src.compression.unfinished import State, Unfinished
 from src.config import DataConfig, OptimizerConfig
 from src.dataset import open_source, preprocessing_of
 from src.inference.fold import fold_batch_norm
+from src.loss import CrossEntropy
 from src.model_card import ModelCard
 from src.training.model import make_optimizer
 from tests.made_data import refusal
@@ -102,12 +106,20 @@ def card_of(preprocessing, **model) -> ModelCard:
 
 
 @pytest.fixture(scope="module")
-def retraining():
+def retraining(tmp_path_factory):
     config = RetrainConfig(train_epochs=2, centroid_epochs=1, lr_max=0.005)
     data = DataConfig(dataset="digits", image_size=16, batch_size=64, train_images=320)
     source = open_source(data, "train")
     said: list[str] = []
-    return Retraining(config, data, source, 1, said.append), preprocessing_of(data, source), said
+    preprocessing = preprocessing_of(data, source)
+    card = card_of(preprocessing)
+    unfinished = Unfinished(tmp_path_factory.mktemp("retraining") / UNFINISHED, {}, resume=False)
+    trainer = Retraining(config, data, source, 1, (arrays(card), card), unfinished, said.append)
+    return trainer, preprocessing, said
+
+
+def state(phase: str, sparsities: dict[str, float] | None = None) -> State:
+    return State(phase, 0, sparsities or {}, [], {})
 
 
 def arrays(card: ModelCard) -> dict[str, np.ndarray]:
@@ -121,7 +133,7 @@ def test_pruning_reaches_the_sparsities_and_training_codebooks_keeps_positions_a
     original = arrays(card)
     names = [name for name, array in original.items() if array.ndim == 4]
     sparsities = {name: 0.0 if name.startswith("features.0.") else 0.7 for name in names}
-    found = trainer.prune(original, card, sparsities)
+    found = trainer.prune(original, card, state("pruning", sparsities))
     assert found.keys() == original.keys()
     for name in names:
         assert np.sum(found[name] == 0) == round(sparsities[name] * found[name].size), name
@@ -129,7 +141,7 @@ def test_pruning_reaches_the_sparsities_and_training_codebooks_keeps_positions_a
     assert said[1].startswith("pruning, epoch 2/2: loss ")
     folded, folded_card = fold_batch_norm(found, card)
     given = {name: quantize(a, 3) if a.ndim == 4 else a for name, a in folded.items()}
-    trained = trainer.train_centroids(given, folded_card)
+    trained = trainer.train_centroids(given, folded_card, state("codebooks"))
     for name in names:
         np.testing.assert_array_equal(trained[name] == 0, given[name] == 0)
         pairs = np.unique(np.stack([given[name].ravel(), trained[name].ravel()]), axis=1)
@@ -142,7 +154,8 @@ def test_batch_norm_statistics_are_those_of_the_training_images_after_a_few_prun
     trainer, preprocessing, _ = retraining
     card = card_of(preprocessing, batch_norm="all", dropout=0.0)
     original = arrays(card)
-    found = trainer.prune(original, card, {name: 0.7 for name, array in original.items() if array.ndim == 4})
+    sparsities = {name: 0.7 for name, array in original.items() if array.ndim == 4}
+    found = trainer.prune(original, card, state("pruning", sparsities))
     net = card.build()
     for name, parameter in weights_of(net).items():
         parameter.set_data(Tensor(found[name]))
@@ -167,6 +180,29 @@ def test_pruning_follows_the_cubic_schedule_to_three_fifths_and_then_stops():
     np.testing.assert_allclose(fractions, due, atol=1 / size)
     zero = net.weight.asnumpy() == 0
     assert np.abs(weights[zero]).max() < np.abs(weights[~zero]).min()
+
+
+def test_distillation_is_the_cross_entropy_with_the_teachers_probabilities_beside_that_with_the_labels(retraining):
+    share, smoothing, random = 0.7, 0.1, np.random.RandomState(0)
+    net, teacher = (card_of(retraining[1], dropout=0.0).build() for _ in range(2))
+    for parameter in teacher.get_parameters():
+        parameter.set_data(Tensor(random.normal(0, 0.1, parameter.shape), parameter.dtype))
+    images, labels = random.standard_normal((4, 3, 16, 16)).astype(np.float32), np.array([0, 3, 3, 9], np.int32)
+    logits = [cell.set_train(False)(Tensor(images)).asnumpy().astype(np.float64) for cell in (net, teacher)]
+    probabilities = [np.exp(each) / np.exp(each).sum(1, keepdims=True) for each in logits]
+    smoothed = (1 - smoothing) * np.eye(10)[labels] + smoothing / 10
+    targets = (1 - share) * smoothed + share * probabilities[1]
+    expected = -(targets * np.log(probabilities[0])).sum(1).mean()
+    before = {p.name: p.asnumpy().copy() for p in teacher.get_parameters()}
+    loss = CrossEntropy(smoothing)
+    distilling = Distilling(net, loss, teacher, share)
+    optimizer = make_optimizer(net, OptimizerConfig(weight_decay=0.0), np.full(2, 0.1, np.float32))
+    step = ConstrainedStep(distilling, optimizer, {}).set_train()
+    np.testing.assert_allclose(step(Tensor(images), Tensor(labels)).asnumpy(), expected, rtol=1e-5)
+    assert int(loss.seen.asnumpy()) == 4
+    for name, array in before.items():
+        np.testing.assert_array_equal({p.name: p for p in teacher.get_parameters()}[f"teacher.{name}"].asnumpy(), array)
+    assert net.features[0].conv.weight.name == "features.0.conv.weight"
 
 
 @pytest.mark.parametrize(
