@@ -621,16 +621,6 @@ def test_a_recipe_describes_a_run_that_can_start(recipe):
     assert config.run.output_path == f"runs/{recipe.stem}"
 
 
-@pytest.mark.parametrize("names", [("wide", "wide_continued"), ("wide_continued", "wide_continued_twice")])
-def test_a_continued_recipe_starts_from_the_net_of_the_one_before_and_validates_on_the_same_images(names):
-    first, continued = (
-        train_config("--config", str(ROOT / "config" / f"squeezenet_cifar10_{name}.yaml")) for name in names
-    )
-    assert continued.run.pretrained == f"{first.run.output_path}/best.ckpt"
-    assert continued.model == first.model
-    assert (continued.data.val_split, continued.run.seed) == (first.data.val_split, first.run.seed)
-
-
 @pytest.mark.parametrize("recipe", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_begins_with_the_command_that_runs_it(recipe):
     head = re.match(r"(#.*\n)+", recipe.read_text(encoding="utf-8"))

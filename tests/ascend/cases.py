@@ -19,11 +19,7 @@ from tests.ascend.kernels import ROOT, Done, run
 
 RECIPES = {path.stem.replace("squeezenet_", "", 1): path for path in sorted((ROOT / "config").glob("*.yaml"))}
 # The recipe whose weights another one starts from.
-STARTS_FROM = {
-    "cifar10_wide_continued": "cifar10_wide",
-    "cifar10_wide_continued_twice": "cifar10_wide",
-    "finetune_cifar10": "imagenet_v1_0",
-}
+STARTS_FROM = {"finetune_cifar10": "imagenet_v1_0"}
 SHORT = ("--epochs", 2, "--warmup_epochs", 0, "--scalars", "none")
 CHECKPOINT = "squeezenet.ckpt"  # What a run leaves, with and without validation images.
 
