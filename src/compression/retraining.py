@@ -85,7 +85,7 @@ class ConstrainedStep(nn.TrainOneStepCell):
             if self.tied[i]:
                 live = (gradient * self.masks[i]).reshape(-1)
                 totals = ops.unsorted_segment_sum(live, self.indices[i], self.entries[i])
-                gradient = totals[self.indices[i]].reshape(gradient.shape)
+                gradient = ops.gather(totals, self.indices[i], 0).reshape(gradient.shape)
             summed += (gradient,)
         loss = ops.depend(loss, self.optimizer(summed))
         for i in range(len(self.entries)):
@@ -152,9 +152,9 @@ class _Progress(Callback):
         self.bar.update(cb.steps_taken)
 
     def on_train_epoch_end(self, run_context):
-        correct, seen, loss_sum = (
-            float(counter.asnumpy()) for counter in (self.loss.correct, self.loss.seen, self.loss.loss_sum)
-        )
+        counters = (self.loss.correct, self.loss.seen, self.loss.loss_sum)
+        correct, seen, loss_sum = (float(counter.asnumpy()) for counter in counters)
+        seen = max(1.0, seen)
         epoch = run_context.original_args().cur_epoch_num
         self.bar.clear()
         self.log(

@@ -149,6 +149,18 @@ def test_the_summary_does_not_compute_on_the_device(runs):
     assert not runs.recipe("digits").eager["Conv2D"]
 
 
+@pytest.mark.thorough
+def test_a_compression_trains_twice_and_not_on_the_ai_cpu(runs):
+    runs.resumed("digits")
+    how = {"sparsity": 0.6, "bits": 3, "train_epochs": 1, "centroid_epochs": 1, "distillation": 0.5}
+    images = {"dataset": "digits", "train_images": 64, "train_batch_size": 16, "eval_images": 20, "output_path": "out"}
+    flags = [word for key, value in {**how, **images}.items() for word in (f"--{key}", value)]
+    [done] = run([("compress.py", f"run/{CHECKPOINT}", *flags)], runs.run_folder("digits", 1))
+    assert done.status == 0, done.errors
+    steps = [graph.kernels for graph in done.graphs if graph.network == "ConstrainedStep"]
+    assert len(steps) == 2 and not any(step.on_ai_cpu for step in steps)
+
+
 @pytest.mark.slow
 def test_a_network_that_resizes_exports_products_that_can_be_converted(runs):
     """MindSpore Lite converts MatMulExt for fixed shapes only."""
