@@ -52,6 +52,8 @@ def compress(configuration: Compression, log: Callable[[str], None] = print) -> 
     onnx += [spec_path(Path(name)).name for name in onnx]
     entries = (file.name, REPORT, TABLE, HISTOGRAMS_PICTURE, BYTES_PICTURE, *onnx)
     unfinished = Unfinished(folder / UNFINISHED, configuration.decisive(), config.resume)
+    if config.resume and not unfinished.state:
+        log(f"{folder}: no state to resume from yet; starting from the first step")
     # Results next to the state of an interrupted training are those that it was writing when it was killed.
     replaces = config.overwrite or unfinished.state is not None
     check_run_folder(folder, entries if config.resume else (*entries, UNFINISHED), replaces, (UNFINISHED,))
