@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Callable, Iterator, NoReturn, Optional
 
+from src.cli import signals
 from src.cli.signals import Interrupted
 
 # A signal ends a program with 128 + its number, as shells report it.
@@ -63,7 +64,8 @@ def first_line(error: BaseException) -> str:
     return (str(text).splitlines() or [type(error).__name__])[0][:300]
 
 
-def _terminate(number: int, _) -> NoReturn:
+def _interrupt(number: int, _) -> NoReturn:
+    signals.hush()
     raise Interrupted(number)
 
 
@@ -143,7 +145,8 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
     A signal ends the program in order. While a graph runs, MindSpore turns Ctrl-C into SIGTERM, unless signals.watch
     has taken over the signals.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # For file names that the terminal cannot display; and for a full disk to be noticed where something is printed.
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
@@ -153,9 +156,11 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
             status = main() or 0
         sys.stdout.flush()  # Here, where a closed pipe is still noticed.
     except (KeyboardInterrupt, Interrupted) as end:
+        signals.speak()
         by_sigterm = isinstance(end, Interrupted) and end.number == signal.SIGTERM
         _end(EXIT_TERMINATED if by_sigterm else EXIT_INTERRUPTED, "interrupted")
     except Exception as error:
+        signals.speak()
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             _end(EXIT_UNREAD)
         mistake = _mistake(error)

@@ -13,6 +13,7 @@ from typing import Iterator
 SAME_SECONDS = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _state = {"received": 0, "postponed": False, "watching": False, "first": 0.0}
+_hidden: list[int] = []  # A copy of stderr's descriptor, while it is hushed.
 
 
 class Interrupted(BaseException):
@@ -64,8 +65,36 @@ def postponed() -> Iterator[None]:
     _obey()
 
 
+def hush() -> None:
+    """Discard what is written to stderr from now on, once MindSpore is loaded, until `speak`.
+
+    To be called before Interrupted is raised by a signal: MindSpore prints a page of its own when an exception ends the
+    compilation of a graph.
+    """
+    if "mindspore" in sys.modules and not _hidden:
+        _flush()
+        _hidden.append(os.dup(2))
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+
+
+def speak() -> None:
+    """Undo `hush`."""
+    if _hidden:
+        _flush()
+        os.dup2(_hidden[0], 2)
+        os.close(_hidden.pop())
+
+
+def _flush() -> None:
+    with contextlib.suppress(OSError, ValueError):  # Nobody reads it, or it is closed.
+        sys.stderr.flush()
+
+
 def _obey() -> None:
     if _state["received"] and not _state["postponed"]:
+        if _state["watching"]:
+            hush()
         raise Interrupted(_state["received"])
 
 

@@ -108,6 +108,21 @@ def test_sigterm_ends_with_143_in_order_and_no_traceback(capsys):
     assert capsys.readouterr() == ("", "interrupted\n")
 
 
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_what_mindspore_prints_because_of_a_signal_is_not_shown(number, status, capfd):
+    def main():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        finally:
+            os.write(2, b"[ERROR] ANALYZER: a page of what was being compiled\n")
+
+    assert exit_code(main) == status
+    assert capfd.readouterr() == ("", "interrupted\n")
+    os.write(2, b"heard again\n")
+    assert capfd.readouterr().err == "heard again\n"
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), RuntimeError("a bug"), ValueError("UserError:a bug")])
 def test_a_bug_is_raised_as_it_is(error, capsys):
     with pytest.raises(type(error)) as raised:
