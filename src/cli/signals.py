@@ -84,6 +84,8 @@ def speak() -> None:
         _flush()
         os.dup2(_hidden[0], 2)
         os.close(_hidden.pop())
+        if os.isatty(2):
+            os.write(2, b"\r\x1b[K")  # A progress bar could not clear its line meanwhile.
 
 
 def _flush() -> None:

@@ -123,6 +123,17 @@ def test_what_mindspore_prints_because_of_a_signal_is_not_shown(number, status, 
     assert capfd.readouterr().err == "heard again\n"
 
 
+def test_a_progress_bar_does_not_stay_in_the_line_of_an_interruption(monkeypatch, capfd):
+    def main():
+        os.write(2, b"classifying: 30%")
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+    monkeypatch.setattr(os, "isatty", lambda descriptor: descriptor == 2)
+    assert exit_code(main) == 130
+    assert capfd.readouterr().err == "classifying: 30%\r\x1b[Kinterrupted\n"
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), RuntimeError("a bug"), ValueError("UserError:a bug")])
 def test_a_bug_is_raised_as_it_is(error, capsys):
     with pytest.raises(type(error)) as raised:
