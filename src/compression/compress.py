@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any, Callable
@@ -51,7 +52,8 @@ def compress(configuration: Compression, log: Callable[[str], None] = print) -> 
     onnx = [source.stem + ending for ending in (int8.FLOAT32_ENDING, int8.INT8_ENDING)]
     onnx += [spec_path(Path(name)).name for name in onnx]
     entries = (file.name, REPORT, TABLE, HISTOGRAMS_PICTURE, BYTES_PICTURE, *onnx)
-    unfinished = Unfinished(folder / UNFINISHED, configuration.decisive(), config.resume)
+    decisive = {**configuration.decisive(), "contents of ckpt_path": _fingerprint(original)}
+    unfinished = Unfinished(folder / UNFINISHED, decisive, config.resume)
     if config.resume and not unfinished.state:
         log(f"{folder}: no state to resume from yet; starting from the first step")
     # Results next to the state of an interrupted training are those that it was writing when it was killed.
@@ -119,6 +121,13 @@ def decompress(config: CompressConfig) -> Path:
 def convolutions(parameters: Parameters) -> list[str]:
     """Return the names of the convolutions' weights, which are pruned and quantized."""
     return [name for name, array in parameters.items() if array.ndim == 4]
+
+
+def _fingerprint(parameters: Parameters) -> str:
+    found = hashlib.sha256()
+    for name, array in parameters.items():
+        found.update(f"{name} {array.shape} ".encode() + array.tobytes())
+    return f"sha256 {found.hexdigest()[:12]}"
 
 
 def _check(data: bytes, parameters: Parameters) -> None:

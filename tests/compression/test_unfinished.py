@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import mindspore as ms
 import pytest
 
 from src.checkpoint import save_checkpoint
@@ -26,14 +27,19 @@ from tests.programs import ROOT
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def save_net(path, seed: int) -> None:
     """A small net for digits, untrained."""
     preprocessing = Preprocessing(12, "resize", "dataset", (0.5,) * 3, (0.5,) * 3)
     model = {"num_classes": 10, "version": "cifar", "base_e": 16, "incr_e": 16, "batch_norm": "squeeze"}
     card = ModelCard(model, [str(i) for i in range(10)], preprocessing, "digits", 0.0)
-    path = tmp_path_factory.mktemp("unfinished") / "net.ckpt"
+    ms.set_seed(seed)
     save_checkpoint(card.build(), path, card)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("unfinished") / "net.ckpt"
+    save_net(path, seed=1)
     return path
 
 
@@ -81,8 +87,8 @@ def test_a_compression_stopped_again_and_again_ends_as_one_that_was_not(checkpoi
     assert found["steps"] == whole["steps"]
     files = [(tmp_path / folder / "net.sqz").read_bytes() for folder in ("whole", "stopped")]
     assert files[0] == files[1] and not (tmp_path / "stopped" / FILE).exists()
-    stops = [line for line in said if "stopped" in line or "resumed" in line]
-    assert stops == [
+    assert said[0] == f"{tmp_path / 'stopped'}: no state to resume from yet; starting from the first step"
+    assert [line for line in said[1:] if "stopped at" in line or "resumed at" in line] == [
         "pruning: stopped at step 3; continue with the same command and --resume",
         "pruning: resumed at step 3 of 8",
         "pruning: resumed at step 4 of 8",
@@ -94,9 +100,10 @@ def test_a_compression_stopped_again_and_again_ends_as_one_that_was_not(checkpoi
 
 
 @pytest.mark.thorough
-def test_another_command_does_not_continue_it_and_nothing_of_it_is_lost(checkpoint, tmp_path, monkeypatch):
+def test_another_command_or_network_does_not_continue_it_and_nothing_of_it_is_lost(tmp_path, monkeypatch):
     stop_at(monkeypatch, "pruning", 1, kill=False)
-    output, ignored = tmp_path / "stopped", lambda line: None
+    checkpoint, output, ignored = tmp_path / "net.ckpt", tmp_path / "stopped", lambda line: None
+    save_net(checkpoint, seed=1)
     with pytest.raises(Interrupted):
         compress(configuration(checkpoint, output), ignored)
     monkeypatch.undo()
@@ -105,6 +112,9 @@ def test_another_command_does_not_continue_it_and_nothing_of_it_is_lost(checkpoi
     assert again.startswith(f"{output}: already contains a run; continue it with --resume, ")
     other = refusal(compress, configuration(checkpoint, output, resume=True, sparsity=0.5), ignored)
     assert other.startswith(f"{output}: was started with other values (sparsity 0.6); resume with those, or ")
+    save_net(checkpoint, seed=2)
+    other = refusal(compress, configuration(checkpoint, output, resume=True), ignored)
+    assert other.startswith(f"{output}: was started with other values (contents of ckpt_path sha256 ")
     assert (output / FILE).read_bytes() == kept
     (output / FILE).write_bytes(kept[:-2000])
     assert refusal(compress, configuration(checkpoint, output, resume=True), ignored).startswith(f"{output / FILE}: ")
