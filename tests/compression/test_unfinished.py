@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
 def save_net(path, seed: int) -> None:
-    """A small net for digits, untrained."""
+    """Save a small net for digits, untrained."""
     preprocessing = Preprocessing(12, "resize", "dataset", (0.5,) * 3, (0.5,) * 3)
     model = {"num_classes": 10, "version": "cifar", "base_e": 16, "incr_e": 16, "batch_norm": "squeeze"}
     card = ModelCard(model, [str(i) for i in range(10)], preprocessing, "digits", 0.0)
